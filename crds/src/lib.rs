@@ -1,1 +1,44 @@
-//! crds
+//! The manifest of a multi-active store: types, strict reading, defaults and validation.
+//!
+//! [`load`] turns text into a [`Validated`] store or into all [`Problem`]s at once, each with the path of the
+//! field and a sentence that says what to write instead. Nothing else reaches the rest of the system. No I/O.
+
+mod document;
+mod duration;
+mod problem;
+mod quantity;
+mod store;
+mod strict;
+mod validate;
+mod validated;
+
+pub use duration::{BadDuration, Span};
+pub use problem::{Invalid, Problem};
+pub use quantity::{BadQuantity, Quantity};
+pub use store::*;
+pub use validated::*;
+
+/// API group and version of every kind here.
+pub const API_VERSION: &str = "multiactive.dev/v1alpha1";
+/// The kind that people write.
+pub const KIND: &str = "MultiActiveStore";
+
+/// Reads one manifest: parses strictly, fills in defaults, validates.
+pub fn load(text: &str) -> Result<Validated, Invalid> {
+    validate::validate(&parse(text)?)
+}
+
+/// Reads one manifest without validating it: unknown fields and wrong types are refused, values are not looked at.
+pub fn parse(text: &str) -> Result<MultiActiveStore, Invalid> {
+    strict::read(text)
+}
+
+/// Checks a manifest and fills in its defaults.
+pub fn validate(store: &MultiActiveStore) -> Result<Validated, Invalid> {
+    validate::validate(store)
+}
+
+/// The JSON schema of the manifest, as [`load`] uses it to find unknown fields.
+pub fn schema() -> serde_json::Value {
+    strict::schema()
+}
