@@ -1,6 +1,18 @@
 //! The heart of a multi-active store, without I/O: stamps, effects, merge, covers, codec, and the replication
 //! logic as state machines. No clock is read and no randomness drawn here: both are arguments.
 
+pub mod amount;
 pub mod config;
+pub mod cover;
+pub mod effect;
+pub mod keyspace;
+pub mod merge;
+pub mod meta;
+pub mod outbox;
+pub mod record;
+pub mod replication;
+pub mod shard;
 pub mod slot;
 pub mod stamp;
+pub mod table;
+pub mod wire;

@@ -1,0 +1,352 @@
+//! The version metadata of one key: a floor, the time-to-live's history, and a cell a value.
+//!
+//! The state is a join of maxima, so merging is commutative, associative and idempotent:
+//! * the floor is the greatest of all floors, and of the greatest stamps of all losing types;
+//! * the type with the greatest stamp wins ([`KeyMeta::enter`]);
+//! * a cell keeps its latest put, and each origin's latest total ([`Cell`]);
+//! * a life keeps its latest register and latest kill ([`Ttl`]).
+//!
+//! What is shown is a function of that state alone. See docs/concepts.md, "How conflicts end".
+
+use hashbrown::HashMap;
+
+use crate::amount::Amount;
+use crate::effect::Kind;
+use crate::stamp::{Hlc, Origin, Stamp};
+
+/// One origin's running total.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Total {
+    /// When and by whom it was started: its rank, and what a put must reach to kill it.
+    pub started: Stamp,
+    /// When it last grew.
+    pub latest: Hlc,
+    /// The total.
+    pub amount: Amount,
+}
+
+/// Increments of a cell.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counter {
+    /// The number set last; `None` when that is no number, or nothing is set.
+    pub base: Option<Amount>,
+    /// The live totals, in the order of their origins.
+    pub totals: Vec<Total>,
+}
+
+/// A value's version: the latest put, and what was added since.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cell {
+    /// Stamp of the latest put; zero when there was none.
+    pub base: Stamp,
+    /// Whether the latest put set a value (a removal leaves a tombstone).
+    pub present: bool,
+    /// Present once the cell was counted.
+    pub counter: Option<Box<Counter>>,
+}
+
+impl Cell {
+    /// The greatest stamp in it.
+    pub fn rank(&self) -> Stamp {
+        let totals = self.counter.iter().flat_map(|c| c.totals.iter().map(|t| t.started));
+        totals.fold(self.base, Stamp::max)
+    }
+
+    /// Whether it shows a value when all at or below `death` is dead.
+    pub fn is_live(&self, death: Stamp) -> bool {
+        (self.present && self.base > death) || self.counted(death)
+    }
+
+    /// Whether a total of it is live.
+    pub fn counted(&self, death: Stamp) -> bool {
+        self.counter.as_ref().is_some_and(|c| c.totals.iter().any(|t| t.started > death))
+    }
+
+    /// The number that it shows, if a total is live: base and totals, added in the order of their origins.
+    pub fn sum(&self, death: Stamp) -> Option<Amount> {
+        let counter = self.counter.as_ref()?;
+        let base = counter.base.filter(|_| self.present && self.base > death);
+        let live = counter.totals.iter().filter(|t| t.started > death).map(|t| t.amount);
+        self.counted(death).then(|| base.into_iter().chain(live).reduce(Amount::plus)).flatten()
+    }
+
+    /// This origin's total, if it is live.
+    pub fn total_of(&self, origin: Origin, death: Stamp) -> Option<&Total> {
+        let alive = death.max(self.base);
+        self.counter.as_ref()?.totals.iter().find(|t| t.started.origin == origin && t.started > alive)
+    }
+
+    /// Forgets what is at or below `floor` for good; `false` when nothing is left.
+    pub fn prune(&mut self, floor: Stamp) -> bool {
+        if self.base <= floor {
+            self.base = Stamp::ZERO;
+            self.present = false;
+        }
+        if let Some(counter) = &mut self.counter {
+            if !self.present {
+                counter.base = None;
+            }
+            let alive = floor.max(self.base);
+            counter.totals.retain(|t| t.started > alive);
+            if counter.totals.is_empty() && !self.present {
+                self.counter = None;
+            }
+        }
+        !self.base.is_zero() || self.counter.is_some()
+    }
+}
+
+/// An unbroken row of renewals of a time-to-live, named by the stamp of its first register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Life {
+    /// Stamp of its first register.
+    pub id: Stamp,
+    /// Stamp of its latest register; zero when only a kill of it was seen yet.
+    pub register: Stamp,
+    /// When the key dies under it, unix milliseconds; `None`: never (`PERSIST`).
+    pub at_ms: Option<u64>,
+    /// The latest register under which a writer found the key expired, and that register's time.
+    pub kill: Option<(Stamp, u64)>,
+}
+
+/// The history of a key's time-to-live, as far as it still matters.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ttl {
+    /// Latest write that takes away any time-to-live (`SET`, a floor): registers and kills at or below are void.
+    pub clear: Stamp,
+    /// Lives above `clear`, in the order of their ids. Nearly always at most one.
+    pub lives: Vec<Life>,
+}
+
+impl Ttl {
+    /// Takes away every register at or below `stamp`.
+    pub fn clear(&mut self, stamp: Stamp) {
+        if stamp > self.clear {
+            self.clear = stamp;
+            self.lives.retain(|l| l.register.max(l.kill.map_or(Stamp::ZERO, |k| k.0)) > stamp);
+        }
+    }
+
+    fn life(&mut self, id: Stamp) -> &mut Life {
+        let at = match self.lives.binary_search_by(|l| l.id.cmp(&id)) {
+            Ok(at) => at,
+            Err(at) => {
+                self.lives.insert(at, Life { id, register: Stamp::ZERO, at_ms: None, kill: None });
+                at
+            }
+        };
+        &mut self.lives[at]
+    }
+
+    /// Merges a register; `false` when a later one is known.
+    pub fn expire(&mut self, stamp: Stamp, id: Stamp, at_ms: Option<u64>) -> bool {
+        if stamp <= self.clear {
+            return false;
+        }
+        let newest = self.lives.iter().all(|l| l.register < stamp);
+        let life = self.life(id);
+        if stamp > life.register {
+            life.register = stamp;
+            life.at_ms = at_ms;
+        }
+        newest
+    }
+
+    /// Merges a kill; `false` when it is void already.
+    pub fn kill(&mut self, id: Stamp, register: Stamp, until_ms: u64) -> bool {
+        if register <= self.clear {
+            return false;
+        }
+        let life = self.life(id);
+        if life.kill.is_none_or(|(known, _)| register > known) {
+            life.kill = Some((register, until_ms));
+        }
+        !self.is_void(register, until_ms)
+    }
+
+    /// A kill of `register` at `until_ms` is void if the time-to-live was cleared after that register, or if a later register
+    /// belongs to a life that had begun by then: the key was renewed by somebody who did not see it expire.
+    fn is_void(&self, register: Stamp, until_ms: u64) -> bool {
+        self.clear > register
+            || self.lives.iter().any(|l| l.register > register && l.id.hlc < Hlc::from_millis(until_ms))
+    }
+
+    /// All below this stamp has expired, and somebody began anew. Falls again when a renewal arrives.
+    pub fn death(&self) -> Stamp {
+        let kills = self.lives.iter().filter_map(|l| l.kill);
+        let until = kills.filter(|(register, until)| !self.is_void(*register, *until)).map(|(_, until)| until).max();
+        until.map_or(Stamp::ZERO, |ms| Stamp { hlc: Hlc::from_millis(ms), ..Stamp::ZERO })
+    }
+
+    /// The life whose register is the latest, unless that was killed.
+    pub fn current(&self) -> Option<&Life> {
+        let life = self.lives.iter().max_by_key(|l| l.register)?;
+        let killed = life.kill.is_some_and(|(register, until)| register >= life.register && !self.is_void(register, until));
+        (!killed && !life.register.is_zero()).then_some(life)
+    }
+
+    /// When the key dies, unix milliseconds.
+    pub fn at_ms(&self) -> Option<u64> {
+        self.current().and_then(|l| l.at_ms)
+    }
+}
+
+/// The cells of a key.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Cells {
+    /// None.
+    #[default]
+    None,
+    /// A string's only one.
+    Str(Cell),
+    /// One a field or member. Never of kind `Str`.
+    Map(Kind, HashMap<Box<[u8]>, Cell>),
+}
+
+impl Cells {
+    /// The key's type.
+    pub fn kind(&self) -> Option<Kind> {
+        match self {
+            Self::None => None,
+            Self::Str(_) => Some(Kind::Str),
+            Self::Map(kind, _) => Some(*kind),
+        }
+    }
+
+    /// No cells yet, of this type.
+    pub fn empty(kind: Kind) -> Self {
+        match kind {
+            Kind::Str => Self::Str(Cell::default()),
+            Kind::Hash | Kind::Set | Kind::Zset => Self::Map(kind, HashMap::new()),
+        }
+    }
+
+    /// A cell.
+    pub fn get(&self, name: &[u8]) -> Option<&Cell> {
+        match self {
+            Self::None => None,
+            Self::Str(cell) => Some(cell),
+            Self::Map(_, map) => map.get(name),
+        }
+    }
+
+    /// All cells with their names.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &Cell)> {
+        let (one, map) = match self {
+            Self::None => (None, None),
+            Self::Str(cell) => (Some((&[][..], cell)), None),
+            Self::Map(_, map) => (None, Some(map.iter().map(|(name, cell)| (&name[..], cell)))),
+        };
+        one.into_iter().chain(map.into_iter().flatten())
+    }
+}
+
+/// The version metadata of one key.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct KeyMeta {
+    /// Everything at or below is dead.
+    pub floor: Stamp,
+    /// Its time-to-live.
+    pub ttl: Ttl,
+    /// The winning type's cells.
+    pub cells: Cells,
+    /// The greatest stamp that the winning type ever had, tombstones included.
+    pub rank: Stamp,
+}
+
+impl KeyMeta {
+    /// What a plain string has that was set once, by a write that clears the time-to-live.
+    pub fn plain(stamp: Stamp) -> Self {
+        Self {
+            floor: Stamp::ZERO,
+            ttl: Ttl { clear: stamp, lives: Vec::new() },
+            cells: Cells::Str(Cell { base: stamp, present: true, counter: None }),
+            rank: stamp,
+        }
+    }
+
+    /// The stamp, if [`KeyMeta::plain`] says all that there is to say: a floor below a live string is implied by it.
+    pub fn as_plain(&self) -> Option<Stamp> {
+        match &self.cells {
+            Cells::Str(cell @ Cell { present: true, counter: None, .. })
+                if self.ttl.lives.is_empty() && self.ttl.clear == cell.base && cell.base > self.floor && self.rank == cell.base =>
+            {
+                Some(cell.base)
+            }
+            _ => None,
+        }
+    }
+
+    /// Everything at or below is dead now, whether for good or not.
+    pub fn death(&self) -> Stamp {
+        self.floor.max(self.ttl.death())
+    }
+
+    /// Whether the key shows anything.
+    pub fn is_live(&self) -> bool {
+        let death = self.death();
+        self.cells.iter().any(|(_, cell)| cell.is_live(death))
+    }
+
+    /// Raises the floor; forgets what is dead for good.
+    pub fn raise_floor(&mut self, floor: Stamp) {
+        if floor <= self.floor {
+            return;
+        }
+        self.floor = floor;
+        self.prune();
+    }
+
+    fn prune(&mut self) {
+        let floor = self.floor;
+        let keep = match &mut self.cells {
+            Cells::None => false,
+            Cells::Str(cell) => cell.prune(floor),
+            Cells::Map(_, map) => {
+                map.retain(|_, cell| cell.prune(floor));
+                !map.is_empty()
+            }
+        };
+        if !keep {
+            self.cells = Cells::None;
+            self.rank = Stamp::ZERO;
+        }
+    }
+
+    /// A write of `kind` with this rank arrives. Says whether that type wins the key: the one with the greatest stamp does,
+    /// and the greatest stamp of the loser becomes the floor.
+    pub fn enter(&mut self, kind: Kind, rank: Stamp) -> bool {
+        match self.cells.kind() {
+            Some(mine) if mine == kind => self.rank = self.rank.max(rank),
+            None => {
+                self.rank = rank;
+                self.cells = Cells::empty(kind);
+            }
+            Some(_) if rank > self.rank => {
+                let loser = self.rank;
+                self.cells = Cells::empty(kind);
+                self.rank = rank;
+                self.floor = self.floor.max(loser);
+            }
+            Some(_) => {
+                self.raise_floor(rank);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// The cell of this name; it must be entered before.
+    pub fn cell_mut(&mut self, name: &[u8]) -> Option<&mut Cell> {
+        match &mut self.cells {
+            Cells::None => None,
+            Cells::Str(cell) => Some(cell),
+            Cells::Map(_, map) => {
+                if !map.contains_key(name) {
+                    map.insert(name.into(), Cell::default());
+                }
+                map.get_mut(name)
+            }
+        }
+    }
+}

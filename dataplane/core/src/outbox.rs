@@ -1,0 +1,182 @@
+//! The outbox: effects that were issued and are not yet known to be in the region's stream. Bounded in bytes;
+//! given up exactly as confirmed, never by a watermark.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+
+use crate::stamp::Incarnation;
+
+/// What an entry takes beyond its effect, bytes.
+const ENTRY_BYTES: u64 = 48;
+/// Most effects that one sweep takes.
+pub const SWEEP_EFFECTS_MAX: usize = 4096;
+
+#[derive(Clone, Debug)]
+struct Entry {
+    effect: Bytes,
+    at_ms: u64,
+    /// Who takes care of it, until when. Volatile.
+    claim: Option<(u64, u64)>,
+}
+
+/// Effects of one incarnation; a slot is empty once its effect was confirmed.
+#[derive(Clone, Debug, Default)]
+struct Lane {
+    /// Number of the first slot.
+    first: u64,
+    entries: VecDeque<Option<Entry>>,
+}
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub struct Outbox {
+    lanes: BTreeMap<Incarnation, Lane>,
+    effects: u64,
+    bytes: u64,
+}
+
+impl Outbox {
+    /// Number of effects.
+    pub fn len(&self) -> u64 {
+        self.effects
+    }
+
+    /// Whether nothing is waiting.
+    pub fn is_empty(&self) -> bool {
+        self.effects == 0
+    }
+
+    /// Memory taken, bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Adds an effect. Numbers of one incarnation come in rising order.
+    pub fn push(&mut self, incarnation: Incarnation, seq: u64, effect: Bytes, now_ms: u64) {
+        let lane = self.lanes.entry(incarnation).or_default();
+        if lane.entries.is_empty() {
+            lane.first = seq;
+        }
+        let Some(index) = seq.checked_sub(lane.first).and_then(|i| usize::try_from(i).ok()) else { return };
+        while lane.entries.len() < index {
+            lane.entries.push_back(None);
+        }
+        if lane.entries.len() > index {
+            return;
+        }
+        self.effects += 1;
+        self.bytes += effect.len() as u64 + ENTRY_BYTES;
+        lane.entries.push_back(Some(Entry { effect, at_ms: now_ms, claim: None }));
+    }
+
+    /// Gives up `first..=last` of an incarnation; says how many were there.
+    pub fn trim(&mut self, incarnation: Incarnation, first: u64, last: u64) -> u64 {
+        let Some(lane) = self.lanes.get_mut(&incarnation) else { return 0 };
+        let low = first.saturating_sub(lane.first) as usize;
+        let high = if last < lane.first { 0 } else { (last - lane.first + 1) as usize }.min(lane.entries.len());
+        let mut released = 0;
+        for slot in lane.entries.range_mut(low.min(high)..high) {
+            if let Some(entry) = slot.take() {
+                released += 1;
+                self.bytes -= entry.effect.len() as u64 + ENTRY_BYTES;
+            }
+        }
+        while lane.entries.front().is_some_and(Option::is_none) {
+            lane.entries.pop_front();
+            lane.first += 1;
+        }
+        if lane.entries.is_empty() {
+            self.lanes.remove(&incarnation);
+        }
+        self.effects -= released;
+        released
+    }
+
+    /// Takes effects that are older than `min_age_ms` and that nobody else claims, up to `max_bytes` (but at least one),
+    /// and claims them for `proxy` until `now_ms + claim_ms`.
+    pub fn sweep(
+        &mut self,
+        proxy: u64,
+        now_ms: u64,
+        min_age_ms: u64,
+        max_bytes: usize,
+        claim_ms: u64,
+    ) -> Vec<(Incarnation, u64, Bytes)> {
+        let mut taken = Vec::new();
+        let mut size = 0;
+        for (&incarnation, lane) in &mut self.lanes {
+            for (seq, entry) in (lane.first..).zip(lane.entries.iter_mut()) {
+                let Some(entry) = entry else { continue };
+                if entry.at_ms.saturating_add(min_age_ms) > now_ms {
+                    continue;
+                }
+                if entry.claim.is_some_and(|(holder, until)| holder != proxy && until > now_ms) {
+                    continue;
+                }
+                size += entry.effect.len();
+                if !taken.is_empty() && (size > max_bytes || taken.len() >= SWEEP_EFFECTS_MAX) {
+                    return taken;
+                }
+                entry.claim = Some((proxy, now_ms.saturating_add(claim_ms)));
+                taken.push((incarnation, seq, entry.effect.clone()));
+            }
+        }
+        taken
+    }
+
+    /// All effects, by incarnation and number.
+    pub fn iter(&self) -> impl Iterator<Item = (Incarnation, u64, &Bytes)> {
+        self.lanes.iter().flat_map(|(&incarnation, lane)| {
+            (lane.first..).zip(&lane.entries).filter_map(move |(seq, e)| Some((incarnation, seq, &e.as_ref()?.effect)))
+        })
+    }
+
+    /// The smallest number of an incarnation that is still waiting.
+    pub fn first_of(&self, incarnation: Incarnation) -> Option<u64> {
+        self.lanes.get(&incarnation).map(|lane| lane.first)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INC: Incarnation = Incarnation(7);
+
+    fn outbox(n: u64) -> Outbox {
+        let mut outbox = Outbox::default();
+        for seq in 1..=n {
+            outbox.push(INC, seq, Bytes::from(vec![0; 10]), 100);
+        }
+        outbox
+    }
+
+    fn seqs(outbox: &Outbox) -> Vec<u64> {
+        outbox.iter().map(|(_, seq, _)| seq).collect()
+    }
+
+    #[test]
+    fn gives_up_exactly_what_was_confirmed() {
+        let mut o = outbox(6);
+        assert_eq!(o.trim(INC, 4, 5), 2);
+        assert_eq!(seqs(&o), [1, 2, 3, 6]);
+        assert_eq!(o.trim(INC, 1, 2), 2);
+        assert_eq!(o.trim(INC, 1, 2), 0);
+        assert_eq!((seqs(&o), o.first_of(INC)), (vec![3, 6], Some(3)));
+        assert_eq!(o.trim(INC, 1, 99), 2);
+        assert_eq!((o.len(), o.bytes(), o.is_empty()), (0, 0, true));
+        o.push(INC, 7, Bytes::new(), 0);
+        assert_eq!(seqs(&o), [7]);
+    }
+
+    #[test]
+    fn a_claim_keeps_others_away_until_its_deadline() {
+        let mut o = outbox(3);
+        assert!(o.sweep(1, 105, 10, 1000, 50).is_empty(), "too young");
+        assert_eq!(o.sweep(1, 110, 10, 20, 50).len(), 2);
+        assert_eq!(o.sweep(2, 110, 10, 1000, 50).iter().map(|t| t.1).collect::<Vec<_>>(), [3]);
+        assert_eq!(o.sweep(1, 111, 10, 1000, 50).len(), 2, "its own again");
+        assert_eq!(o.sweep(2, 161, 10, 1000, 50).len(), 3);
+    }
+}

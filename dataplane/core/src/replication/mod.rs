@@ -1,0 +1,1 @@
+//! The replication logic as state machines: messages and time in, actions out.

@@ -1,0 +1,304 @@
+//! The metadata of all keys of a shard, by slot. A key that is a plain string (nearly all keys, in most stores) takes
+//! 20 bytes and no name; every other key has its [`KeyMeta`] under its name.
+
+use std::hash::Hasher;
+
+use hashbrown::{HashMap, HashTable};
+use siphasher::sip128::{Hasher128, SipHasher13};
+
+use crate::meta::{Cells, KeyMeta};
+use crate::slot::{SLOTS, slot_of};
+use crate::stamp::{Hlc, Origin, Stamp};
+
+/// 80 bits of a keyed hash of the key: within one slot (94 bits in all) two of 10^9 keys share one with
+/// a probability of 10^-11, and nobody who does not know the hash key can choose them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct KeyId {
+    low: u64,
+    high: u16,
+}
+
+/// A plain string's entry: id (80 bits), origin (16), clock (64), without padding.
+#[derive(Clone, Copy)]
+struct Plain([u32; 5]);
+
+impl Plain {
+    fn new(id: KeyId, origin: u16, hlc: Hlc) -> Self {
+        let (low, at) = (id.low, hlc.0);
+        Self([
+            low as u32,
+            (low >> 32) as u32,
+            u32::from(id.high) | u32::from(origin) << 16,
+            at as u32,
+            (at >> 32) as u32,
+        ])
+    }
+
+    fn id(&self) -> KeyId {
+        KeyId { low: u64::from(self.0[0]) | u64::from(self.0[1]) << 32, high: self.0[2] as u16 }
+    }
+
+    fn origin(&self) -> u16 {
+        (self.0[2] >> 16) as u16
+    }
+
+    fn hlc(&self) -> Hlc {
+        Hlc(u64::from(self.0[3]) | u64::from(self.0[4]) << 32)
+    }
+}
+
+#[derive(Default)]
+struct Slot {
+    floor: Stamp,
+    plain: HashTable<Plain>,
+    rich: HashMap<Box<[u8]>, Box<KeyMeta>>,
+}
+
+/// See the module.
+pub struct Table {
+    hash_key: (u64, u64),
+    slots: Vec<Slot>,
+    origins: Vec<Origin>,
+    origin_index: HashMap<Origin, u16>,
+    plain: u64,
+    rich: u64,
+    tombstones: u64,
+}
+
+impl std::fmt::Debug for Table {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Table").field("plain", &self.plain).field("rich", &self.rich).finish_non_exhaustive()
+    }
+}
+
+/// Sizes of a [`Table`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TableSizes {
+    /// Keys that take a compact entry.
+    pub plain: u64,
+    /// Keys with full metadata.
+    pub rich: u64,
+    /// Of those, keys that are only a floor.
+    pub tombstones: u64,
+}
+
+impl Table {
+    /// An empty table. `hash_key`: 128 random bits, kept secret.
+    pub fn new(hash_key: (u64, u64)) -> Self {
+        Self {
+            hash_key,
+            slots: (0..SLOTS).map(|_| Slot::default()).collect(),
+            origins: Vec::new(),
+            origin_index: HashMap::new(),
+            plain: 0,
+            rich: 0,
+            tombstones: 0,
+        }
+    }
+
+    /// How much is in it.
+    pub fn sizes(&self) -> TableSizes {
+        TableSizes { plain: self.plain, rich: self.rich, tombstones: self.tombstones }
+    }
+
+    /// Whether nothing is in it, floors of slots included.
+    pub fn is_empty(&self) -> bool {
+        self.plain == 0 && self.rich == 0 && self.slots.iter().all(|s| s.floor.is_zero())
+    }
+
+    /// The slot's floor.
+    pub fn slot_floor(&self, slot: u16) -> Stamp {
+        self.slots[usize::from(slot)].floor
+    }
+
+    fn id_of(&self, key: &[u8]) -> KeyId {
+        let mut hasher = SipHasher13::new_with_keys(self.hash_key.0, self.hash_key.1);
+        hasher.write(key);
+        let hash = hasher.finish128();
+        KeyId { low: hash.h1, high: hash.h2 as u16 }
+    }
+
+    /// A small number for an origin; `None` when there are too many of them for a compact entry.
+    fn intern(&mut self, origin: Origin) -> Option<u16> {
+        if let Some(&index) = self.origin_index.get(&origin) {
+            return Some(index);
+        }
+        let index = u16::try_from(self.origins.len()).ok()?;
+        self.origins.push(origin);
+        self.origin_index.insert(origin, index);
+        Some(index)
+    }
+
+    fn stamp_of(&self, plain: &Plain) -> Stamp {
+        let origin = self.origins.get(usize::from(plain.origin())).copied().unwrap_or_default();
+        Stamp::new(plain.hlc(), origin)
+    }
+
+    /// Calls `f` with the key's metadata; with the slot's floor alone when there is none.
+    pub fn read<R>(&self, key: &[u8], f: impl FnOnce(&KeyMeta) -> R) -> R {
+        let slot = &self.slots[usize::from(slot_of(key))];
+        if let Some(meta) = slot.rich.get(key) {
+            return f(meta);
+        }
+        let id = self.id_of(key);
+        match slot.plain.find(id.low, |p| p.id() == id) {
+            Some(plain) => f(&KeyMeta::plain(self.stamp_of(plain))),
+            None => f(&KeyMeta { floor: slot.floor, ..KeyMeta::default() }),
+        }
+    }
+
+    /// Fast path of a plain `SET`: `true` when the key had nothing but an older plain entry, or nothing.
+    pub fn set_plain(&mut self, key: &[u8], stamp: Stamp) -> bool {
+        let Some(origin) = self.intern(stamp.origin) else { return false };
+        let id = self.id_of(key);
+        let slot = &mut self.slots[usize::from(slot_of(key))];
+        if (!slot.rich.is_empty() && slot.rich.contains_key(key)) || stamp <= slot.floor {
+            return false;
+        }
+        let fresh = Plain::new(id, origin, stamp.hlc);
+        match slot.plain.entry(id.low, |p| p.id() == id, |p| p.id().low) {
+            hashbrown::hash_table::Entry::Occupied(mut entry) => {
+                if entry.get().hlc() >= stamp.hlc {
+                    return false;
+                }
+                *entry.get_mut() = fresh;
+            }
+            hashbrown::hash_table::Entry::Vacant(entry) => {
+                entry.insert(fresh);
+                self.plain += 1;
+            }
+        }
+        true
+    }
+
+    /// Calls `f` with the key's metadata and stores what it leaves.
+    pub fn update<R>(&mut self, key: &[u8], f: impl FnOnce(&mut KeyMeta) -> R) -> R {
+        let at = usize::from(slot_of(key));
+        let id = self.id_of(key);
+        let floor = self.slots[at].floor;
+        if let Some(meta) = self.slots[at].rich.get_mut(key) {
+            let was_tombstone = meta.cells == Cells::None;
+            let result = f(meta);
+            let is_tombstone = meta.cells == Cells::None;
+            self.tombstones = self.tombstones + u64::from(is_tombstone) - u64::from(was_tombstone);
+            if let Some(stamp) = meta.as_plain() {
+                if self.insert_plain(at, id, stamp) {
+                    self.slots[at].rich.remove(key);
+                    self.rich -= 1;
+                }
+            } else if meta.cells == Cells::None && meta.ttl.lives.is_empty() && meta.floor <= floor {
+                self.slots[at].rich.remove(key);
+                self.rich -= 1;
+                self.tombstones -= 1;
+            }
+            return result;
+        }
+        let found = self.slots[at].plain.find(id.low, |p| p.id() == id).copied();
+        let mut meta = match &found {
+            Some(plain) => KeyMeta::plain(self.stamp_of(plain)),
+            None => KeyMeta { floor: self.slots[at].floor, ..KeyMeta::default() },
+        };
+        let result = f(&mut meta);
+        if let Some(stamp) = meta.as_plain()
+            && self.insert_plain(at, id, stamp)
+        {
+            return result;
+        }
+        if found.is_some() {
+            if let Ok(entry) = self.slots[at].plain.find_entry(id.low, |p| p.id() == id) {
+                entry.remove();
+            }
+            self.plain -= 1;
+        }
+        self.insert_rich(at, key, meta);
+        result
+    }
+
+    fn insert_plain(&mut self, at: usize, id: KeyId, stamp: Stamp) -> bool {
+        let Some(origin) = self.intern(stamp.origin) else { return false };
+        let fresh = Plain::new(id, origin, stamp.hlc);
+        match self.slots[at].plain.entry(id.low, |p| p.id() == id, |p| p.id().low) {
+            hashbrown::hash_table::Entry::Occupied(mut entry) => *entry.get_mut() = fresh,
+            hashbrown::hash_table::Entry::Vacant(entry) => {
+                entry.insert(fresh);
+                self.plain += 1;
+            }
+        }
+        true
+    }
+
+    fn insert_rich(&mut self, at: usize, key: &[u8], meta: KeyMeta) {
+        let slot = &mut self.slots[at];
+        let empty = meta.cells == Cells::None && meta.ttl.lives.is_empty();
+        if empty && meta.floor <= slot.floor && meta.ttl.clear <= slot.floor {
+            return;
+        }
+        self.rich += 1;
+        self.tombstones += u64::from(meta.cells == Cells::None);
+        slot.rich.insert(key.into(), Box::new(meta));
+    }
+
+    /// Raises the floor of a slot and forgets what is dead by it. Values are not touched.
+    pub fn raise_slot_floor(&mut self, slot: u16, floor: Stamp) {
+        let origins = &self.origins;
+        let slot = &mut self.slots[usize::from(slot)];
+        if floor <= slot.floor {
+            return;
+        }
+        slot.floor = floor;
+        let before = slot.plain.len();
+        slot.plain.retain(|p| {
+            let origin = origins.get(usize::from(p.origin())).copied().unwrap_or_default();
+            Stamp::new(p.hlc(), origin) > floor
+        });
+        self.plain -= (before - slot.plain.len()) as u64;
+        let (mut gone, mut tombstones) = (0, 0);
+        slot.rich.retain(|_, meta| {
+            let was = meta.cells == Cells::None;
+            meta.ttl.clear(floor);
+            meta.raise_floor(floor);
+            let empty = meta.cells == Cells::None;
+            let keep = !empty || !meta.ttl.lives.is_empty() || meta.floor > floor;
+            gone += u64::from(!keep);
+            tombstones += i64::from(keep && empty) - i64::from(was);
+            keep
+        });
+        self.rich -= gone;
+        self.tombstones = self.tombstones.saturating_add_signed(tombstones);
+    }
+
+    /// The secret of the hash.
+    pub(crate) fn hash_key(&self) -> (u64, u64) {
+        self.hash_key
+    }
+
+    /// All that one slot holds: plain entries as (id low, id high, stamp), and named ones.
+    pub(crate) fn slot_contents(
+        &self,
+        slot: u16,
+    ) -> (Stamp, impl Iterator<Item = (u64, u16, Stamp)>, impl Iterator<Item = (&[u8], &KeyMeta)>) {
+        let slot = &self.slots[usize::from(slot)];
+        let plain = slot.plain.iter().map(|p| (p.id().low, p.id().high, self.stamp_of(p)));
+        (slot.floor, plain, slot.rich.iter().map(|(key, meta)| (&key[..], &**meta)))
+    }
+
+    /// Puts back what [`Table::slot_contents`] gave. `false`: too many origins.
+    pub(crate) fn restore_plain(&mut self, slot: u16, low: u64, high: u16, stamp: Stamp) -> bool {
+        self.insert_plain(usize::from(slot % SLOTS), KeyId { low, high }, stamp)
+    }
+
+    /// Puts back a named entry.
+    pub(crate) fn restore_rich(&mut self, key: &[u8], meta: KeyMeta) {
+        self.insert_rich(usize::from(slot_of(key)), key, meta);
+    }
+
+    /// Puts back a slot's floor.
+    pub(crate) fn restore_floor(&mut self, slot: u16, floor: Stamp) {
+        self.slots[usize::from(slot % SLOTS)].floor = floor;
+    }
+
+    /// Every key with full metadata.
+    pub fn rich_entries(&self) -> impl Iterator<Item = (&[u8], &KeyMeta)> {
+        self.slots.iter().flat_map(|s| s.rich.iter().map(|(key, meta)| (&key[..], &**meta)))
+    }
+}
