@@ -1,1 +1,4 @@
-//! proxy
+//! The stateless RESP front of a region, and its replication to and from the brokers.
+
+pub mod front;
+pub mod link;
