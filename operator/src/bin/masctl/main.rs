@@ -1,0 +1,2 @@
+//! masctl
+fn main() {}

@@ -1,0 +1,3 @@
+//! Where a store runs.
+
+pub mod local;

@@ -1,0 +1,137 @@
+//! What an engine says about itself: the reply to `MAS.IDENTITY` as a type.
+
+use std::collections::HashMap;
+
+/// Whether an engine is Redis' master or replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Nobody's replica. Says nothing about whether it may serve.
+    Master,
+    /// Replicates from a master.
+    Replica,
+}
+
+/// What an engine may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EngineState {
+    /// Nothing: just started, or superseded.
+    Fenced,
+    /// Promoted; a proxy is reading its own stream back.
+    Recovering,
+    /// Everything.
+    Serving,
+}
+
+/// One engine's identity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The store it belongs to; empty before its first promotion.
+    pub store: String,
+    /// Its region's id; 0 before its first promotion.
+    pub region: u16,
+    /// Its shard.
+    pub shard: u16,
+    /// Master or replica.
+    pub role: Role,
+    /// What it may do.
+    pub state: EngineState,
+    /// Its own stream was read back to the end.
+    pub recovered: bool,
+    /// Highest epoch that its data has seen.
+    pub epoch: u64,
+    /// The incarnation of its data, 16 hex digits; all zero: none.
+    pub incarnation: String,
+    /// Highest number of that incarnation that it holds.
+    pub seq: u64,
+    /// Its clock (hybrid logical).
+    pub clock: u64,
+    /// Effects that no broker has confirmed yet.
+    pub outbox_effects: u64,
+    /// The same in bytes.
+    pub outbox_bytes: u64,
+    /// A replica whose link to its master is up.
+    pub master_link_up: bool,
+    /// Keys it holds.
+    pub keys: u64,
+    /// It holds neither keys nor metadata.
+    pub empty: bool,
+}
+
+/// A reply that is no identity.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("reading MAS.IDENTITY failed: field '{field}' is missing or not understood ('{value}'): is the engine module of this version?")]
+pub struct BadIdentity {
+    field: &'static str,
+    value: String,
+}
+
+impl Identity {
+    /// Reads the flat list of fields and values. Unknown fields are ignored: a newer engine may say more.
+    pub fn parse(flat: &[String]) -> Result<Self, BadIdentity> {
+        let map: HashMap<&str, &str> =
+            flat.chunks_exact(2).map(|pair| (pair[0].as_str(), pair[1].as_str())).collect();
+        let text = |field: &'static str| {
+            map.get(field).copied().ok_or_else(|| BadIdentity { field, value: String::new() })
+        };
+        let bad = |field: &'static str, value: &str| BadIdentity { field, value: value.to_owned() };
+        let number = |field: &'static str| {
+            text(field).and_then(|value| value.parse::<u64>().map_err(|_| bad(field, value)))
+        };
+        let small = |field: &'static str| {
+            text(field).and_then(|value| value.parse::<u16>().map_err(|_| bad(field, value)))
+        };
+        Ok(Self {
+            store: text("store")?.to_owned(),
+            region: small("region")?,
+            shard: small("shard")?,
+            role: match text("role")? {
+                "master" => Role::Master,
+                "replica" => Role::Replica,
+                other => return Err(bad("role", other)),
+            },
+            state: match text("state")? {
+                "fenced" => EngineState::Fenced,
+                "recovering" => EngineState::Recovering,
+                "serving" => EngineState::Serving,
+                other => return Err(bad("state", other)),
+            },
+            recovered: text("recovered")? == "1",
+            epoch: number("epoch")?,
+            incarnation: text("incarnation")?.to_owned(),
+            seq: number("seq")?,
+            clock: number("clock")?,
+            outbox_effects: number("outbox-effects")?,
+            outbox_bytes: number("outbox-bytes")?,
+            master_link_up: map.get("master-link").is_some_and(|link| *link == "up"),
+            keys: number("keys")?,
+            empty: text("empty")? == "1",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flat(text: &str) -> Vec<String> {
+        text.split_whitespace().map(|word| word.replace('_', "")).collect()
+    }
+
+    #[test]
+    fn reads_what_the_contract_lists() {
+        let identity = Identity::parse(&flat(
+            "store shop region 1 shard 0 node n version 1 role master state serving recovered 1 epoch 3 incarnation 00000000000000ff \
+             seq 12 clock 99 outbox-effects 2 outbox-bytes 100 outbox-max-bytes 1000 master-link down repl-offset 5 keys 7 empty 0 previous _",
+        ));
+        let identity = identity.unwrap();
+        assert_eq!((identity.role, identity.state, identity.epoch), (Role::Master, EngineState::Serving, 3));
+        assert_eq!((identity.seq, identity.outbox_effects, identity.empty), (12, 2, false));
+    }
+
+    #[test]
+    fn says_which_field_is_missing() {
+        let error = Identity::parse(&flat("store shop region 1 shard 0 role king")).unwrap_err();
+        assert_eq!(error, BadIdentity { field: "role", value: "king".into() });
+        assert_eq!(Identity::parse(&[]).unwrap_err().field, "store");
+    }
+}

@@ -1,0 +1,7 @@
+//! The procedures: pure decisions over an observed world, with the time as an argument. No I/O, no clock.
+
+pub mod identity;
+pub mod shard;
+
+#[cfg(test)]
+mod shard_tests;
