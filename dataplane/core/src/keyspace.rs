@@ -7,6 +7,9 @@ pub trait Keyspace {
     /// The value of a cell as it is shown now.
     fn read(&mut self, key: &[u8], kind: Kind, name: &[u8]) -> Option<Value>;
 
+    /// Whether the key is shown now.
+    fn exists(&mut self, key: &[u8]) -> bool;
+
     /// Shows a cell with this value. A string's native time-to-live is dropped; the merge sets it again.
     fn write(&mut self, key: &[u8], kind: Kind, name: &[u8], value: &Value);
 

@@ -34,17 +34,50 @@ impl Outcome {
 pub fn merge_key(meta: &mut KeyMeta, key: &[u8], ops: &[Op], ks: &mut dyn Keyspace) -> Outcome {
     let mut outcome = Outcome::default();
     let had_ttl = !meta.ttl.lives.is_empty();
+    let had_at = meta.ttl.at_ms();
     for op in ops {
         let before = View::of(meta);
-        let applied = merge_op(meta, key, op, ks);
+        let applied = merge_op(meta, key, op, ks, &mut outcome);
         outcome.applied += u64::from(applied);
         outcome.overruled += u64::from(!applied);
         before.sweep(meta, key, ks, &mut outcome);
+    }
+    if had_at.is_some() && had_at != meta.ttl.at_ms() {
+        outcome.missing += restore(meta, key, ks);
     }
     if had_ttl || !meta.ttl.lives.is_empty() {
         ks.set_expiry(key, meta.ttl.at_ms());
     }
     outcome
+}
+
+/// The key may have expired here before this change of its time-to-live arrived: shows again what the metadata knows the value of,
+/// and counts what it does not.
+fn restore(meta: &KeyMeta, key: &[u8], ks: &mut dyn Keyspace) -> u64 {
+    let Some(kind) = meta.cells.kind() else { return 0 };
+    let death = meta.death();
+    let mut missing = 0;
+    for (name, cell) in meta.cells.iter().filter(|(_, cell)| cell.is_live(death)) {
+        if ks.read(key, kind, name).is_none() || cell.lacks_base(death) {
+            missing += u64::from(!show_known(cell, key, kind, name, death, ks));
+        }
+    }
+    missing
+}
+
+/// Shows what the metadata knows of a live cell: a sum, or a set's member. `false`: its value, or a part of it, is gone.
+fn show_known(cell: &Cell, key: &[u8], kind: Kind, name: &[u8], death: Stamp, ks: &mut dyn Keyspace) -> bool {
+    match cell.sum(death) {
+        Some(sum) => {
+            ks.write(key, kind, name, &shown(sum));
+            !cell.lacks_base(death)
+        }
+        None if kind == Kind::Set => {
+            ks.write(key, kind, name, &Value::Member);
+            true
+        }
+        None => ks.read(key, kind, name).is_some(),
+    }
 }
 
 /// What decided about all cells before an operation.
@@ -79,12 +112,7 @@ impl View {
             if was && !is {
                 ks.remove(key, kind, name);
             } else if is && (!was || cell.counter.is_some()) {
-                match cell.sum(now.death) {
-                    Some(sum) => ks.write(key, kind, name, &shown(sum)),
-                    None if kind == Kind::Set => ks.write(key, kind, name, &Value::Member),
-                    None if ks.read(key, kind, name).is_none() => outcome.missing += 1,
-                    None => {}
-                }
+                outcome.missing += u64::from(!show_known(cell, key, kind, name, now.death, ks));
             }
         }
     }
@@ -108,7 +136,7 @@ pub fn number_in(value: &Value) -> Option<Amount> {
 }
 
 /// Returns whether the operation took effect.
-fn merge_op(meta: &mut KeyMeta, key: &[u8], op: &Op, ks: &mut dyn Keyspace) -> bool {
+fn merge_op(meta: &mut KeyMeta, key: &[u8], op: &Op, ks: &mut dyn Keyspace, outcome: &mut Outcome) -> bool {
     match op {
         Op::Floor(stamp) => {
             let applied = *stamp > meta.floor;
@@ -125,7 +153,11 @@ fn merge_op(meta: &mut KeyMeta, key: &[u8], op: &Op, ks: &mut dyn Keyspace) -> b
         }
         Op::Count { kind, name, started, latest, amount } => {
             let total = Total { started: *started, latest: *latest, amount: *amount };
-            enter(meta, key, *kind, *started, ks) && count(meta, key, *kind, name, total, ks)
+            if !enter(meta, key, *kind, *started, ks) {
+                return false;
+            }
+            outcome.missing += u64::from(!start_counting(meta, key, *kind, name, ks));
+            count(meta, key, *kind, name, total, ks)
         }
         Op::Expire { stamp, life, at_ms } => meta.ttl.expire(*stamp, *life, *at_ms),
         Op::Kill { life, register, until_ms } => meta.ttl.kill(*life, *register, *until_ms),
@@ -201,7 +233,7 @@ fn put(
         if counter.totals.is_empty() {
             cell.counter = None;
         } else {
-            counter.base = value.and_then(number_in);
+            (counter.base, counter.base_gone) = (value.and_then(number_in), false);
         }
     }
     match (cell.sum(death), value) {
@@ -212,18 +244,23 @@ fn put(
     true
 }
 
-/// Makes sure that a cell has a counter, with the number that is set now as its base.
-pub fn start_counting(meta: &mut KeyMeta, key: &[u8], kind: Kind, name: &[u8], ks: &mut dyn Keyspace) {
+/// Makes sure that a cell has a counter, with the number that is set now as its base. `false`: the cell's value is
+/// not here any more.
+pub fn start_counting(meta: &mut KeyMeta, key: &[u8], kind: Kind, name: &[u8], ks: &mut dyn Keyspace) -> bool {
     let death = meta.death();
-    let Some(cell) = meta.cell_mut(name) else { return };
-    if cell.counter.is_none() {
-        let base = cell.is_live(death).then(|| ks.read(key, kind, name)).flatten();
-        cell.counter = Some(Box::new(Counter { base: base.as_ref().and_then(number_in), totals: Vec::new() }));
+    let Some(cell) = meta.cell_mut(name) else { return true };
+    if cell.counter.is_some() {
+        return true;
     }
+    let live = cell.is_live(death);
+    let base = if live { ks.read(key, kind, name) } else { None };
+    let base_gone = cell.present && base.is_none();
+    let counter = Counter { base: base.as_ref().and_then(number_in), base_gone, totals: Vec::new() };
+    cell.counter = Some(Box::new(counter));
+    !(live && base_gone)
 }
 
 fn count(meta: &mut KeyMeta, key: &[u8], kind: Kind, name: &[u8], total: Total, ks: &mut dyn Keyspace) -> bool {
-    start_counting(meta, key, kind, name, ks);
     let death = meta.death();
     let Some(cell) = meta.cell_mut(name) else { return false };
     let base = cell.base;

@@ -30,6 +30,8 @@ pub struct Total {
 pub struct Counter {
     /// The number set last; `None` when that is no number, or nothing is set.
     pub base: Option<Amount>,
+    /// Something is set, but it had expired here when counting began: the base is not known.
+    pub base_gone: bool,
     /// The live totals, in the order of their origins.
     pub totals: Vec<Total>,
 }
@@ -70,6 +72,11 @@ impl Cell {
         self.counted(death).then(|| base.into_iter().chain(live).reduce(Amount::plus)).flatten()
     }
 
+    /// Whether what was set last is live, but was not here when counting began.
+    pub fn lacks_base(&self, death: Stamp) -> bool {
+        self.present && self.base > death && self.counter.as_ref().is_some_and(|c| c.base_gone)
+    }
+
     /// This origin's total, if it is live.
     pub fn total_of(&self, origin: Origin, death: Stamp) -> Option<&Total> {
         let alive = death.max(self.base);
@@ -84,7 +91,7 @@ impl Cell {
         }
         if let Some(counter) = &mut self.counter {
             if !self.present {
-                counter.base = None;
+                (counter.base, counter.base_gone) = (None, false);
             }
             let alive = floor.max(self.base);
             counter.totals.retain(|t| t.started > alive);
@@ -123,7 +130,13 @@ impl Ttl {
     pub fn clear(&mut self, stamp: Stamp) {
         if stamp > self.clear {
             self.clear = stamp;
-            self.lives.retain(|l| l.register.max(l.kill.map_or(Stamp::ZERO, |k| k.0)) > stamp);
+            self.lives.retain_mut(|life| {
+                if life.register <= stamp {
+                    (life.register, life.at_ms) = (Stamp::ZERO, None);
+                }
+                life.kill = life.kill.filter(|(register, _)| *register > stamp);
+                !life.register.is_zero() || life.kill.is_some()
+            });
         }
     }
 
@@ -167,15 +180,15 @@ impl Ttl {
     /// A kill of `register` at `until_ms` is void if the time-to-live was cleared after that register, or if a later register
     /// belongs to a life that had begun by then: the key was renewed by somebody who did not see it expire.
     fn is_void(&self, register: Stamp, until_ms: u64) -> bool {
-        self.clear > register
-            || self.lives.iter().any(|l| l.register > register && l.id.hlc < Hlc::from_millis(until_ms))
+        let end = end_of(register, until_ms);
+        self.clear > register || self.lives.iter().any(|l| l.register > register && l.id <= end)
     }
 
     /// All below this stamp has expired, and somebody began anew. Falls again when a renewal arrives.
     pub fn death(&self) -> Stamp {
         let kills = self.lives.iter().filter_map(|l| l.kill);
-        let until = kills.filter(|(register, until)| !self.is_void(*register, *until)).map(|(_, until)| until).max();
-        until.map_or(Stamp::ZERO, |ms| Stamp { hlc: Hlc::from_millis(ms), ..Stamp::ZERO })
+        let standing = kills.filter(|(register, until)| !self.is_void(*register, *until));
+        standing.map(|(register, until)| end_of(register, until)).max().unwrap_or(Stamp::ZERO)
     }
 
     /// The life whose register is the latest, unless that was killed.
@@ -189,6 +202,12 @@ impl Ttl {
     pub fn at_ms(&self) -> Option<u64> {
         self.current().and_then(|l| l.at_ms)
     }
+}
+
+/// Where a life ends that was killed under `register`, whose time was `until_ms`. A clock that runs ahead of the wall
+/// may have issued the register itself after its time.
+fn end_of(register: Stamp, until_ms: u64) -> Stamp {
+    register.max(Stamp { hlc: Hlc::from_millis(until_ms), ..Stamp::ZERO })
 }
 
 /// The cells of a key.

@@ -253,17 +253,27 @@ impl Shard {
     }
 
     /// Must be called for each key before a command writes to it, unless it only sets the whole string and clears the
-    /// time-to-live. If the key has expired by the stamp clock, the old life ends here: it is taken from view, and the
-    /// operation returned must be the first of the key's change (also if the command then changes nothing).
+    /// time-to-live. Where the operation returned is some, it must be the first of the key's change, also if the command then
+    /// changes nothing:
+    /// * the key has expired by the stamp clock: the old life ends here; what is older goes from view (what somebody
+    ///   wrote later without knowing of that time-to-live comes back);
+    /// * the key is not there (its last element was removed) but has a time-to-live: Redis' new key will have none.
     pub fn open_key(&mut self, key: &[u8], now: Hlc, ks: &mut dyn Keyspace) -> Option<Op> {
-        let kill = self.table.read(key, |meta| {
-            let life = meta.ttl.current()?;
-            let until_ms = life.at_ms.filter(|&at| at <= now.millis())?;
-            Some(Op::Kill { life: life.id, register: life.register, until_ms })
+        let stamp = self.stamp(now);
+        let (life, register, at) = self.table.read(key, |meta| {
+            let current = meta.ttl.current()?;
+            Some((current.id, current.register, current.at_ms?))
         })?;
-        self.table.update(key, |meta| merge_key(meta, key, std::slice::from_ref(&kill), ks));
-        ks.delete(key);
-        Some(kill)
+        let op = if at <= now.millis() {
+            Op::Kill { life, register, until_ms: at }
+        } else if ks.exists(key) {
+            return None;
+        } else {
+            Op::Expire { stamp, life, at_ms: None }
+        };
+        let outcome = self.table.update(key, |meta| merge_key(meta, key, std::slice::from_ref(&op), ks));
+        self.stats.missing += outcome.missing;
+        Some(op)
     }
 
     /// The operation that sets a time-to-live, or takes it away, with the values that a renewal carries.
@@ -509,6 +519,9 @@ struct Silent<'a>(&'a mut dyn Keyspace);
 impl Keyspace for Silent<'_> {
     fn read(&mut self, key: &[u8], kind: Kind, name: &[u8]) -> Option<Value> {
         self.0.read(key, kind, name)
+    }
+    fn exists(&mut self, key: &[u8]) -> bool {
+        self.0.exists(key)
     }
     fn write(&mut self, _: &[u8], _: Kind, _: &[u8], _: &Value) {}
     fn remove(&mut self, _: &[u8], _: Kind, _: &[u8]) {}
