@@ -1,0 +1,44 @@
+# Every target says what it does and installs what it needs; `make help` lists them. These are CI's jobs.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+export CARGO_PROFILE_DEV_DEBUG ?= line-tables-only
+# mold links several times faster than the default linker; everything also works without it.
+ifneq ($(shell command -v mold),)
+export RUSTFLAGS ?= -C link-arg=-fuse-ld=mold
+endif
+
+.PHONY: help setup build demo test lint bench generate clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: ## Install the system packages that are missing (or say which)
+	@./tools/setup
+
+build: setup ## Build the engine module, the proxy and masctl (release)
+	@echo "== build: engine module, proxy, masctl (release; the first build takes some minutes)"
+	cargo build --release -p mas-engine -p mas-proxy -p operator -p e2e
+
+demo: build ## Two regions on this machine: write in both, cut, conflict, heal, compare (stays up at a terminal)
+	@echo "== demo: two regions, real servers, one story"
+	cargo run --release --quiet -p e2e --bin demo
+
+test: setup ## All tests, on real redis-servers and real RabbitMQ brokers
+	@echo "== test: building servers and tests"
+	cargo build --workspace --bins --lib
+	./tools/test
+
+lint: ## Formatting, clippy, documentation, drift of generated files, licences
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	@if command -v cargo-deny >/dev/null; then cargo deny --log-level error check licenses bans sources; \
+	else echo "cargo-deny is not installed: licences were not checked (cargo install cargo-deny)"; fi
+
+bench: build ## Plain Redis, nutcracker and a region of this store, side by side in one run
+	cargo run --release --quiet -p e2e --bin bench
+
+generate: ## Write the generated files again (docs/commands.md, crds/*.yaml ...)
+	./tools/generate
+
+clean: ## Remove build output
+	cargo clean
