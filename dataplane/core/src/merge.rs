@@ -176,11 +176,10 @@ fn hide_pruned(meta: &mut KeyMeta, key: &[u8], floor: Stamp, ks: &mut dyn Keyspa
     };
     let dying = |cell: &Cell| cell.is_live(death) && !cell.is_live(death.max(floor));
     let dead: Vec<Box<[u8]>> = match &meta.cells {
-        Cells::None | Cells::Str(_) => Vec::new(),
         Cells::Map(_, map) if meta.rank > floor => {
             map.iter().filter(|(_, cell)| dying(cell)).map(|(name, _)| name.clone()).collect()
         }
-        Cells::Map(..) => Vec::new(),
+        Cells::None | Cells::Str(_) | Cells::Map(..) => Vec::new(),
     };
     let was_live = meta.is_live();
     meta.raise_floor(floor);

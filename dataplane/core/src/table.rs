@@ -273,6 +273,7 @@ impl Table {
     }
 
     /// All that one slot holds: plain entries as (id low, id high, stamp), and named ones.
+    #[allow(clippy::type_complexity)] // two iterators that borrow the slot; named types would hide that
     pub(crate) fn slot_contents(
         &self,
         slot: u16,

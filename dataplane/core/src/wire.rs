@@ -109,7 +109,7 @@ impl Writer {
     pub fn amount(&mut self, amount: Amount) {
         match amount {
             Amount::Decimal(Decimal { units, float }) => {
-                self.u8(if float { 1 } else { 0 });
+                self.u8(u8::from(float));
                 self.buf.put_i128_le(units);
             }
             Amount::Score(score) => {
@@ -455,7 +455,7 @@ pub fn decode_effect(bytes: &Bytes, origin: Origin) -> Result<Effect, WireError>
         origins.push(r.origin("origins")?);
     }
     let stamps = Stamps { hlc, origins };
-    let count = r.count(4, "changes")?;
+    let count = r.count(3, "changes")?;
     let mut changes = Vec::with_capacity(count.min(1024));
     for _ in 0..count {
         changes.push(match r.u8("change")? {

@@ -79,7 +79,7 @@ fn cover() -> impl Strategy<Value = Cover> {
         for (origin, runs) in origins {
             let mut set = SeqSet::default();
             for (first, len) in runs {
-                set.insert_run(first, first + len).unwrap();
+                set.insert_run(first, first + len).expect("few runs");
             }
             cover.set(origin, set);
         }
