@@ -135,4 +135,28 @@ proptest! {
         prop_assert_eq!(before, fresh.map.clone());
         regions.clear();
     }
+
+    #[test]
+    fn any_order_and_any_grouping_give_the_same(
+        steps in steps(write()),
+        order in prop::collection::vec(any::<prop::sample::Index>(), 300),
+        group in 1usize..5,
+    ) {
+        let (regions, now) = run(&steps);
+        let records: Vec<(u16, bytes::Bytes)> = regions
+            .iter()
+            .flat_map(|r| r.log.iter().map(|record| (r.id.0, record.clone())))
+            .collect();
+        prop_assume!(!records.is_empty());
+        // Every record at least once, in an order drawn at random, with duplicates in between.
+        let mut drawn: Vec<&(u16, bytes::Bytes)> = order.iter().map(|i| i.get(&records)).collect();
+        drawn.extend(&records);
+        let mut fresh = Region::new(9);
+        for chunk in drawn.chunks(group) {
+            for (from, record) in chunk {
+                fresh.merge(*from, std::slice::from_ref(record), now);
+            }
+        }
+        prop_assert_eq!(&regions[0].map.keys, &fresh.map.keys);
+    }
 }
