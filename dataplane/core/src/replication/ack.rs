@@ -1,0 +1,469 @@
+//! Acknowledgements: which writes have reached which level, and who waits for it.
+//!
+//! `Queued` is known from two sources, both exact: what this proxy got confirmed itself, and the engine's outbox, which
+//! gives up exactly what some proxy got confirmed. `Remote` is known from the durable covers in peers' heartbeats.
+//! Nothing is ever answered "reached" because of a time that passed.
+
+use std::collections::BTreeMap;
+
+use hashbrown::HashMap;
+
+use crate::config::OnBrokerLoss;
+use crate::cover::{Cover, SeqSet};
+use crate::stamp::{Incarnation, Origin, RegionId};
+
+/// Most writes of one shard that may wait at a time; beyond it they fail at once.
+pub const WAITING_MAX: usize = 1 << 18;
+/// How long a write of an incarnation that has ended may still wait for its confirmation, milliseconds.
+pub const ENDED_GRACE_MS: u64 = 2000;
+/// Most incarnations of this region that are remembered.
+const LANES_MAX: usize = 16;
+
+/// What a write waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// The region's stream confirmed it.
+    Queued,
+    /// So many other regions' durable covers include it.
+    Remote(u16),
+}
+
+/// How waiting ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The level was reached.
+    Reached,
+    /// The broker is away, and the store degrades to `Local`.
+    Degraded,
+    /// The broker is away, and the store rejects.
+    Unavailable,
+    /// Not in time, or never: the incarnation ended, or too many wait.
+    Failed,
+}
+
+/// A write that waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Write {
+    /// Who numbered it.
+    pub incarnation: Incarnation,
+    /// Its number; without an effect, the last number issued before.
+    pub seq: u64,
+    /// Whether it changed something. If not, it waits for all that was issued up to `seq`.
+    pub effect: bool,
+    /// What it waits for.
+    pub level: Level,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Waiting<W> {
+    who: W,
+    effect: bool,
+    level: Level,
+    deadline_ms: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Lane<W> {
+    confirmed: SeqSet,
+    /// By number and a counter.
+    waiting: BTreeMap<(u64, u64), Waiting<W>>,
+}
+
+/// The waiting writes of one shard. `W` names who is told.
+#[derive(Clone, Debug)]
+pub struct Acks<W> {
+    region: RegionId,
+    on_loss: OnBrokerLoss,
+    away: bool,
+    live: Incarnation,
+    lanes: BTreeMap<Incarnation, Lane<W>>,
+    peers: HashMap<RegionId, (u64, Cover)>,
+    count: usize,
+    counter: u64,
+    done: Vec<(W, Outcome)>,
+}
+
+impl<W: Copy> Acks<W> {
+    /// Nobody waits. The broker counts as away until [`Self::broker`] says otherwise.
+    pub fn new(region: RegionId, on_loss: OnBrokerLoss) -> Self {
+        Self {
+            region,
+            on_loss,
+            away: true,
+            live: Incarnation::NONE,
+            lanes: BTreeMap::new(),
+            peers: HashMap::new(),
+            count: 0,
+            counter: 0,
+            done: Vec::new(),
+        }
+    }
+
+    /// What happens to `Queued` writes while the broker is away.
+    pub fn set_policy(&mut self, on_loss: OnBrokerLoss) {
+        self.on_loss = on_loss;
+    }
+
+    fn lane(&mut self, incarnation: Incarnation) -> &mut Lane<W> {
+        self.lanes
+            .entry(incarnation)
+            .or_insert_with(|| Lane { confirmed: SeqSet::default(), waiting: BTreeMap::new() })
+    }
+
+    fn reached(
+        &self,
+        lane: &Lane<W>,
+        incarnation: Incarnation,
+        seq: u64,
+        effect: bool,
+        level: Level,
+    ) -> bool {
+        let has = |set: &SeqSet| if effect { set.contains(seq) } else { set.contiguous() >= seq };
+        match level {
+            Level::Queued => has(&lane.confirmed),
+            Level::Remote(n) => {
+                let origin = Origin { region: self.region, incarnation };
+                let have = self.peers.values().filter(|(_, cover)| cover.of(origin).is_some_and(has)).count();
+                seq == 0 || have >= usize::from(n)
+            }
+        }
+    }
+
+    /// A write begins to wait, at most until `deadline_ms`; it is told through [`Self::take`], maybe at once.
+    pub fn wait(&mut self, write: Write, who: W, deadline_ms: u64) {
+        let Write { incarnation, seq, effect, level } = write;
+        self.lane(incarnation);
+        let Some(lane) = self.lanes.get(&incarnation) else { return };
+        if self.reached(lane, incarnation, seq, effect, level) {
+            self.done.push((who, Outcome::Reached));
+        } else if self.away {
+            self.done.push((who, self.loss()));
+        } else if self.count >= WAITING_MAX {
+            self.done.push((who, Outcome::Failed));
+        } else {
+            self.count += 1;
+            self.counter += 1;
+            let key = (seq, self.counter);
+            self.lane(incarnation).waiting.insert(key, Waiting { who, effect, level, deadline_ms });
+        }
+    }
+
+    fn loss(&self) -> Outcome {
+        match self.on_loss {
+            OnBrokerLoss::Degrade => Outcome::Degraded,
+            OnBrokerLoss::Reject => Outcome::Unavailable,
+        }
+    }
+
+    /// The broker confirmed effects that this proxy published.
+    pub fn confirmed(&mut self, incarnation: Incarnation, ranges: &[(u64, u64)]) {
+        let lane = self.lane(incarnation);
+        let before = lane.confirmed.contiguous();
+        for &(first, last) in ranges {
+            // Beyond the bound on runs the engine's outbox will tell.
+            let _ = lane.confirmed.insert_run(first, last);
+        }
+        let after = lane.confirmed.contiguous();
+        for &(first, last) in ranges {
+            self.release_queued(incarnation, first, last, true);
+        }
+        if after > before {
+            self.release_queued(incarnation, 0, after, false);
+        }
+    }
+
+    /// The engine's outbox, as of one moment: `first` is the smallest number of the incarnation still in it, `issued`
+    /// the last number issued. All below was confirmed to some proxy.
+    pub fn outbox(&mut self, incarnation: Incarnation, first: Option<u64>, issued: u64) {
+        let last = first.map_or(issued, |first| first.saturating_sub(1).min(issued));
+        let lane = self.lane(incarnation);
+        let _ = lane.confirmed.insert_run(1, last);
+        let contiguous = lane.confirmed.contiguous();
+        self.release_queued(incarnation, 0, last, true);
+        self.release_queued(incarnation, 0, contiguous, false);
+    }
+
+    /// Tells `Queued` writes in `first..=last` of one sort; with an effect only those that are confirmed.
+    fn release_queued(&mut self, incarnation: Incarnation, first: u64, last: u64, effect: bool) {
+        let Some(lane) = self.lanes.get_mut(&incarnation) else { return };
+        if lane.waiting.is_empty() || first > last {
+            return;
+        }
+        let keys: Vec<_> = lane
+            .waiting
+            .range((first, 0)..=(last, u64::MAX))
+            .filter(|(_, w)| w.effect == effect && w.level == Level::Queued)
+            .map(|(&key, _)| key)
+            .collect();
+        for key in keys {
+            if let Some(waiting) = lane.waiting.remove(&key) {
+                self.count -= 1;
+                self.done.push((waiting.who, Outcome::Reached));
+            }
+        }
+    }
+
+    /// A heartbeat of a peer: its durable cover. Lower epochs than one seen are ignored.
+    pub fn peer(&mut self, region: RegionId, epoch: u64, cover: Cover) {
+        if self.peers.get(&region).is_some_and(|(seen, _)| *seen > epoch) {
+            return;
+        }
+        self.peers.insert(region, (epoch, cover));
+        let incarnations: Vec<_> = self.lanes.keys().copied().collect();
+        for incarnation in incarnations {
+            let Some(lane) = self.lanes.get(&incarnation) else { continue };
+            let keys: Vec<_> = lane
+                .waiting
+                .iter()
+                .filter(|(_, w)| matches!(w.level, Level::Remote(_)))
+                .filter(|((seq, _), w)| self.reached(lane, incarnation, *seq, w.effect, w.level))
+                .map(|(&key, _)| key)
+                .collect();
+            for key in keys {
+                if let Some(waiting) = self.lane(incarnation).waiting.remove(&key) {
+                    self.count -= 1;
+                    self.done.push((waiting.who, Outcome::Reached));
+                }
+            }
+        }
+    }
+
+    /// Regions that are no members any more do not count.
+    pub fn keep_peers(&mut self, keep: &dyn Fn(RegionId) -> bool) {
+        self.peers.retain(|&region, _| keep(region));
+    }
+
+    /// How many other regions' durable covers include everything up to `seq` of one of this region's incarnations.
+    pub fn regions_with(&self, incarnation: Incarnation, seq: u64) -> u16 {
+        let origin = Origin { region: self.region, incarnation };
+        let has = |cover: &Cover| seq == 0 || cover.of(origin).is_some_and(|set| set.contiguous() >= seq);
+        self.peers.values().filter(|(_, cover)| has(cover)).count() as u16
+    }
+
+    /// The broker can be reached, or is away. While it is away nobody waits.
+    pub fn broker(&mut self, away: bool) {
+        self.away = away;
+        if away {
+            let outcome = self.loss();
+            for lane in self.lanes.values_mut() {
+                self.done.extend(std::mem::take(&mut lane.waiting).into_values().map(|w| (w.who, outcome)));
+            }
+            self.count = 0;
+        }
+    }
+
+    /// A new incarnation lives. Writes of those before it have a short time left to be confirmed.
+    pub fn live(&mut self, incarnation: Incarnation, now_ms: u64) {
+        if self.live == incarnation {
+            return;
+        }
+        self.live = incarnation;
+        for (&other, lane) in &mut self.lanes {
+            if other != incarnation {
+                for waiting in lane.waiting.values_mut() {
+                    waiting.deadline_ms = waiting.deadline_ms.min(now_ms + ENDED_GRACE_MS);
+                }
+            }
+        }
+        if self.lanes.len() > LANES_MAX {
+            self.lanes.retain(|&i, lane| i == incarnation || !lane.waiting.is_empty());
+        }
+    }
+
+    /// Deadlines. Call it a few times a second.
+    pub fn tick(&mut self, now_ms: u64) {
+        for lane in self.lanes.values_mut() {
+            let before = lane.waiting.len();
+            let done = &mut self.done;
+            lane.waiting.retain(|_, w| {
+                let stays = w.deadline_ms > now_ms;
+                if !stays {
+                    done.push((w.who, Outcome::Failed));
+                }
+                stays
+            });
+            self.count -= before - lane.waiting.len();
+        }
+    }
+
+    /// Whether the engine should be asked for its outbox: somebody waits for effects that this proxy does not hold.
+    pub fn needs_outbox(&self, held: &dyn Fn(Incarnation, u64) -> bool) -> bool {
+        self.lanes.iter().any(|(&incarnation, lane)| {
+            let mut queued = lane.waiting.iter().filter(|(_, w)| w.level == Level::Queued);
+            queued.any(|((seq, _), w)| !w.effect || !held(incarnation, *seq))
+        })
+    }
+
+    /// How many wait.
+    pub fn waiting(&self) -> usize {
+        self.count
+    }
+
+    /// Who is to be told, and what.
+    pub fn take(&mut self) -> Vec<(W, Outcome)> {
+        std::mem::take(&mut self.done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const A: Incarnation = Incarnation(1);
+    const B: Incarnation = Incarnation(2);
+    const HERE: RegionId = RegionId(1);
+
+    fn acks() -> Acks<u64> {
+        let mut acks = Acks::new(HERE, OnBrokerLoss::Degrade);
+        acks.broker(false);
+        acks.live(A, 0);
+        acks
+    }
+
+    fn write(seq: u64, effect: bool, level: Level) -> Write {
+        Write { incarnation: A, seq, effect, level }
+    }
+
+    fn cover(last: u64) -> Cover {
+        let mut cover = Cover::default();
+        cover.set(Origin { region: HERE, incarnation: A }, SeqSet::up_to(last));
+        cover
+    }
+
+    #[test]
+    fn queued_is_told_when_exactly_that_effect_was_confirmed() {
+        let mut a = acks();
+        a.wait(write(1, true, Level::Queued), 10, 100);
+        a.wait(write(2, true, Level::Queued), 20, 100);
+        a.confirmed(A, &[(2, 2)]);
+        assert_eq!(a.take(), [(20, Outcome::Reached)]);
+        a.confirmed(A, &[(1, 1)]);
+        assert_eq!(a.take(), [(10, Outcome::Reached)]);
+        a.wait(write(2, true, Level::Queued), 30, 100);
+        assert_eq!(a.take(), [(30, Outcome::Reached)], "confirmed already");
+    }
+
+    #[test]
+    fn a_write_without_effect_waits_for_all_before_it() {
+        let mut a = acks();
+        a.wait(write(3, false, Level::Queued), 10, 100);
+        a.wait(write(0, false, Level::Queued), 11, 100);
+        assert_eq!(a.take(), [(11, Outcome::Reached)], "nothing was issued before");
+        a.confirmed(A, &[(2, 3)]);
+        assert!(a.take().is_empty(), "another proxy has number 1");
+        assert!(a.needs_outbox(&|_, _| true));
+        a.outbox(A, Some(1), 9);
+        assert!(a.take().is_empty());
+        a.outbox(A, Some(2), 9);
+        assert_eq!(a.take(), [(10, Outcome::Reached)], "trimmed up to 1, and 2 to 3 are its own");
+        assert!(!a.needs_outbox(&|_, _| true));
+    }
+
+    #[test]
+    fn the_outbox_tells_of_what_others_published() {
+        let mut a = acks();
+        a.wait(write(5, true, Level::Queued), 10, 100);
+        assert!(!a.needs_outbox(&|_, _| true) && a.needs_outbox(&|_, _| false));
+        a.outbox(A, None, 4);
+        assert!(a.take().is_empty());
+        a.outbox(A, None, 5);
+        assert_eq!(a.take(), [(10, Outcome::Reached)]);
+    }
+
+    #[test]
+    fn remote_counts_durable_covers_of_the_highest_epoch() {
+        let mut a = acks();
+        a.wait(write(4, true, Level::Remote(2)), 10, 100);
+        a.confirmed(A, &[(1, 4)]);
+        a.peer(RegionId(2), 7, cover(4));
+        a.peer(RegionId(2), 7, cover(5));
+        a.peer(RegionId(3), 2, cover(3));
+        assert!(a.take().is_empty());
+        a.peer(RegionId(3), 1, cover(9));
+        assert!(a.take().is_empty(), "a superseded master's word");
+        a.peer(RegionId(3), 3, cover(4));
+        assert_eq!(a.take(), [(10, Outcome::Reached)]);
+        assert_eq!((a.regions_with(A, 4), a.regions_with(A, 5)), (2, 1));
+    }
+
+    #[test]
+    fn without_a_broker_nobody_waits() {
+        let mut a = acks();
+        a.wait(write(1, true, Level::Queued), 10, 100);
+        a.broker(true);
+        a.wait(write(2, true, Level::Queued), 20, 100);
+        assert_eq!(a.take(), [(10, Outcome::Degraded), (20, Outcome::Degraded)]);
+        a.set_policy(OnBrokerLoss::Reject);
+        a.wait(write(3, true, Level::Remote(1)), 30, 100);
+        assert_eq!(a.take(), [(30, Outcome::Unavailable)]);
+        a.broker(false);
+        a.wait(write(4, true, Level::Queued), 40, 100);
+        assert!(a.take().is_empty() && a.waiting() == 1);
+    }
+
+    #[test]
+    fn an_ended_incarnation_fails_unless_confirmed_soon() {
+        let mut a = acks();
+        a.wait(write(1, true, Level::Queued), 10, 60_000);
+        a.wait(write(2, true, Level::Queued), 20, 60_000);
+        a.live(B, 1000);
+        a.confirmed(A, &[(2, 2)]);
+        a.tick(1000 + ENDED_GRACE_MS);
+        assert_eq!(a.take(), [(20, Outcome::Reached), (10, Outcome::Failed)]);
+        assert_eq!(a.waiting(), 0);
+    }
+
+    proptest! {
+        /// Under any order of confirmations nobody is told early, and everybody is told once.
+        #[test]
+        fn never_early_and_exactly_once(
+            waits in prop::collection::vec((1u64..40, any::<bool>()), 1..60),
+            events in prop::collection::vec((0u8..3, 1u64..40, 0u64..6), 0..60),
+        ) {
+            let mut a = acks();
+            let mut truth: BTreeSet<u64> = BTreeSet::new();
+            let mut open: Vec<(u64, u64, bool)> = Vec::new();
+            let mut waits = waits.into_iter().enumerate();
+            let mut told = BTreeSet::new();
+            let mut total = 0;
+            let mut step = |a: &mut Acks<u64>, truth: &BTreeSet<u64>, open: &[(u64, u64, bool)]| {
+                for (who, outcome) in a.take() {
+                    assert_eq!(outcome, Outcome::Reached);
+                    assert!(told.insert(who));
+                    let (_, seq, effect) = open.iter().find(|(w, ..)| *w == who).unwrap();
+                    let reached = if *effect { truth.contains(seq) } else { (1..=*seq).all(|s| truth.contains(&s)) };
+                    assert!(reached, "told early");
+                }
+                told.len()
+            };
+            for (kind, first, len) in events {
+                match kind {
+                    0 => {
+                        if let Some((who, (seq, effect))) = waits.next() {
+                            open.push((who as u64, seq, effect));
+                            total += 1;
+                            a.wait(write(seq, effect, Level::Queued), who as u64, u64::MAX);
+                        }
+                    }
+                    1 => {
+                        truth.extend(first..=first + len);
+                        a.confirmed(A, &[(first, first + len)]);
+                    }
+                    _ => {
+                        // The outbox truth: all below its first were confirmed by somebody.
+                        truth.extend(1..first);
+                        a.outbox(A, Some(first), 100);
+                    }
+                }
+                step(&mut a, &truth, &open);
+            }
+            truth.extend(1..100);
+            a.outbox(A, None, 99);
+            prop_assert_eq!(step(&mut a, &truth, &open), total);
+        }
+    }
+}

@@ -1,0 +1,615 @@
+//! The batcher: effects of one shard in, records for its stream out, confirms back in, ranges to trim out.
+//!
+//! It keeps what it took until the broker confirmed it, within a bound in bytes. Beyond the bound it takes nothing:
+//! such effects stay in the engine's outbox, and a sweep brings them back later. It never forgets and never confirms
+//! anything on its own: only [`Batcher::settle`] with a confirmation releases an effect.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use hashbrown::HashMap;
+
+use crate::cover::SeqSet;
+use crate::record::{BATCH_BYTES, Body, PART_BYTES, Record};
+use crate::stamp::{Incarnation, Origin, RegionId, ShardId};
+
+/// What an effect takes beyond its bytes while it is kept.
+const EFFECT_COST: usize = 64;
+/// Most heartbeats and nonces that wait to be published; the oldest heartbeat goes first.
+const BARE_MAX: usize = 8;
+
+/// How eagerly records are published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// Shortest time between two records while none is unconfirmed, microseconds.
+    pub idle_gap_us: u64,
+    /// Shortest time between two records while some are unconfirmed, microseconds; a full batch goes at once.
+    pub busy_gap_us: u64,
+    /// Most records that may be unconfirmed at a time.
+    pub unconfirmed_max: usize,
+    /// After a record was refused (nack, returned): how long until it is published again, microseconds.
+    pub refused_wait_us: u64,
+    /// Bound of what is kept, bytes.
+    pub bytes_max: usize,
+}
+
+impl Default for Pace {
+    /// Few messages, for a broker's cost is by the message: at most some 1000 a second and shard until batches are full.
+    fn default() -> Self {
+        Self {
+            idle_gap_us: 300,
+            busy_gap_us: 1000,
+            unconfirmed_max: 16,
+            refused_wait_us: 100_000,
+            bytes_max: 32 << 20,
+        }
+    }
+}
+
+/// What became of an effect that was handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pushed {
+    /// It will be published.
+    Taken,
+    /// It is kept already (swept although it was on its way).
+    Known,
+    /// The bound is reached; it stays in the engine's outbox.
+    Full,
+}
+
+/// A record to publish.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Publish {
+    /// Names it in [`Batcher::settle`].
+    pub ticket: u64,
+    /// The record's random id.
+    pub id: u64,
+    /// The encoded record.
+    pub record: Bytes,
+    /// How many effects are in it.
+    pub effects: usize,
+}
+
+/// What a confirmation released.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Released {
+    /// Who numbered the effects.
+    pub incarnation: Incarnation,
+    /// Their numbers, as inclusive ranges.
+    pub ranges: Vec<(u64, u64)>,
+    /// How long the record was under way, microseconds.
+    pub took_us: u64,
+}
+
+#[derive(Clone, Debug)]
+enum Content {
+    Effects(Vec<(u64, u64)>),
+    Part(u64),
+    Heartbeat,
+    Nonce,
+}
+
+#[derive(Clone, Debug)]
+struct Flight {
+    id: u64,
+    record: Bytes,
+    incarnation: Incarnation,
+    content: Content,
+    effects: usize,
+    cost: usize,
+    sent_us: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Pending {
+    incarnation: Incarnation,
+    seq: u64,
+    effect: Bytes,
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct Batcher {
+    shard: ShardId,
+    region: RegionId,
+    pace: Pace,
+    pending: VecDeque<Pending>,
+    /// Bytes of `pending`.
+    pending_bytes: usize,
+    /// Records that are made up already: parts, and what was not confirmed.
+    ready: VecDeque<Flight>,
+    flights: BTreeMap<u64, Flight>,
+    next_ticket: u64,
+    /// Cost of everything kept, bytes.
+    kept_bytes: usize,
+    held: HashMap<Incarnation, SeqSet>,
+    /// Large effects: how many parts are not confirmed yet, and the whole cost.
+    large: HashMap<(Incarnation, u64), u32>,
+    trims: BTreeMap<Incarnation, SeqSet>,
+    online: bool,
+    last_us: Option<u64>,
+    hold_until_us: u64,
+}
+
+impl Batcher {
+    /// A batcher of one shard of this region. It starts offline.
+    pub fn new(region: RegionId, shard: ShardId, pace: Pace) -> Self {
+        Self {
+            shard,
+            region,
+            pace,
+            pending: VecDeque::new(),
+            pending_bytes: 0,
+            ready: VecDeque::new(),
+            flights: BTreeMap::new(),
+            next_ticket: 1,
+            kept_bytes: 0,
+            held: HashMap::new(),
+            large: HashMap::new(),
+            trims: BTreeMap::new(),
+            online: false,
+            last_us: None,
+            hold_until_us: 0,
+        }
+    }
+
+    /// Takes an effect, if there is room.
+    pub fn push(&mut self, incarnation: Incarnation, seq: u64, effect: Bytes) -> Pushed {
+        let held = self.held.entry(incarnation).or_default();
+        if held.contains(seq) {
+            return Pushed::Known;
+        }
+        let cost = effect.len() + EFFECT_COST;
+        // A lone effect larger than the bound must still get through.
+        if self.kept_bytes > 0 && self.kept_bytes + cost > self.pace.bytes_max {
+            return Pushed::Full;
+        }
+        if held.insert(seq).is_err() {
+            return Pushed::Full;
+        }
+        self.kept_bytes += cost;
+        self.pending_bytes += effect.len();
+        self.pending.push_back(Pending { incarnation, seq, effect });
+        Pushed::Taken
+    }
+
+    /// Whether an effect is kept here, on its way.
+    pub fn holds(&self, incarnation: Incarnation, seq: u64) -> bool {
+        self.held.get(&incarnation).is_some_and(|held| held.contains(seq))
+    }
+
+    /// Takes a heartbeat; of several that wait, only the newest is published.
+    pub fn push_heartbeat(&mut self, record: &Record) {
+        self.ready.retain(|f| !matches!(f.content, Content::Heartbeat));
+        self.push_bare(record, Content::Heartbeat);
+    }
+
+    /// Takes a nonce; it is published behind everything taken before it.
+    pub fn push_nonce(&mut self, record: &Record) {
+        self.push_bare(record, Content::Nonce);
+    }
+
+    fn push_bare(&mut self, record: &Record, content: Content) {
+        let bare =
+            self.ready.iter().filter(|f| matches!(f.content, Content::Heartbeat | Content::Nonce)).count();
+        if bare >= BARE_MAX {
+            return;
+        }
+        let bytes = record.encode();
+        self.ready.push_back(Flight {
+            id: record.id,
+            record: bytes,
+            incarnation: record.origin.incarnation,
+            content,
+            effects: 0,
+            cost: 0,
+            sent_us: 0,
+        });
+    }
+
+    /// The broker's stream can be published to now.
+    pub fn go_online(&mut self) {
+        self.online = true;
+        self.hold_until_us = 0;
+    }
+
+    /// The connection is lost: nothing that was under way counts as confirmed; it is published again later.
+    pub fn go_offline(&mut self) {
+        self.online = false;
+        let flights = std::mem::take(&mut self.flights);
+        for (_, flight) in flights.into_iter().rev() {
+            if !matches!(flight.content, Content::Heartbeat) {
+                self.ready.push_front(flight);
+            }
+        }
+    }
+
+    /// Whether it was told that the stream can be published to.
+    pub fn is_online(&self) -> bool {
+        self.online
+    }
+
+    /// The next record to publish now, if any. `new_id` draws random record ids.
+    pub fn poll(&mut self, now_us: u64, new_id: &mut dyn FnMut() -> u64) -> Option<Publish> {
+        if !self.may_publish(now_us) {
+            return None;
+        }
+        if self.ready.is_empty() {
+            self.make_records(new_id);
+        }
+        let mut flight = self.ready.pop_front()?;
+        flight.sent_us = now_us;
+        self.last_us = Some(now_us);
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        let publish =
+            Publish { ticket, id: flight.id, record: flight.record.clone(), effects: flight.effects };
+        self.flights.insert(ticket, flight);
+        Some(publish)
+    }
+
+    fn due_us(&self) -> Option<u64> {
+        if !self.online || self.flights.len() >= self.pace.unconfirmed_max {
+            return None;
+        }
+        if self.ready.is_empty() && self.pending.is_empty() {
+            return None;
+        }
+        let full = !self.ready.is_empty() || self.pending_bytes >= BATCH_BYTES;
+        let gap = if self.flights.is_empty() { self.pace.idle_gap_us } else { self.pace.busy_gap_us };
+        let due = if full { 0 } else { self.last_us.map_or(0, |last| last + gap) };
+        Some(due.max(self.hold_until_us))
+    }
+
+    fn may_publish(&self, now_us: u64) -> bool {
+        self.due_us().is_some_and(|due| due <= now_us)
+    }
+
+    /// When [`Self::poll`] is worth calling again without any other input, microseconds.
+    pub fn wake_us(&self) -> Option<u64> {
+        self.due_us()
+    }
+
+    /// Moves a batch, or the parts of a large effect, from `pending` to `ready`.
+    fn make_records(&mut self, new_id: &mut dyn FnMut() -> u64) {
+        let Some(front) = self.pending.front() else { return };
+        let incarnation = front.incarnation;
+        let origin = Origin { region: self.region, incarnation };
+        if front.effect.len() > PART_BYTES {
+            let Some(Pending { seq, effect, .. }) = self.pending.pop_front() else { return };
+            self.pending_bytes -= effect.len();
+            let count = effect.len().div_ceil(PART_BYTES) as u32;
+            self.large.insert((incarnation, seq), count);
+            for index in 0..count {
+                let from = index as usize * PART_BYTES;
+                let bytes = effect.slice(from..(from + PART_BYTES).min(effect.len()));
+                let id = new_id();
+                let cost = bytes.len() + if index == 0 { EFFECT_COST } else { 0 };
+                let record =
+                    Record { id, shard: self.shard, origin, body: Body::Part { seq, index, count, bytes } };
+                self.ready.push_back(Flight {
+                    id,
+                    record: record.encode(),
+                    incarnation,
+                    content: Content::Part(seq),
+                    effects: usize::from(index == 0),
+                    cost,
+                    sent_us: 0,
+                });
+            }
+            return;
+        }
+        let mut batch: Vec<Pending> = Vec::new();
+        let mut bytes = 0;
+        while let Some(next) = self.pending.front() {
+            let len = next.effect.len();
+            if next.incarnation != incarnation
+                || len > PART_BYTES
+                || (!batch.is_empty() && bytes + len > BATCH_BYTES)
+            {
+                break;
+            }
+            bytes += len;
+            batch.extend(self.pending.pop_front());
+        }
+        self.pending_bytes -= bytes;
+        // Several workers hand over what one shard numbered; in order it compresses to few ranges.
+        batch.sort_unstable_by_key(|p| p.seq);
+        let ranges = ranges_of(batch.iter().map(|p| p.seq));
+        let (id, effects) = (new_id(), batch.len());
+        let body = Body::Effects(batch.into_iter().map(|p| p.effect).collect());
+        let record = Record { id, shard: self.shard, origin, body }.encode();
+        let cost = bytes + effects * EFFECT_COST;
+        self.ready.push_back(Flight {
+            id,
+            record,
+            incarnation,
+            content: Content::Effects(ranges),
+            effects,
+            cost,
+            sent_us: 0,
+        });
+    }
+
+    /// Tells how a publication ended. Only a broker's positive confirmation of a message that was not returned counts.
+    /// `None` when nothing was released by it.
+    pub fn settle(&mut self, ticket: u64, confirmed: bool, now_us: u64) -> Option<Released> {
+        let flight = self.flights.remove(&ticket)?;
+        if !confirmed {
+            self.hold_until_us = now_us + self.pace.refused_wait_us;
+            if !matches!(flight.content, Content::Heartbeat) {
+                self.ready.push_front(flight);
+            }
+            return None;
+        }
+        self.kept_bytes -= flight.cost;
+        let ranges = match flight.content {
+            Content::Effects(ranges) => ranges,
+            Content::Part(seq) => {
+                let key = (flight.incarnation, seq);
+                let left = self.large.get_mut(&key)?;
+                *left -= 1;
+                if *left > 0 {
+                    return None;
+                }
+                self.large.remove(&key);
+                vec![(seq, seq)]
+            }
+            Content::Heartbeat | Content::Nonce => return None,
+        };
+        let incarnation = flight.incarnation;
+        if let Some(held) = self.held.get_mut(&incarnation) {
+            for &(first, last) in &ranges {
+                held.remove_run(first, last);
+            }
+            if held.is_empty() {
+                self.held.remove(&incarnation);
+            }
+        }
+        let trims = self.trims.entry(incarnation).or_default();
+        for &(first, last) in &ranges {
+            // Beyond the bound on runs the effect is swept and confirmed once more, which is harmless.
+            let _ = trims.insert_run(first, last);
+        }
+        Some(Released { incarnation, ranges, took_us: now_us.saturating_sub(flight.sent_us) })
+    }
+
+    /// Confirmed and not yet trimmed: takes all of it.
+    pub fn take_trims(&mut self) -> Vec<(Incarnation, Vec<(u64, u64)>)> {
+        std::mem::take(&mut self.trims).into_iter().map(|(i, set)| (i, set.runs().collect())).collect()
+    }
+
+    /// Whether something can be trimmed.
+    pub fn has_trims(&self) -> bool {
+        !self.trims.is_empty()
+    }
+
+    /// Records that were published and not confirmed yet.
+    pub fn unconfirmed(&self) -> usize {
+        self.flights.len()
+    }
+
+    /// Since when the oldest of them is under way, microseconds.
+    pub fn oldest_us(&self) -> Option<u64> {
+        self.flights.values().next().map(|f| f.sent_us)
+    }
+
+    /// Cost of what is kept, bytes.
+    pub fn kept_bytes(&self) -> usize {
+        self.kept_bytes
+    }
+
+    /// Whether nothing is left to publish or to be confirmed, heartbeats apart.
+    pub fn is_idle(&self) -> bool {
+        self.kept_bytes == 0
+    }
+
+    /// Whether there is room for a sweep of `bytes`.
+    pub fn has_room(&self, bytes: usize) -> bool {
+        self.kept_bytes + bytes <= self.pace.bytes_max / 2
+    }
+}
+
+/// Rising numbers as inclusive ranges.
+fn ranges_of(seqs: impl Iterator<Item = u64>) -> Vec<(u64, u64)> {
+    let mut ranges: Vec<(u64, u64)> = Vec::new();
+    for seq in seqs {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == seq => *last = seq,
+            _ => ranges.push((seq, seq)),
+        }
+    }
+    ranges
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const INC: Incarnation = Incarnation(9);
+
+    fn batcher() -> Batcher {
+        let mut b = Batcher::new(RegionId(1), ShardId(0), Pace::default());
+        b.go_online();
+        b
+    }
+
+    fn ids() -> impl FnMut() -> u64 {
+        let mut next = 0;
+        move || {
+            next += 1;
+            next
+        }
+    }
+
+    fn effect(n: usize) -> Bytes {
+        Bytes::from(vec![1; n])
+    }
+
+    #[test]
+    fn publishes_at_once_when_idle_and_gathers_when_busy() {
+        let (mut b, mut ids) = (batcher(), ids());
+        b.push(INC, 1, effect(10));
+        let first = b.poll(1000, &mut ids).expect("idle: at once");
+        b.push(INC, 2, effect(10));
+        b.push(INC, 3, effect(10));
+        assert_eq!(b.poll(1500, &mut ids), None, "one is unconfirmed");
+        assert_eq!(b.wake_us(), Some(2000));
+        let second = b.poll(2000, &mut ids).expect("after the gap");
+        assert_eq!(second.effects, 2);
+        assert_eq!(b.settle(second.ticket, true, 2100).expect("released").ranges, [(2, 3)]);
+        assert_eq!(b.settle(first.ticket, true, 2200).expect("released").took_us, 1200);
+        assert_eq!(b.take_trims(), vec![(INC, vec![(1, 3)])]);
+        assert!(b.is_idle() && b.take_trims().is_empty());
+    }
+
+    #[test]
+    fn a_full_batch_does_not_wait() {
+        let (mut b, mut ids) = (batcher(), ids());
+        b.push(INC, 1, effect(10));
+        b.poll(0, &mut ids).expect("first");
+        for seq in 2..10 {
+            b.push(INC, seq, effect(BATCH_BYTES / 4));
+        }
+        assert_eq!(b.poll(1, &mut ids).expect("full").effects, 4);
+    }
+
+    #[test]
+    fn a_large_effect_travels_in_parts_and_is_released_with_the_last() {
+        let (mut b, mut ids) = (batcher(), ids());
+        assert_eq!(b.push(INC, 1, effect(PART_BYTES * 2 + 5)), Pushed::Taken);
+        let tickets: Vec<_> = (0..3).map(|_| b.poll(0, &mut ids).expect("part").ticket).collect();
+        assert_eq!(b.poll(0, &mut ids), None);
+        assert_eq!(b.settle(tickets[2], true, 1), None);
+        assert_eq!(b.settle(tickets[0], true, 1), None);
+        assert!(b.holds(INC, 1));
+        assert_eq!(b.settle(tickets[1], true, 1).expect("whole").ranges, [(1, 1)]);
+        assert!(b.is_idle() && !b.holds(INC, 1));
+    }
+
+    #[test]
+    fn what_was_refused_or_lost_is_published_again() {
+        let (mut b, mut ids) = (batcher(), ids());
+        b.push(INC, 1, effect(10));
+        let one = b.poll(0, &mut ids).expect("published");
+        assert_eq!(b.settle(one.ticket, false, 10), None);
+        assert_eq!(b.poll(11, &mut ids), None, "a pause first");
+        let again = b.poll(200_000, &mut ids).expect("again");
+        assert_eq!(again.record, one.record);
+        b.go_offline();
+        assert_eq!(b.poll(900_000, &mut ids), None);
+        assert_eq!(b.settle(again.ticket, true, 900_000), None, "a late word about a lost connection");
+        b.go_online();
+        let third = b.poll(900_001, &mut ids).expect("once more");
+        assert!(b.settle(third.ticket, true, 900_002).is_some());
+    }
+
+    #[test]
+    fn the_bound_is_kept_and_what_is_beyond_stays_outside() {
+        let mut b = batcher();
+        let mut seq = 0;
+        loop {
+            seq += 1;
+            if b.push(INC, seq, effect(100_000)) == Pushed::Full {
+                break;
+            }
+        }
+        assert!(b.kept_bytes() <= Pace::default().bytes_max && seq > 300);
+        assert!(!b.holds(INC, seq) && b.holds(INC, 1));
+        assert_eq!(b.push(INC, 1, effect(1)), Pushed::Known);
+    }
+
+    #[test]
+    fn heartbeats_do_not_pile_up() {
+        let (mut b, mut ids) = (batcher(), ids());
+        b.go_offline();
+        let origin = Origin { region: RegionId(1), incarnation: INC };
+        for id in 100..200 {
+            let body = Body::Heartbeat(crate::record::Heartbeat::default());
+            b.push_heartbeat(&Record { id, shard: ShardId(0), origin, body });
+        }
+        b.go_online();
+        assert_eq!(b.poll(0, &mut ids).map(|p| p.id), Some(199));
+        assert_eq!(b.poll(0, &mut ids), None);
+    }
+
+    proptest! {
+        /// Whatever order confirms, refusals and lost connections come in: exactly what a broker confirmed is released,
+        /// and at the end everything was.
+        #[test]
+        fn releases_exactly_what_was_confirmed(steps in prop::collection::vec((0u8..6, 0usize..8), 1..200)) {
+            let (mut b, mut ids) = (batcher(), ids());
+            let mut now = 0u64;
+            let mut seq = 0u64;
+            let mut open: Vec<Publish> = Vec::new();
+            let mut confirmed: BTreeSet<u64> = BTreeSet::new();
+            let mut parts: HashMap<u64, BTreeSet<u32>> = HashMap::new();
+            let mut released: BTreeSet<u64> = BTreeSet::new();
+            let mut confirm = |b: &mut Batcher, p: Publish, now: u64, released: &mut BTreeSet<u64>| {
+                match Record::decode(p.record).unwrap().body {
+                    Body::Effects(effects) => confirmed.extend(effects.iter().map(|e| e.len() as u64)),
+                    Body::Part { seq, index, count, .. } => {
+                        let got = parts.entry(seq).or_default();
+                        got.insert(index);
+                        if got.len() == count as usize {
+                            confirmed.insert(seq);
+                        }
+                    }
+                    _ => {}
+                }
+                if let Some(r) = b.settle(p.ticket, true, now) {
+                    for (first, last) in r.ranges {
+                        for seq in first..=last {
+                            assert!(released.insert(seq), "released twice");
+                        }
+                    }
+                }
+                assert!(released.is_subset(&confirmed));
+            };
+            for (kind, n) in steps {
+                now += 400;
+                match kind {
+                    0 | 1 => {
+                        seq += 1;
+                        // An effect's length names it; a few are large.
+                        if n == 0 && seq.is_multiple_of(5) {
+                            b.push(INC, seq, effect(PART_BYTES + 1));
+                        } else {
+                            b.push(INC, seq, effect(seq as usize));
+                        }
+                    }
+                    2 => open.extend(b.poll(now, &mut ids)),
+                    3 if !open.is_empty() => {
+                        let p = open.remove(n % open.len());
+                        confirm(&mut b, p, now, &mut released);
+                    }
+                    4 if !open.is_empty() => {
+                        let p = open.remove(n % open.len());
+                        prop_assert_eq!(b.settle(p.ticket, false, now), None);
+                    }
+                    5 if n == 0 => {
+                        b.go_offline();
+                        open.clear();
+                        b.go_online();
+                    }
+                    _ => {}
+                }
+            }
+            for p in std::mem::take(&mut open) {
+                confirm(&mut b, p, now, &mut released);
+            }
+            while !b.is_idle() {
+                now += 200_000;
+                let p = b.poll(now, &mut ids).expect("something is left");
+                confirm(&mut b, p, now, &mut released);
+            }
+            prop_assert_eq!(released, (1..=seq).collect::<BTreeSet<_>>());
+            let trims = b.take_trims();
+            prop_assert_eq!(trims, if seq == 0 { vec![] } else { vec![(INC, vec![(1, seq)])] });
+        }
+    }
+}

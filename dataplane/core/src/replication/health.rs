@@ -1,0 +1,312 @@
+//! The health of one link: how far a region is behind another's stream, and whether something is missing that will not
+//! come. Computed from heartbeats and the own cover, never from a link's own word, and never from a timer alone.
+
+use crate::cover::Cover;
+use crate::record::Heartbeat;
+use crate::stamp::{Origin, RegionId};
+
+/// Something issued before a heartbeat and not here when the peer's own clock has moved on by this much counts as
+/// missing, milliseconds. What is late only, because its proxy died, was swept and published by then.
+pub const MISSING_AFTER_MS: u64 = 10_000;
+/// Without a heartbeat for so long, nothing is known to flow, milliseconds.
+pub const STALE_MS: u64 = 3000;
+
+/// What a link does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkState {
+    /// The peer's broker cannot be reached.
+    Disconnected,
+    /// Attached, but no heartbeat came for a while: the peer does not publish.
+    Silent,
+    /// Within the allowed lag.
+    Connected,
+    /// Behind by more than the allowed lag.
+    CatchingUp,
+    /// Effects are missing that were issued before the first record left in the log.
+    Lapsed,
+    /// Effects are missing, whatever the cause.
+    Missing,
+    /// Effects are held back: a clock is too far ahead.
+    ClockSkew,
+    /// Another proxy of this region reads it.
+    Standby,
+}
+
+impl LinkState {
+    /// As shown to people and in `status`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Disconnected => "Disconnected",
+            Self::Silent => "Silent",
+            Self::Connected => "Connected",
+            Self::CatchingUp => "CatchingUp",
+            Self::Lapsed => "Lapsed",
+            Self::Missing => "Missing",
+            Self::ClockSkew => "ClockSkew",
+            Self::Standby => "Standby",
+        }
+    }
+}
+
+/// What the shell knows of a link beside heartbeats and cover.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Link {
+    /// This proxy does the reading.
+    pub reads: bool,
+    /// Attached to the stream.
+    pub attached: bool,
+    /// The stored record was not in the log.
+    pub truncated: bool,
+    /// The last merge held effects back.
+    pub held: bool,
+    /// Above it a link is catching up, milliseconds.
+    pub max_lag_ms: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Suspects {
+    /// The peer's clock when they were noted, milliseconds.
+    clock_ms: u64,
+    runs: Vec<(Origin, u64, u64)>,
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct Health {
+    peer: RegionId,
+    epoch: u64,
+    /// The latest heartbeat: what its region has issued, as far as it knows.
+    issued: Vec<(Origin, u64)>,
+    clock_ms: u64,
+    heard_ms: Option<u64>,
+    behind: u64,
+    /// The peer's clock at the newest heartbeat of which everything is here.
+    level_clock_ms: u64,
+    suspects: Option<Suspects>,
+    missing: u64,
+    state: Option<LinkState>,
+    since_ms: u64,
+}
+
+impl Health {
+    /// Nothing was heard yet.
+    pub fn new(peer: RegionId) -> Self {
+        Self {
+            peer,
+            epoch: 0,
+            issued: Vec::new(),
+            clock_ms: 0,
+            heard_ms: None,
+            behind: 0,
+            level_clock_ms: 0,
+            suspects: None,
+            missing: 0,
+            state: None,
+            since_ms: 0,
+        }
+    }
+
+    /// A heartbeat was read. `false` when it is of a lower epoch than one before, and ignored.
+    pub fn beat(&mut self, origin: Origin, beat: &Heartbeat, now_ms: u64) -> bool {
+        if beat.epoch < self.epoch {
+            return false;
+        }
+        self.epoch = beat.epoch;
+        self.heard_ms = Some(now_ms);
+        self.clock_ms = beat.clock.millis();
+        self.issued = beat
+            .cover
+            .iter()
+            .filter(|(o, _)| o.region == self.peer && *o != origin)
+            .map(|(o, set)| (o, set.last()))
+            .collect();
+        self.issued.push((origin, beat.issued));
+        true
+    }
+
+    /// The own cover, as of now.
+    pub fn covered(&mut self, own: &Cover) {
+        let runs: Vec<(Origin, u64, u64)> = self
+            .issued
+            .iter()
+            .flat_map(|&(origin, last)| match own.of(origin) {
+                Some(set) => set.holes_up_to(last).into_iter().map(|(a, b)| (origin, a, b)).collect(),
+                None if last > 0 => vec![(origin, 1, last)],
+                None => Vec::new(),
+            })
+            .collect();
+        self.behind = runs.iter().map(|(_, first, last)| last - first + 1).sum();
+        if self.behind == 0 {
+            self.level_clock_ms = self.clock_ms;
+            self.suspects = None;
+            self.missing = 0;
+            return;
+        }
+        let due = match &self.suspects {
+            None => true,
+            Some(suspects) => self.clock_ms >= suspects.clock_ms + MISSING_AFTER_MS,
+        };
+        if !due {
+            // What came meanwhile is not missing any more.
+            if self.missing > 0 {
+                self.missing = self.missing.min(self.behind);
+            }
+            return;
+        }
+        if let Some(suspects) = self.suspects.take() {
+            self.missing =
+                suspects.runs.iter().map(|&(o, first, last)| still_missing(own, o, first, last)).sum();
+        }
+        self.suspects = Some(Suspects { clock_ms: self.clock_ms, runs });
+    }
+
+    /// Effects issued and not here.
+    pub fn lag_effects(&self) -> u64 {
+        self.behind
+    }
+
+    /// How old the state here is against the peer's, milliseconds: 0 when everything that the last heartbeat names is
+    /// here and heartbeats flow.
+    pub fn lag_ms(&self, now_ms: u64) -> u64 {
+        let Some(heard_ms) = self.heard_ms else { return 0 };
+        let silent_ms = now_ms.saturating_sub(heard_ms);
+        let silent_ms = if silent_ms > STALE_MS { silent_ms } else { 0 };
+        if self.behind == 0 {
+            return silent_ms;
+        }
+        // Against the peer's clock: the two regions' clocks need not agree.
+        self.clock_ms.saturating_sub(self.level_clock_ms.max(self.first_clock_ms())) + silent_ms
+    }
+
+    fn first_clock_ms(&self) -> u64 {
+        // Never level yet: since the first heartbeat that named what is missing.
+        match (&self.suspects, self.level_clock_ms) {
+            (Some(suspects), 0) => suspects.clock_ms,
+            _ => 0,
+        }
+    }
+
+    /// Effects that are missing and will not come by themselves.
+    pub fn missing(&self) -> u64 {
+        self.missing
+    }
+
+    /// The state now, and since when it holds, unix milliseconds.
+    pub fn state(&mut self, link: Link, now_ms: u64) -> (LinkState, u64) {
+        let fresh = self.heard_ms.is_some_and(|heard| now_ms.saturating_sub(heard) <= STALE_MS);
+        let state = if !link.reads {
+            LinkState::Standby
+        } else if !link.attached {
+            LinkState::Disconnected
+        } else if link.held {
+            LinkState::ClockSkew
+        } else if self.missing > 0 && link.truncated {
+            LinkState::Lapsed
+        } else if self.missing > 0 {
+            LinkState::Missing
+        } else if !fresh {
+            LinkState::Silent
+        } else if self.lag_ms(now_ms) > link.max_lag_ms {
+            LinkState::CatchingUp
+        } else {
+            LinkState::Connected
+        };
+        if self.state != Some(state) {
+            self.state = Some(state);
+            self.since_ms = now_ms;
+        }
+        (state, self.since_ms)
+    }
+}
+
+fn still_missing(own: &Cover, origin: Origin, first: u64, last: u64) -> u64 {
+    let Some(set) = own.of(origin) else { return last - first + 1 };
+    set.holes_up_to(last).into_iter().filter(|&(_, b)| b >= first).map(|(a, b)| b - a.max(first) + 1).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cover::SeqSet;
+    use crate::stamp::{Hlc, Incarnation};
+
+    const PEER: RegionId = RegionId(2);
+    const LIVE: Origin = Origin { region: PEER, incarnation: Incarnation(7) };
+    const LINK: Link = Link { reads: true, attached: true, truncated: false, held: false, max_lag_ms: 1000 };
+
+    fn beat(epoch: u64, clock_ms: u64, issued: u64) -> Heartbeat {
+        Heartbeat { epoch, clock: Hlc::from_millis(clock_ms), issued, cover: Cover::default() }
+    }
+
+    fn own(runs: &[(u64, u64)]) -> Cover {
+        let mut set = SeqSet::default();
+        for &(a, b) in runs {
+            set.insert_run(a, b).unwrap();
+        }
+        let mut cover = Cover::default();
+        cover.set(LIVE, set);
+        cover
+    }
+
+    #[test]
+    fn lag_in_effects_and_time() {
+        let mut h = Health::new(PEER);
+        h.beat(LIVE, &beat(1, 1000, 5), 50);
+        h.covered(&own(&[(1, 5)]));
+        assert_eq!((h.lag_effects(), h.lag_ms(60), h.state(LINK, 60).0), (0, 0, LinkState::Connected));
+        h.beat(LIVE, &beat(1, 4000, 9), 3050);
+        h.covered(&own(&[(1, 6), (8, 8)]));
+        assert_eq!((h.lag_effects(), h.lag_ms(3060)), (2, 3000));
+        assert_eq!(h.state(LINK, 3060), (LinkState::CatchingUp, 3060));
+        h.covered(&own(&[(1, 9)]));
+        assert_eq!((h.lag_ms(3070), h.state(LINK, 3070)), (0, (LinkState::Connected, 3070)));
+        assert_eq!(h.state(LINK, 3070 + STALE_MS).0, LinkState::Silent);
+    }
+
+    #[test]
+    fn heartbeats_of_a_superseded_master_are_ignored() {
+        let mut h = Health::new(PEER);
+        assert!(h.beat(LIVE, &beat(5, 1000, 5), 0));
+        assert!(!h.beat(LIVE, &beat(4, 9000, 500), 0));
+        h.covered(&own(&[(1, 5)]));
+        assert_eq!(h.lag_effects(), 0);
+    }
+
+    #[test]
+    fn what_stays_away_counts_as_missing_and_lapsed_when_the_log_was_truncated() {
+        let mut h = Health::new(PEER);
+        let lapsed = Link { truncated: true, ..LINK };
+        h.beat(LIVE, &beat(1, 1000, 5), 0);
+        h.covered(&own(&[(3, 5)]));
+        assert_eq!(h.missing(), 0, "it may come yet");
+        h.beat(LIVE, &beat(1, 1000 + MISSING_AFTER_MS, 9), 0);
+        h.covered(&own(&[(3, 5)]));
+        assert_eq!((h.missing(), h.lag_effects()), (2, 6), "6 to 9 may come yet");
+        assert_eq!(h.state(lapsed, 0).0, LinkState::Lapsed);
+        assert_eq!(h.state(LINK, 0).0, LinkState::Missing);
+        h.covered(&own(&[(1, 9)]));
+        assert_eq!((h.missing(), h.state(lapsed, 0).0), (0, LinkState::Connected));
+    }
+
+    #[test]
+    fn an_idle_peer_has_not_lapsed() {
+        let mut h = Health::new(PEER);
+        for n in 0..100 {
+            h.beat(LIVE, &beat(1, 1000 * n, 5), 1000 * n);
+            h.covered(&own(&[(1, 5)]));
+        }
+        assert_eq!(h.state(Link { truncated: true, ..LINK }, 99_000).0, LinkState::Connected);
+    }
+
+    #[test]
+    fn earlier_incarnations_of_the_peer_count_too() {
+        let mut h = Health::new(PEER);
+        let mut b = beat(1, 1000, 2);
+        let old = Origin { region: PEER, incarnation: Incarnation(3) };
+        b.cover.set(old, SeqSet::up_to(4));
+        b.cover.set(Origin { region: RegionId(9), incarnation: Incarnation(4) }, SeqSet::up_to(100));
+        h.beat(LIVE, &b, 0);
+        h.covered(&own(&[(1, 2)]));
+        assert_eq!(h.lag_effects(), 4);
+    }
+}

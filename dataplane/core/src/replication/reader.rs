@@ -1,0 +1,385 @@
+//! The reader of one region's stream for one shard: where to attach, what to merge next, and how far the stored
+//! position may move. The engine's compare-and-set on the position decides; this only proposes.
+//!
+//! The position never passes a record that is not wholly merged, except one that cannot be decoded and was copied to
+//! the dead letters. What was merged beyond the position is refused by the cover when it is read again.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use crate::cover::Cover;
+use crate::record::{BATCH_BYTES, Body, Heartbeat, Record};
+use crate::replication::parts::{Assembly, Part, Taken};
+use crate::shard::Position;
+use crate::stamp::{Hlc, Incarnation, Origin, RegionId, ShardId};
+use crate::wire::peek_effect;
+
+/// One merge takes at most so many bytes (or one record): an engine does nothing else meanwhile.
+pub const MERGE_BYTES: usize = BATCH_BYTES;
+/// A position is stored at least so often while records are read that need no merge, milliseconds.
+pub const COMMIT_MS: u64 = 1000;
+/// Attached at a stored record, it must be delivered within this time, milliseconds; otherwise it is not there.
+pub const SILENCE_MS: u64 = 3000;
+/// After effects were held back (a clock far ahead, too many gaps), the merge is tried again after this time, milliseconds.
+pub const HELD_WAIT_MS: u64 = 1000;
+/// Records taken and not merged yet; beyond it the shell should deliver no more.
+pub const QUEUE_MAX: usize = 256;
+
+/// Stored while the log's first effect is still unfinished: names no record, reading goes on at the first one.
+const START: Position = Position { offset: 0, record: 0 };
+
+/// Where to attach to the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attach {
+    /// At this offset.
+    At(u64),
+    /// At the first record left.
+    First,
+}
+
+/// What a delivered record came to, beyond being queued.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Seen {
+    /// Attach here again; this delivery and all that follow it on the old attachment are void.
+    pub reattach: Option<Attach>,
+    /// The record cannot be used: to be copied to the dead letters, with the reason.
+    pub dead: Option<String>,
+    /// A heartbeat, and who sent it.
+    pub beat: Option<(Origin, Heartbeat)>,
+    /// A nonce.
+    pub nonce: Option<u64>,
+}
+
+/// A proposal for `MAS.MERGE`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Merge {
+    /// The position that must be stored.
+    pub expected: Option<Position>,
+    /// The position to store.
+    pub to: Position,
+    /// Records, as published.
+    pub bodies: Vec<Bytes>,
+    /// The clock of the last effect in it, for measuring lag.
+    pub hlc: Hlc,
+}
+
+/// How a merge ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Merged {
+    /// Merged and stored.
+    Done,
+    /// Body `index` cannot be decoded; nothing was merged.
+    Undecodable(usize),
+    /// Held back for now; nothing was merged.
+    Held,
+}
+
+#[derive(Clone, Debug)]
+struct Item {
+    read: Position,
+    /// How far the position may move once everything up to here is merged.
+    safe: Option<Position>,
+    body: Option<Bytes>,
+    hlc: Hlc,
+    tag: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Waits for the stored record.
+    Verifying(Position, u64),
+    Reading,
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    region: RegionId,
+    shard: ShardId,
+    /// On the region's own stream: the incarnation whose effects the engine issued itself.
+    live: Option<Incarnation>,
+    state: State,
+    /// As the engine has it.
+    stored: Option<Position>,
+    /// The last record read on this attachment.
+    last: Option<Position>,
+    cover: Cover,
+    assembly: Assembly,
+    queue: VecDeque<Item>,
+    merging: Option<(usize, Position)>,
+    /// Records read since the position was stored that need no merge.
+    committed_ms: u64,
+    not_before_ms: u64,
+    /// The stored record was not in the log any more.
+    truncated: bool,
+}
+
+impl Reader {
+    /// A reader of `region`'s stream. `live`: given on the region's own stream.
+    pub fn new(region: RegionId, shard: ShardId, live: Option<Incarnation>) -> Self {
+        Self {
+            region,
+            shard,
+            live,
+            state: State::Reading,
+            stored: None,
+            last: None,
+            cover: Cover::default(),
+            assembly: Assembly::default(),
+            queue: VecDeque::new(),
+            merging: None,
+            committed_ms: 0,
+            not_before_ms: 0,
+            truncated: false,
+        }
+    }
+
+    /// Begins (again) with what the engine has stored; says where to attach. All that was queued is forgotten: it is not
+    /// in the cover, so it is read again.
+    pub fn begin(&mut self, stored: Option<Position>, cover: Cover, now_ms: u64) -> Attach {
+        self.stored = stored;
+        self.cover = cover;
+        self.truncated = false;
+        let stored = stored.filter(|p| *p != START);
+        self.restart(stored.map_or(State::Reading, |p| State::Verifying(p, now_ms)))
+    }
+
+    fn restart(&mut self, state: State) -> Attach {
+        self.state = state;
+        self.last = None;
+        self.assembly = Assembly::default();
+        self.queue.clear();
+        self.merging = None;
+        self.not_before_ms = 0;
+        match state {
+            State::Verifying(at, _) => Attach::At(at.offset),
+            State::Reading => Attach::First,
+        }
+    }
+
+    /// The engine's cover has grown.
+    pub fn covered(&mut self, cover: Cover) {
+        self.assembly.forget(&|origin, seq| cover.contains(origin, seq));
+        self.cover = cover;
+    }
+
+    /// Whether the stored record was not in the log: what was published before the first record left may be missing.
+    pub fn is_truncated(&self) -> bool {
+        self.truncated
+    }
+
+    /// Whether the shell should deliver more.
+    pub fn has_room(&self) -> bool {
+        self.queue.len() < QUEUE_MAX
+    }
+
+    /// The stored record did not come in time (or the broker refused the offset): read from the first record left.
+    pub fn silent(&mut self, now_ms: u64) -> Option<Attach> {
+        match self.state {
+            State::Verifying(_, since_ms) if now_ms >= since_ms + SILENCE_MS => Some(self.not_there()),
+            State::Verifying(..) | State::Reading => None,
+        }
+    }
+
+    /// The broker has no such offset: read from the first record left.
+    pub fn not_there(&mut self) -> Attach {
+        self.truncated = true;
+        self.restart(State::Reading)
+    }
+
+    /// A record was delivered. `tag` comes back with the merge that it went into.
+    pub fn delivered(&mut self, offset: u64, bytes: Bytes, tag: u64) -> Seen {
+        let id = Record::peek_id(&bytes);
+        if let State::Verifying(at, _) = self.state {
+            if offset < at.offset {
+                return Seen::default();
+            }
+            if offset == at.offset && id.unwrap_or(0) == at.record {
+                self.state = State::Reading;
+                self.last = Some(at);
+                return Seen::default();
+            }
+            if offset == at.offset {
+                // Another log under the same name, or a rewound one.
+                return Seen { reattach: Some(self.not_there()), ..Seen::default() };
+            }
+            // Truncated: the broker begins at the first record left.
+            self.truncated = true;
+            self.state = State::Reading;
+        }
+        if self.last.is_some_and(|last| offset <= last.offset) {
+            return Seen::default();
+        }
+        let read = Position { offset, record: id.unwrap_or(0) };
+        let before = self.last;
+        self.last = Some(read);
+        let mut seen = Seen::default();
+        let body = match Record::decode(bytes.clone()) {
+            Err(why) => {
+                seen.dead = Some(why.to_string());
+                None
+            }
+            Ok(record) if record.origin.region != self.region || record.shard != self.shard => {
+                seen.dead = Some("the record is not of this stream's region and shard".to_owned());
+                None
+            }
+            Ok(record) => self.read_record(record, bytes, before, &mut seen),
+        };
+        let safe = self.assembly.safe(read);
+        let hlc = body.as_ref().map_or(Hlc::ZERO, |(_, hlc)| *hlc);
+        let body = body.map(|(bytes, _)| bytes);
+        // Records that need no merge only move the position: of several in a row the last one counts.
+        let free = self.queue.len() > self.merging.map_or(0, |(count, _)| count);
+        match self.queue.back_mut() {
+            Some(back) if back.body.is_none() && body.is_none() && free => {
+                *back = Item { read, safe, body, hlc, tag };
+            }
+            _ => self.queue.push_back(Item { read, safe, body, hlc, tag }),
+        }
+        if self.assembly.must_reread() {
+            let stored = self.stored.filter(|p| *p != START);
+            seen.reattach =
+                Some(self.restart(stored.map_or(State::Reading, |p| State::Verifying(p, u64::MAX / 2))));
+        }
+        seen
+    }
+
+    fn read_record(
+        &mut self,
+        record: Record,
+        bytes: Bytes,
+        before: Option<Position>,
+        seen: &mut Seen,
+    ) -> Option<(Bytes, Hlc)> {
+        let Record { id, shard, origin, body } = record;
+        let own = self.live == Some(origin.incarnation);
+        match body {
+            Body::Effects(effects) => {
+                let last = effects.last().and_then(|e| peek_effect(e).ok());
+                let known = own
+                    || effects
+                        .iter()
+                        .all(|e| peek_effect(e).is_ok_and(|(seq, _)| self.cover.contains(origin, seq)));
+                (!known).then(|| (bytes, last.map_or(Hlc::ZERO, |(_, hlc)| hlc)))
+            }
+            Body::Part { seq, index, count, bytes } => {
+                if own || self.cover.contains(origin, seq) {
+                    return None;
+                }
+                match self.assembly.take(Part { origin, seq, index, count, bytes }, before) {
+                    Taken::Kept | Taken::Full => None,
+                    Taken::Bad(why) => {
+                        seen.dead = Some(why.to_owned());
+                        None
+                    }
+                    Taken::Whole(effect) => {
+                        let hlc = peek_effect(&effect).map_or(Hlc::ZERO, |(_, hlc)| hlc);
+                        let whole = Record { id, shard, origin, body: Body::Effects(vec![effect]) };
+                        Some((whole.encode(), hlc))
+                    }
+                }
+            }
+            Body::Heartbeat(beat) => {
+                seen.beat = Some((origin, beat));
+                None
+            }
+            Body::Nonce(nonce) => {
+                seen.nonce = Some(nonce);
+                None
+            }
+        }
+    }
+
+    /// The next merge to ask for, if any; one at a time. Without bodies it only stores the position, now and then.
+    pub fn next_merge(&mut self, now_ms: u64) -> Option<Merge> {
+        if self.merging.is_some() || now_ms < self.not_before_ms {
+            return None;
+        }
+        let mut bodies = Vec::new();
+        let (mut bytes, mut count, mut hlc) = (0usize, 0usize, Hlc::ZERO);
+        for item in &self.queue {
+            if let Some(body) = &item.body {
+                if !bodies.is_empty() && bytes + body.len() > MERGE_BYTES {
+                    break;
+                }
+                bytes += body.len();
+                hlc = hlc.max(item.hlc);
+                bodies.push(body.clone());
+            }
+            count += 1;
+        }
+        let last = self.queue.get(count.checked_sub(1)?)?;
+        let to = last.safe.or(self.stored);
+        if bodies.is_empty() && (to == self.stored || now_ms < self.committed_ms + COMMIT_MS) {
+            return None;
+        }
+        // Nothing may be stored yet and nothing is: merged beyond the start, to be read again from there.
+        let to = to.unwrap_or(START);
+        self.merging = Some((count, to));
+        Some(Merge { expected: self.stored, to, bodies, hlc })
+    }
+
+    /// How the merge ended. Returns the highest tag of the records that are done with (with [`Merged::Done`]), or the
+    /// record to be copied to the dead letters (with [`Merged::Undecodable`]).
+    pub fn merged(&mut self, outcome: Merged, now_ms: u64) -> (Option<u64>, Option<Bytes>) {
+        let Some((count, to)) = self.merging.take() else { return (None, None) };
+        match outcome {
+            Merged::Done => {
+                self.stored = Some(to);
+                self.committed_ms = now_ms;
+                let tag = self.queue.drain(..count.min(self.queue.len())).map(|item| item.tag).max();
+                (tag, None)
+            }
+            Merged::Undecodable(index) => {
+                let mut bodies = self.queue.iter_mut().take(count).filter(|item| item.body.is_some());
+                (None, bodies.nth(index).and_then(|item| item.body.take()))
+            }
+            Merged::Held => {
+                self.not_before_ms = now_ms + HELD_WAIT_MS;
+                (None, None)
+            }
+        }
+    }
+
+    /// When [`Self::next_merge`] is worth calling again without any delivery, milliseconds.
+    pub fn wake_ms(&self) -> Option<u64> {
+        if self.merging.is_some() || self.queue.is_empty() {
+            return None;
+        }
+        let due = if self.queue.iter().any(|i| i.body.is_some()) { 0 } else { self.committed_ms + COMMIT_MS };
+        Some(due.max(self.not_before_ms))
+    }
+
+    /// Whether everything delivered up to `offset` is merged.
+    pub fn is_merged_up_to(&self, offset: u64) -> bool {
+        self.merging.is_none() && !self.queue.iter().any(|i| i.body.is_some() && i.read.offset <= offset)
+    }
+
+    /// The last record read on this attachment.
+    pub fn last_read(&self) -> Option<Position> {
+        self.last
+    }
+
+    /// The stored position, as far as known.
+    pub fn stored(&self) -> Option<Position> {
+        self.stored
+    }
+
+    /// The highest tag read whose record needs no merge, if nothing is queued before it: it may be acknowledged now.
+    pub fn idle_tag(&self) -> Option<u64> {
+        match (self.queue.len(), self.queue.back()) {
+            (1, Some(only)) if only.body.is_none() && self.merging.is_none() => Some(only.tag),
+            _ => None,
+        }
+    }
+
+    /// Bytes delivered and not merged yet.
+    pub fn backlog_bytes(&self) -> u64 {
+        self.queue.iter().filter_map(|i| i.body.as_ref()).map(|b| b.len() as u64).sum()
+    }
+}
+
+#[cfg(test)]
+#[path = "reader_tests.rs"]
+mod tests;
