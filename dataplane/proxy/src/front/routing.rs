@@ -77,9 +77,6 @@ pub struct Master {
 /// The masters of all shards, by number of shard.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Masters {
-    /// Raised with every answer to a request to ask again, so that who was refused by a master can tell a fresh
-    /// word on it from the one it already had.
-    pub round: u64,
     /// One entry a shard.
     pub shards: Vec<ShardMaster>,
 }
@@ -89,11 +86,19 @@ impl Masters {
     pub fn master(&self, shard: ShardId) -> Option<&Master> {
         self.shards.get(usize::from(shard.0))?.master.as_ref()
     }
+
+    /// The round of words on a shard.
+    pub fn round(&self, shard: ShardId) -> u64 {
+        self.shards.get(usize::from(shard.0)).map_or(0, |s| s.round)
+    }
 }
 
 /// One shard's master, or why it has none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ShardMaster {
+    /// Raised when all members have answered a request to ask again, so that who was refused by a master can tell
+    /// a fresh word on it from the one it already had.
+    pub round: u64,
     /// The one to send requests to.
     pub master: Option<Master>,
     /// Without a master: what its members said, for the error that clients get.
@@ -114,8 +119,19 @@ pub struct ShardRouting {
     store: String,
     region: u16,
     shard: u16,
-    members: BTreeMap<String, Word>,
+    members: BTreeMap<String, Member>,
     highest_epoch: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Member {
+    word: Word,
+    /// The last request to ask that it was asked after.
+    asked: u64,
+}
+
+impl Member {
+    const UNASKED: Self = Self { word: Word::Unasked, asked: 0 };
 }
 
 /// What asking a member came to.
@@ -132,7 +148,7 @@ pub enum Report {
 impl ShardRouting {
     /// Nothing is known yet.
     pub fn new(store: &str, region: u16, shard: u16, members: &[String]) -> Self {
-        let members = members.iter().map(|m| (m.clone(), Word::Unasked)).collect();
+        let members = members.iter().map(|m| (m.clone(), Member::UNASKED)).collect();
         Self { store: store.to_owned(), region, shard, members, highest_epoch: 0 }
     }
 
@@ -140,13 +156,15 @@ impl ShardRouting {
     pub fn set_members(&mut self, members: &[String]) {
         self.members.retain(|name, _| members.contains(name));
         for member in members {
-            self.members.entry(member.clone()).or_insert(Word::Unasked);
+            self.members.entry(member.clone()).or_insert(Member::UNASKED);
         }
     }
 
-    /// Notes what asking `member` came to.
-    pub fn hear(&mut self, member: &str, report: Report, now_ms: u64) {
-        let Some(word) = self.members.get_mut(member) else { return };
+    /// Notes what asking `member` came to, after request `asked` to ask.
+    pub fn hear(&mut self, member: &str, report: Report, asked: u64, now_ms: u64) {
+        let Some(member) = self.members.get_mut(member) else { return };
+        member.asked = member.asked.max(asked);
+        let word = &mut member.word;
         match report {
             Report::Answer(identity) => {
                 let ours = (identity.store == self.store || identity.store.is_empty())
@@ -175,18 +193,20 @@ impl ShardRouting {
         let best = self
             .members
             .iter()
-            .filter_map(|(address, word)| match word {
+            .filter_map(|(address, member)| match &member.word {
                 Word::Said { identity, .. } => Some((address, identity)),
                 Word::Unasked | Word::Unreachable(_) => None,
             })
             .filter(|(_, id)| id.master && id.state == State::Serving && id.epoch >= self.highest_epoch)
             .max_by_key(|(_, id)| id.epoch);
+        let round = self.members.values().map(|member| member.asked).min().unwrap_or(0);
         match best {
             Some((address, id)) => ShardMaster {
+                round,
                 master: Some(Master { address: address.clone(), incarnation: id.incarnation, epoch: id.epoch }),
                 why: String::new(),
             },
-            None => ShardMaster { master: None, why: self.to_string() },
+            None => ShardMaster { round, master: None, why: self.to_string() },
         }
     }
 }
@@ -197,9 +217,9 @@ impl fmt::Display for ShardRouting {
         if self.members.is_empty() {
             return f.write_str("it has no members in the configuration");
         }
-        for (n, (address, word)) in self.members.iter().enumerate() {
+        for (n, (address, member)) in self.members.iter().enumerate() {
             let comma = if n == 0 { "" } else { ", " };
-            match word {
+            match &member.word {
                 Word::Unasked => write!(f, "{comma}{address} was not asked yet")?,
                 Word::Unreachable(why) => write!(f, "{comma}{address} {why}")?,
                 Word::Said { identity: id, .. } if !id.master => write!(f, "{comma}{address} is a replica")?,
@@ -238,9 +258,9 @@ mod tests {
     fn the_serving_master_with_the_highest_epoch_wins() {
         let mut r = shard();
         assert_eq!(master(&r), None);
-        r.hear("a:1", id(true, State::Serving, 1), 0);
+        r.hear("a:1", id(true, State::Serving, 1), 0, 0);
         assert_eq!(master(&r).as_deref(), Some("a:1"));
-        r.hear("b:1", id(true, State::Serving, 2), 0);
+        r.hear("b:1", id(true, State::Serving, 2), 0, 0);
         assert_eq!(master(&r).as_deref(), Some("b:1"));
         assert_eq!(r.decide().master.map(|m| m.incarnation), Some(Incarnation(102)));
     }
@@ -248,10 +268,10 @@ mod tests {
     #[test]
     fn a_stale_master_is_never_used_once_a_higher_epoch_was_heard_of() {
         let mut r = shard();
-        r.hear("a:1", id(true, State::Serving, 1), 0);
-        r.hear("b:1", id(true, State::Recovering, 2), 0);
+        r.hear("a:1", id(true, State::Serving, 1), 0, 0);
+        r.hear("b:1", id(true, State::Recovering, 2), 0, 0);
         assert_eq!(master(&r), None);
-        r.hear("b:1", Report::Error("refused".into()), 1);
+        r.hear("b:1", Report::Error("refused".into()), 0, 1);
         assert_eq!(master(&r), None, "the word about epoch 2 is remembered");
         assert!(r.decide().why.contains("a:1 serves an epoch that is over"), "{}", r.decide().why);
     }
@@ -259,41 +279,50 @@ mod tests {
     #[test]
     fn replicas_and_fenced_engines_are_not_used() {
         let mut r = shard();
-        r.hear("a:1", id(true, State::Fenced, 1), 0);
-        r.hear("b:1", id(false, State::Serving, 1), 0);
+        r.hear("a:1", id(true, State::Fenced, 1), 0, 0);
+        r.hear("b:1", id(false, State::Serving, 1), 0, 0);
         assert_eq!(r.decide().why, "a:1 is fenced, b:1 is a replica");
     }
 
     #[test]
     fn silence_is_forgiven_for_a_while_errors_are_not() {
         let mut r = shard();
-        r.hear("a:1", id(true, State::Serving, 1), 1000);
-        r.hear("a:1", Report::Silence, 1000 + SILENCE_MS);
+        r.hear("a:1", id(true, State::Serving, 1), 0, 1000);
+        r.hear("a:1", Report::Silence, 0, 1000 + SILENCE_MS);
         assert!(master(&r).is_some());
-        r.hear("a:1", Report::Silence, 1001 + SILENCE_MS);
+        r.hear("a:1", Report::Silence, 0, 1001 + SILENCE_MS);
         assert!(master(&r).is_none());
-        r.hear("a:1", id(true, State::Serving, 1), 9000);
-        r.hear("a:1", Report::Error("refused the connection".into()), 9001);
+        r.hear("a:1", id(true, State::Serving, 1), 0, 9000);
+        r.hear("a:1", Report::Error("refused the connection".into()), 0, 9001);
         assert!(master(&r).is_none());
     }
 
     #[test]
     fn an_engine_of_another_store_is_not_used() {
         let mut r = ShardRouting::new("other", 1, 0, &["a:1".into()]);
-        r.hear("a:1", id(true, State::Serving, 5), 0);
+        r.hear("a:1", id(true, State::Serving, 5), 0, 0);
         assert_eq!(r.decide().why, "a:1 belongs to store \"shop\" region 1 shard 0");
     }
 
     #[test]
     fn members_come_and_go() {
         let mut r = shard();
-        r.hear("a:1", id(true, State::Serving, 1), 0);
+        r.hear("a:1", id(true, State::Serving, 1), 0, 0);
         r.set_members(&["a:1".into(), "c:1".into()]);
         assert!(master(&r).is_some());
         r.set_members(&["c:1".into()]);
         assert!(master(&r).is_none());
-        r.hear("a:1", id(true, State::Serving, 1), 0);
+        r.hear("a:1", id(true, State::Serving, 1), 0, 0);
         assert!(master(&r).is_none(), "who is no member is not heard");
+    }
+
+    #[test]
+    fn a_round_is_over_when_all_members_were_asked() {
+        let mut r = shard();
+        r.hear("a:1", id(true, State::Serving, 1), 3, 0);
+        assert_eq!(r.decide().round, 0);
+        r.hear("b:1", Report::Silence, 2, 0);
+        assert_eq!(r.decide().round, 2);
     }
 
     #[test]
