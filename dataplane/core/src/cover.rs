@@ -77,8 +77,13 @@ impl SeqSet {
 
     /// Takes out `first..=last`. A run that is cut in two may add one run beyond the bound.
     pub fn remove_run(&mut self, first: u64, last: u64) {
-        let touched: Vec<(u64, u64)> =
-            self.runs.range(..=last).rev().take_while(|(_, end)| **end >= first).map(|(&s, &e)| (s, e)).collect();
+        let touched: Vec<(u64, u64)> = self
+            .runs
+            .range(..=last)
+            .rev()
+            .take_while(|(_, end)| **end >= first)
+            .map(|(&s, &e)| (s, e))
+            .collect();
         for (start, end) in touched {
             self.runs.remove(&start);
             if start < first {
@@ -131,9 +136,9 @@ impl SeqSet {
 
     /// Whether every number of `other` is in it.
     pub fn includes(&self, other: &Self) -> bool {
-        other.runs().all(|(first, last)| {
-            self.runs.range(..=first).next_back().is_some_and(|(_, &end)| end >= last)
-        })
+        other
+            .runs()
+            .all(|(first, last)| self.runs.range(..=first).next_back().is_some_and(|(_, &end)| end >= last))
     }
 
     /// The numbers in both.

@@ -245,7 +245,13 @@ fn put(
 
 /// Makes sure that a cell has a counter, with the number that is set now as its base. `false`: the cell's value is
 /// not here any more.
-pub fn start_counting(meta: &mut KeyMeta, key: &[u8], kind: Kind, name: &[u8], ks: &mut dyn Keyspace) -> bool {
+pub fn start_counting(
+    meta: &mut KeyMeta,
+    key: &[u8],
+    kind: Kind,
+    name: &[u8],
+    ks: &mut dyn Keyspace,
+) -> bool {
     let death = meta.death();
     let Some(cell) = meta.cell_mut(name) else { return true };
     if cell.counter.is_some() {
@@ -259,7 +265,14 @@ pub fn start_counting(meta: &mut KeyMeta, key: &[u8], kind: Kind, name: &[u8], k
     !(live && base_gone)
 }
 
-fn count(meta: &mut KeyMeta, key: &[u8], kind: Kind, name: &[u8], total: Total, ks: &mut dyn Keyspace) -> bool {
+fn count(
+    meta: &mut KeyMeta,
+    key: &[u8],
+    kind: Kind,
+    name: &[u8],
+    total: Total,
+    ks: &mut dyn Keyspace,
+) -> bool {
     let death = meta.death();
     let Some(cell) = meta.cell_mut(name) else { return false };
     let base = cell.base;
@@ -306,7 +319,13 @@ pub fn state_ops(meta: &KeyMeta, key: &[u8], limit: usize, ks: &mut dyn Keyspace
                 None => ks.read(key, kind, &name)?,
             };
             size += if let Value::Bytes(bytes) = &value { bytes.len() } else { 8 };
-            ops.push(Op::Put { kind, name: name.clone(), stamp: cell.base, value: Some(value), keep_ttl: true });
+            ops.push(Op::Put {
+                kind,
+                name: name.clone(),
+                stamp: cell.base,
+                value: Some(value),
+                keep_ttl: true,
+            });
         }
         for total in cell.counter.iter().flat_map(|c| &c.totals).filter(|t| t.started > death) {
             size += 40;

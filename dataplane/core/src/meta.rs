@@ -194,7 +194,9 @@ impl Ttl {
     /// The life whose register is the latest, unless that was killed.
     pub fn current(&self) -> Option<&Life> {
         let life = self.lives.iter().max_by_key(|l| l.register)?;
-        let killed = life.kill.is_some_and(|(register, until)| register >= life.register && !self.is_void(register, until));
+        let killed = life
+            .kill
+            .is_some_and(|(register, until)| register >= life.register && !self.is_void(register, until));
         (!killed && !life.register.is_zero()).then_some(life)
     }
 
@@ -288,7 +290,10 @@ impl KeyMeta {
     pub fn as_plain(&self) -> Option<Stamp> {
         match &self.cells {
             Cells::Str(cell @ Cell { present: true, counter: None, .. })
-                if self.ttl.lives.is_empty() && self.ttl.clear == cell.base && cell.base > self.floor && self.rank == cell.base =>
+                if self.ttl.lives.is_empty()
+                    && self.ttl.clear == cell.base
+                    && cell.base > self.floor
+                    && self.rank == cell.base =>
             {
                 Some(cell.base)
             }

@@ -74,7 +74,8 @@ impl Outbox {
     pub fn trim(&mut self, incarnation: Incarnation, first: u64, last: u64) -> u64 {
         let Some(lane) = self.lanes.get_mut(&incarnation) else { return 0 };
         let low = first.saturating_sub(lane.first) as usize;
-        let high = if last < lane.first { 0 } else { (last - lane.first + 1) as usize }.min(lane.entries.len());
+        let high =
+            if last < lane.first { 0 } else { (last - lane.first + 1) as usize }.min(lane.entries.len());
         let mut released = 0;
         for slot in lane.entries.range_mut(low.min(high)..high) {
             if let Some(entry) = slot.take() {
@@ -128,7 +129,9 @@ impl Outbox {
     /// All effects, by incarnation and number.
     pub fn iter(&self) -> impl Iterator<Item = (Incarnation, u64, &Bytes)> {
         self.lanes.iter().flat_map(|(&incarnation, lane)| {
-            (lane.first..).zip(&lane.entries).filter_map(move |(seq, e)| Some((incarnation, seq, &e.as_ref()?.effect)))
+            (lane.first..)
+                .zip(&lane.entries)
+                .filter_map(move |(seq, e)| Some((incarnation, seq, &e.as_ref()?.effect)))
         })
     }
 

@@ -277,7 +277,13 @@ impl Shard {
     }
 
     /// The operation that sets a time-to-live, or takes it away, with the values that a renewal carries.
-    pub fn expire_ops(&mut self, key: &[u8], stamp: Stamp, at_ms: Option<u64>, ks: &mut dyn Keyspace) -> Vec<Op> {
+    pub fn expire_ops(
+        &mut self,
+        key: &[u8],
+        stamp: Stamp,
+        at_ms: Option<u64>,
+        ks: &mut dyn Keyspace,
+    ) -> Vec<Op> {
         self.table.read(key, |meta| {
             let current = meta.ttl.current();
             let life = current.map_or(stamp, |l| l.id);
@@ -310,7 +316,9 @@ impl Shard {
     pub fn count_op(&self, at: Counting, kind: Kind, name: Bytes, delta: Amount, now: Hlc) -> Option<Op> {
         let (started, amount) = match (at.total, delta) {
             (None, _) => (self.stamp(now), delta),
-            (Some((started, Amount::Decimal(a))), Amount::Decimal(b)) => (started, Amount::Decimal(Decimal::checked_add(a, b)?)),
+            (Some((started, Amount::Decimal(a))), Amount::Decimal(b)) => {
+                (started, Amount::Decimal(Decimal::checked_add(a, b)?))
+            }
             (Some((started, a)), b) => (started, a.plus(b)),
         };
         Some(Op::Count { kind, name, started, latest: now, amount })
@@ -339,7 +347,8 @@ impl Shard {
     fn merge_change(&mut self, change: &Change, ks: &mut dyn Keyspace) -> Outcome {
         match change {
             Change::Key { key, ops } => {
-                if let [Op::Put { kind: Kind::Str, stamp, value: Some(value), keep_ttl: false, .. }] = &ops[..]
+                if let [Op::Put { kind: Kind::Str, stamp, value: Some(value), keep_ttl: false, .. }] =
+                    &ops[..]
                     && self.table.set_plain(key, *stamp)
                 {
                     ks.write(key, Kind::Str, b"", value);
@@ -403,7 +412,8 @@ impl Shard {
         // Nothing may fail beyond this line, so the gaps are counted first.
         let mut covers: BTreeMap<Origin, SeqSet> = BTreeMap::new();
         for (origin, _, effect) in &fresh {
-            let set = covers.entry(*origin).or_insert_with(|| self.cover.of(*origin).cloned().unwrap_or_default());
+            let set =
+                covers.entry(*origin).or_insert_with(|| self.cover.of(*origin).cloned().unwrap_or_default());
             set.insert(effect.seq)?;
         }
         let mut w = Writer::with_capacity(64 + fresh.iter().map(|(_, b, _)| b.len() + 20).sum::<usize>());
@@ -460,7 +470,8 @@ impl Shard {
         let mut r = Reader::new(entry);
         match r.u8("log entry")? {
             entry::PROMOTED => {
-                let store = String::from_utf8(r.bytes("store")?.to_vec()).map_err(|_| WireError::Unknown("store"))?;
+                let store =
+                    String::from_utf8(r.bytes("store")?.to_vec()).map_err(|_| WireError::Unknown("store"))?;
                 let to = Identity {
                     store,
                     region: RegionId(r.u16("region")?),

@@ -11,7 +11,12 @@ use proptest::prelude::*;
 enum Step {
     Write(usize, Write),
     /// Region `to` merges some records of `from`: start and length within what it has not merged yet, or again.
-    Deliver { to: usize, from: usize, start: usize, len: usize },
+    Deliver {
+        to: usize,
+        from: usize,
+        start: usize,
+        len: usize,
+    },
     Sleep(u16),
 }
 
@@ -42,7 +47,9 @@ fn expiring_write() -> impl Strategy<Value = Write> {
         (s.clone(), -50i16..50).prop_map(|(k, n)| Write::Incr(k, n)),
         (m.clone(), 0u8..3).prop_map(|(k, f)| Write::SAdd(k, f)),
         (m.clone(), 0u8..3).prop_map(|(k, f)| Write::SRem(k, f)),
-        prop_oneof![s.clone(), m.clone()].prop_flat_map(|k| (Just(k), 0u16..40)).prop_map(|(k, t)| Write::Expire(k, t)),
+        prop_oneof![s.clone(), m.clone()]
+            .prop_flat_map(|k| (Just(k), 0u16..40))
+            .prop_map(|(k, t)| Write::Expire(k, t)),
         prop_oneof![s.clone(), m.clone()].prop_map(Write::Persist),
         prop_oneof![s, m].prop_map(Write::Del),
     ]

@@ -31,7 +31,8 @@ fn put() -> impl Strategy<Value = Op> {
         bytes(50).prop_map(|b| (Kind::Hash, Some(Value::Bytes(b)))),
         Just((Kind::Set, Some(Value::Member))),
         score().prop_map(|s| (Kind::Zset, Some(Value::Score(s)))),
-        prop_oneof![Just(Kind::Str), Just(Kind::Hash), Just(Kind::Set), Just(Kind::Zset)].prop_map(|k| (k, None)),
+        prop_oneof![Just(Kind::Str), Just(Kind::Hash), Just(Kind::Set), Just(Kind::Zset)]
+            .prop_map(|k| (k, None)),
     ];
     (value, bytes(20), stamp(), any::<bool>()).prop_map(|((kind, value), name, stamp, keep_ttl)| Op::Put {
         kind,
@@ -50,16 +51,26 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         stamp().prop_map(Op::Floor),
         put(),
-        (amount, bytes(20), stamp(), any::<u64>(), any::<bool>()).prop_map(|(amount, name, started, latest, hash)| {
-            let kind = match amount {
-                Amount::Score(_) => Kind::Zset,
-                Amount::Decimal(_) if hash => Kind::Hash,
-                Amount::Decimal(_) => Kind::Str,
-            };
-            Op::Count { kind, name, started, latest: Hlc(latest), amount }
+        (amount, bytes(20), stamp(), any::<u64>(), any::<bool>()).prop_map(
+            |(amount, name, started, latest, hash)| {
+                let kind = match amount {
+                    Amount::Score(_) => Kind::Zset,
+                    Amount::Decimal(_) if hash => Kind::Hash,
+                    Amount::Decimal(_) => Kind::Str,
+                };
+                Op::Count { kind, name, started, latest: Hlc(latest), amount }
+            }
+        ),
+        (stamp(), stamp(), any::<Option<u64>>()).prop_map(|(stamp, life, at_ms)| Op::Expire {
+            stamp,
+            life,
+            at_ms
         }),
-        (stamp(), stamp(), any::<Option<u64>>()).prop_map(|(stamp, life, at_ms)| Op::Expire { stamp, life, at_ms }),
-        (stamp(), stamp(), any::<u64>()).prop_map(|(life, register, until_ms)| Op::Kill { life, register, until_ms }),
+        (stamp(), stamp(), any::<u64>()).prop_map(|(life, register, until_ms)| Op::Kill {
+            life,
+            register,
+            until_ms
+        }),
     ]
 }
 
@@ -68,8 +79,11 @@ fn effect() -> impl Strategy<Value = Effect> {
         4 => (bytes(20), prop::collection::vec(op(), 0..6)).prop_map(|(key, ops)| Change::Key { key, ops }),
         1 => (0u16..100, 100u16..16384, stamp()).prop_map(|(first, last, floor)| Change::Slots { first, last, floor }),
     ];
-    (1u64.., any::<u64>(), prop::collection::vec(change, 0..5))
-        .prop_map(|(seq, hlc, changes)| Effect { seq, hlc: Hlc(hlc), changes })
+    (1u64.., any::<u64>(), prop::collection::vec(change, 0..5)).prop_map(|(seq, hlc, changes)| Effect {
+        seq,
+        hlc: Hlc(hlc),
+        changes,
+    })
 }
 
 fn cover() -> impl Strategy<Value = Cover> {

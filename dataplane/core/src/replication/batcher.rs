@@ -178,6 +178,11 @@ impl Batcher {
         self.held.get(&incarnation).is_some_and(|held| held.contains(seq))
     }
 
+    /// Whether effects of another incarnation than this are kept here.
+    pub fn holds_other_than(&self, incarnation: Incarnation) -> bool {
+        self.held.iter().any(|(&i, held)| i != incarnation && !held.is_empty())
+    }
+
     /// Takes a heartbeat; of several that wait, only the newest is published.
     pub fn push_heartbeat(&mut self, record: &Record) {
         self.ready.retain(|f| !matches!(f.content, Content::Heartbeat));

@@ -255,7 +255,9 @@ impl Region {
                     self.shard.observe(stamp.hlc);
                 }
             }
-            Write::HSet(_, f, v) => put(&mut self.map, Kind::Hash, name(*f), Some(Value::Bytes(text(*v))), true),
+            Write::HSet(_, f, v) => {
+                put(&mut self.map, Kind::Hash, name(*f), Some(Value::Bytes(text(*v))), true)
+            }
             Write::SAdd(_, m) => put(&mut self.map, Kind::Set, name(*m), Some(Value::Member), true),
             Write::ZAdd(_, m, s) => {
                 put(&mut self.map, Kind::Zset, name(*m), Some(Value::Score(f64::from(*s))), true);
@@ -327,7 +329,9 @@ impl Region {
         self.map.expire(now_ms);
         let expected = self.read.get(&from).copied();
         let to = Position { offset: expected.map_or(0, |p| p.offset + 1), record: 1 };
-        self.shard.merge(RegionId(from), expected, to, records, now_ms, LIMITS, &mut self.map).expect("merge");
+        self.shard
+            .merge(RegionId(from), expected, to, records, now_ms, LIMITS, &mut self.map)
+            .expect("merge");
         self.read.insert(from, to);
     }
 }
