@@ -1,1 +1,22 @@
-//! e2e
+//! The harness of the end-to-end tests and the demonstration: starts a whole store with real servers, does to it what
+//! the world does to stores, and compares what its regions hold. It knows the store only from outside: through the
+//! `masctl` program, the clients' endpoints and the processes' ids.
+
+pub mod keyspace;
+pub mod ledger;
+pub mod load;
+mod parts;
+pub mod process;
+mod status;
+mod store;
+mod wait;
+
+pub use parts::Parts;
+pub use status::{Broker, Link, Process, Region, Shard, Status};
+pub use store::{Keep, Store, manifest};
+pub use wait::{wait_for, wait_until};
+
+/// How many rounds a test runs: `MAS_ROUNDS` where it is set, else `default`.
+pub fn rounds(default: usize) -> usize {
+    std::env::var("MAS_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
