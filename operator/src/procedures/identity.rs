@@ -59,7 +59,9 @@ pub struct Identity {
 
 /// A reply that is no identity.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("reading MAS.IDENTITY failed: field '{field}' is missing or not understood ('{value}'): is the engine module of this version?")]
+#[error(
+    "reading MAS.IDENTITY failed: field '{field}' is missing or not understood ('{value}'): is the engine module of this version?"
+)]
 pub struct BadIdentity {
     field: &'static str,
     value: String,

@@ -172,7 +172,9 @@ pub fn step(control: &mut Control, place: &Place, record: &Record, members: &[Se
         return plan;
     }
     for (member, seen) in members.iter().enumerate() {
-        if seen.identity().is_some_and(|id| id.state != EngineState::Fenced && id.role == Role::Master && id.epoch < record.epoch) {
+        if seen.identity().is_some_and(|id| {
+            id.state != EngineState::Fenced && id.role == Role::Master && id.epoch < record.epoch
+        }) {
             plan.actions.push(Action::Fence { member });
         }
     }
@@ -191,8 +193,9 @@ pub fn step(control: &mut Control, place: &Place, record: &Record, members: &[Se
 fn proved_master(record: &Record, members: &[Seen]) -> Option<usize> {
     let master = record.master?;
     let identity = members.get(master)?.identity()?;
-    let proved =
-        identity.role == Role::Master && identity.state != EngineState::Fenced && identity.epoch == record.epoch;
+    let proved = identity.role == Role::Master
+        && identity.state != EngineState::Fenced
+        && identity.epoch == record.epoch;
     proved.then_some(master)
 }
 
@@ -226,7 +229,14 @@ fn disagreement(place: &Place, record: &Record, members: &[Seen]) -> Option<Noti
 }
 
 /// Brings everyone else behind the proved master.
-fn follow(control: &mut Control, record: &Record, members: &[Seen], master: usize, now: u64, plan: &mut Plan) {
+fn follow(
+    control: &mut Control,
+    record: &Record,
+    members: &[Seen],
+    master: usize,
+    now: u64,
+    plan: &mut Plan,
+) {
     for (member, seen) in members.iter().enumerate() {
         if member == master {
             continue;
@@ -269,7 +279,10 @@ fn follow(control: &mut Control, record: &Record, members: &[Seen], master: usiz
 fn holds_nothing_of_its_own(record: &Record, identity: &Identity) -> bool {
     identity.empty
         || identity.outbox_effects == 0
-        || record.basis.as_ref().is_some_and(|b| b.incarnation == identity.incarnation && identity.seq <= b.seq)
+        || record
+            .basis
+            .as_ref()
+            .is_some_and(|b| b.incarnation == identity.incarnation && identity.seq <= b.seq)
 }
 
 /// Chooses a member by the rule and promotes it, or says what is waited for.
@@ -277,11 +290,10 @@ fn promote(control: &mut Control, record: &Record, members: &[Seen], waited: u64
     for (member, seen) in members.iter().enumerate() {
         let patience = match seen {
             Seen::Answers { .. } | Seen::Paused => 0,
-            Seen::Absent => PATIENCE_MS,
             Seen::Loading => LOADING_PATIENCE_MS,
             // Unreachable is unknown, never gone: whoever owns the process ends it if it hangs, and that is evidence.
             Seen::Silent if record.master == Some(member) => u64::MAX,
-            Seen::Silent => PATIENCE_MS,
+            Seen::Absent | Seen::Silent => PATIENCE_MS,
         };
         if waited < patience {
             plan.notice("ComparingMembers", format!("no master yet: redis-{member} {}", describe(seen)));
@@ -330,7 +342,11 @@ fn best<'a>(record: &Record, members: &'a [Seen]) -> Option<(usize, &'a Identity
         .max_by_key(|(i, id)| rank(record, *i, id))
 }
 
-fn rank(record: &Record, member: usize, id: &Identity) -> (bool, u64, u64, u64, bool, std::cmp::Reverse<usize>) {
+fn rank(
+    record: &Record,
+    member: usize,
+    id: &Identity,
+) -> (bool, u64, u64, u64, bool, std::cmp::Reverse<usize>) {
     (!id.empty, id.epoch, id.seq, id.clock, record.master == Some(member), std::cmp::Reverse(member))
 }
 

@@ -73,7 +73,10 @@ fn reasons(plan: &Plan) -> Vec<&'static str> {
 
 #[test]
 fn a_new_shard_gets_epoch_one() {
-    assert_eq!(promoted(&look(&Record::default(), &[fenced(0, "0", 0), fenced(0, "0", 0)])), Some((0, 1, false)));
+    assert_eq!(
+        promoted(&look(&Record::default(), &[fenced(0, "0", 0), fenced(0, "0", 0)])),
+        Some((0, 1, false))
+    );
 }
 
 #[test]
@@ -111,9 +114,15 @@ fn a_master_that_died_is_promoted_again_in_place() {
 
 #[test]
 fn its_replica_is_promoted_where_that_has_more() {
-    assert_eq!(promoted(&look(&record(3, 0), &[fenced(3, "a", 5), replica(0, 3, "a", 6)])), Some((1, 4, true)));
+    assert_eq!(
+        promoted(&look(&record(3, 0), &[fenced(3, "a", 5), replica(0, 3, "a", 6)])),
+        Some((1, 4, true))
+    );
     // A higher epoch beats a longer incarnation.
-    assert_eq!(promoted(&look(&record(3, 0), &[fenced(2, "z", 99), replica(0, 3, "a", 6)])), Some((1, 4, true)));
+    assert_eq!(
+        promoted(&look(&record(3, 0), &[fenced(2, "z", 99), replica(0, 3, "a", 6)])),
+        Some((1, 4, true))
+    );
 }
 
 #[test]
@@ -121,12 +130,18 @@ fn a_dead_master_is_waited_for_then_replaced() {
     let members = [Seen::Absent, replica(0, 3, "a", 6)];
     let mut control = Control::default();
     assert_eq!(reasons(&step(&mut control, &place(), &record(3, 0), &members, 0)), ["ComparingMembers"]);
-    assert_eq!(reasons(&step(&mut control, &place(), &record(3, 0), &members, PATIENCE_MS - 1)), ["ComparingMembers"]);
+    assert_eq!(
+        reasons(&step(&mut control, &place(), &record(3, 0), &members, PATIENCE_MS - 1)),
+        ["ComparingMembers"]
+    );
     let plan = step(&mut control, &place(), &record(3, 0), &members, PATIENCE_MS);
     assert_eq!(promoted(&plan), Some((1, 4, true)));
     // And not again at once when that did not work.
     assert_eq!(promoted(&step(&mut control, &place(), &record(4, 1), &members, PATIENCE_MS + 1)), None);
-    assert_eq!(promoted(&step(&mut control, &place(), &record(3, 0), &members, PATIENCE_MS + RETRY_MS)), Some((1, 4, true)));
+    assert_eq!(
+        promoted(&step(&mut control, &place(), &record(3, 0), &members, PATIENCE_MS + RETRY_MS)),
+        Some((1, 4, true))
+    );
 }
 
 #[test]
@@ -170,18 +185,27 @@ fn a_superseded_master_is_fenced_and_exported_before_it_follows() {
     // Published in time.
     old.outbox_effects = 0;
     let members = [answers(old.clone(), None), serving(4, "b", 0)];
-    assert_eq!(step(&mut control, &place(), &record, &members, 200).actions, [Action::Follow { member: 0, master: 1 }]);
+    assert_eq!(
+        step(&mut control, &place(), &record, &members, 200).actions,
+        [Action::Follow { member: 0, master: 1 }]
+    );
     // All that it has was in the promoted one.
     old.outbox_effects = 4;
     old.seq = 10;
     let members = [answers(old, None), serving(4, "b", 0)];
-    assert_eq!(step(&mut control, &place(), &record, &members, 200).actions, [Action::Follow { member: 0, master: 1 }]);
+    assert_eq!(
+        step(&mut control, &place(), &record, &members, 200).actions,
+        [Action::Follow { member: 0, master: 1 }]
+    );
 }
 
 #[test]
 fn when_record_and_engines_disagree_nothing_is_done() {
     assert_eq!(reasons(&look_long(&record(3, 0), &[fenced(7, "q", 5)])), ["RecordMismatch"]);
-    assert_eq!(reasons(&look_long(&record(3, 0), &[fenced(3, "a", 5), serving(3, "a", 5)])), ["RecordMismatch"]);
+    assert_eq!(
+        reasons(&look_long(&record(3, 0), &[fenced(3, "a", 5), serving(3, "a", 5)])),
+        ["RecordMismatch"]
+    );
     let mut other = engine(Role::Master, EngineState::Fenced, 3, "a", 5);
     other.store = "bank".into();
     assert_eq!(reasons(&look_long(&record(3, 0), &[answers(other, None)])), ["RetainedDataMismatch"]);

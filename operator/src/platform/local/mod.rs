@@ -1,1 +1,39 @@
-//! Local.
+//! A store on one machine: the same components as child processes on loopback addresses, from the same manifest.
+//!
+//! [`Store::start`] starts everything and keeps it running until [`Store::stop`]; `masctl up` is a thin shell around
+//! it, and tests use it directly. Nothing here decides who is master: that is [`crate::procedures::shard`].
+
+mod assemble;
+mod binaries;
+mod broker;
+mod component;
+mod control;
+mod controller;
+mod engine;
+mod http;
+mod layout;
+mod plan;
+mod ports;
+mod process;
+mod proxies;
+mod record;
+mod relay;
+mod render;
+mod secrets;
+mod shared;
+mod stale;
+mod status;
+mod store;
+mod world;
+
+pub use binaries::{Binaries, BinariesError, Overrides};
+pub use component::{BadComponent, Component};
+pub use control::{Client, ControlError, Fault, Request};
+pub use layout::{Layout, LayoutError};
+pub use plan::plan;
+pub use ports::PortsError;
+pub use process::ProcessPhase;
+pub use record::{Record, RecordError, RegionRecord, ShardRecord};
+pub use stale::sweep as sweep_stale_processes;
+pub use status::*;
+pub use store::{Options, StartError, Store, StoreError, delete_data};

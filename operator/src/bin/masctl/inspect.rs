@@ -1,0 +1,121 @@
+//! The commands that ask a running store, or compare a manifest with a kept one.
+
+use std::fs;
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use operator::platform::local::{Client, Fault, Request, StoreStatus};
+use tokio::time::sleep;
+
+use crate::args::{self, FaultKind, Output, Place};
+use crate::failure::Failure;
+use crate::{locate, table};
+
+/// `masctl status`.
+pub(crate) async fn status(place: &Place, args: &args::Status) -> Result<(), Failure> {
+    let client = Client::new(&locate::existing(place)?);
+    if let Some(seconds) = args.wait_active {
+        return wait_active(&client, args.output, Duration::from_secs(seconds)).await;
+    }
+    loop {
+        let text = render(&client.status().await?, args.output)?;
+        if !args.watch {
+            return print(&text);
+        }
+        if std::io::stdout().is_terminal() {
+            // Home, then clear what is below.
+            print(&format!("\x1b[H\x1b[J{text}"))?;
+        } else {
+            print(&format!("{text}\n"))?;
+        }
+        sleep(Duration::from_secs(1)).await;
+    }
+}
+
+async fn wait_active(client: &Client, output: Output, limit: Duration) -> Result<(), Failure> {
+    let deadline = Instant::now() + limit;
+    loop {
+        let status = client.status().await?;
+        if status.is_active() {
+            return print(&render(&status, output)?);
+        }
+        if Instant::now() > deadline {
+            print(&render(&status, output)?)?;
+            return Err(Failure::failed(format!("not every region is active after {} s", limit.as_secs())));
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+fn render(status: &StoreStatus, output: Output) -> Result<String, Failure> {
+    let odd = |error: String| Failure::failed(format!("writing the status failed: {error}"));
+    match output {
+        Output::Table => Ok(table::status(status)),
+        Output::Json => {
+            serde_json::to_string_pretty(status).map(|text| text + "\n").map_err(|e| odd(e.to_string()))
+        }
+        Output::Yaml => serde_yaml::to_string(status).map_err(|e| odd(e.to_string())),
+    }
+}
+
+/// A reader that has gone away (`| head`) is no failure.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+        other => other.map_err(|error| Failure::failed(format!("writing failed: {error}"))),
+    }
+}
+
+/// `masctl endpoints`.
+pub(crate) async fn endpoints(place: &Place, args: &args::Endpoints) -> Result<(), Failure> {
+    let layout = locate::existing(place)?;
+    let status = Client::new(&layout).status().await?;
+    let password = table::password(&layout, layout.secrets().join("client").exists());
+    let Some(name) = &args.region else {
+        return print(&table::endpoints(&status, password.as_deref()));
+    };
+    match status.regions.iter().find(|region| region.name == *name) {
+        Some(region) => print(&format!("{}\n", table::uri(&region.endpoint, password.as_deref()))),
+        None => {
+            let known: Vec<_> = status.regions.iter().map(|region| region.name.as_str()).collect();
+            Err(Failure::usage(format!("there is no region '{name}': the regions are {}", known.join(", "))))
+        }
+    }
+}
+
+/// `masctl cut` and `masctl heal`.
+pub(crate) async fn set_cut(place: &Place, pair: &args::Pair, cut: bool) -> Result<(), Failure> {
+    let (a, b) = (pair.a.clone(), pair.b.clone());
+    let request = if cut { Request::Cut { a, b } } else { Request::Heal { a, b } };
+    Client::new(&locate::existing(place)?).ask(&request).await?;
+    let words = if cut { "is cut; both go on serving" } else { "is whole again" };
+    eprintln!("masctl: the network between {} and {} {words}", pair.a, pair.b);
+    Ok(())
+}
+
+/// `masctl fault`.
+pub(crate) async fn fault(place: &Place, args: &args::FaultArgs) -> Result<(), Failure> {
+    let fault = match (args.kind, args.no_restart) {
+        (FaultKind::Kill, false) => Fault::Kill,
+        (FaultKind::Kill, true) => Fault::KillAndHold,
+        (FaultKind::Pause, false) => Fault::Pause,
+        (FaultKind::Resume, false) => Fault::Resume,
+        (FaultKind::Pause | FaultKind::Resume, true) => {
+            return Err(Failure::usage("--no-restart goes with kill only: leave it out"));
+        }
+    };
+    let request = Request::Fault { component: args.component.clone(), fault };
+    Client::new(&locate::existing(place)?).ask(&request).await?;
+    Ok(())
+}
+
+/// `masctl plan`.
+pub(crate) fn plan(place: &Place, args: &args::Plan) -> Result<(), Failure> {
+    let text = fs::read_to_string(&args.file)
+        .map_err(|error| Failure::failed(format!("reading {} failed: {error}", args.file.display())))?;
+    let store = crds::load(&text)
+        .map_err(|invalid| Failure::configuration(format!("{}: {invalid}", args.file.display())))?;
+    let layout = locate::for_store(place, &store.name)?;
+    print(&operator::platform::local::plan(&layout, &store)?)
+}

@@ -1,0 +1,88 @@
+//! A region's RabbitMQ nodes: their files, their processes, and whether they are ready.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::binaries::Binaries;
+use super::layout::{Layout, LayoutError, make_private_folder, write_private, write_with_mode};
+use super::process::ProcessSpec;
+use super::render::{self, BrokerFile};
+use super::secrets::Secret;
+use super::world::{BrokerNode, RegionPlan};
+
+/// The user that proxies log in as.
+pub(super) const USERNAME: &str = "multiactive";
+
+/// One scheduler and no busy waiting: several brokers share a laptop with everything else.
+const ERLANG_ARGS: &str =
+    "+S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none +SDio 4 -kernel inet_dist_use_interface {127,0,0,1}";
+
+/// Erlang's name of a node; the port mapper is the store's own, so stores never meet.
+pub(super) fn node_name(region: &str, node: u16) -> String {
+    format!("{region}-{node}@localhost")
+}
+
+/// Writes the files of a node and says how to run it.
+pub(super) fn prepare(
+    layout: &Layout,
+    binaries: &Binaries,
+    region: &RegionPlan,
+    node: &BrokerNode,
+    epmd_port: u16,
+    password: &Secret,
+    cookie: &Secret,
+) -> Result<ProcessSpec, LayoutError> {
+    let folder = layout.component(&node.component);
+    let home = folder.join("home");
+    let data = folder.join("data");
+    make_private_folder(&home)?;
+    make_private_folder(&data)?;
+    let config = folder.join("rabbitmq.conf");
+    let plugins = folder.join("enabled_plugins");
+    let nodes: Vec<_> = (0..).zip(&region.brokers).map(|(i, _)| node_name(&region.name, i)).collect();
+    let text = render::rabbitmq(&BrokerFile {
+        amqp: node.amqp,
+        management: node.management,
+        username: USERNAME,
+        password: &password.value,
+        nodes: &nodes,
+    });
+    write_private(&config, text.as_bytes(), false)?;
+    write_private(&plugins, b"[rabbitmq_management].\n", false)?;
+    write_with_mode(&home.join(".erlang.cookie"), cookie.value.as_bytes(), false, 0o400)?;
+    let path = |p: &std::path::Path| p.display().to_string();
+    let env = BTreeMap::from([
+        ("HOME".to_owned(), path(&home)),
+        ("LANG".to_owned(), "C.UTF-8".to_owned()),
+        ("ERL_EPMD_PORT".to_owned(), epmd_port.to_string()),
+        ("ERL_EPMD_ADDRESS".to_owned(), "127.0.0.1".to_owned()),
+        ("RABBITMQ_NODENAME".to_owned(), node_name(&region.name, node.number)),
+        ("RABBITMQ_DIST_PORT".to_owned(), node.distribution.to_string()),
+        ("RABBITMQ_CONFIG_FILE".to_owned(), path(&config)),
+        // The system's own settings are not this store's.
+        ("RABBITMQ_CONF_ENV_FILE".to_owned(), "/dev/null".to_owned()),
+        ("RABBITMQ_ENABLED_PLUGINS_FILE".to_owned(), path(&plugins)),
+        ("RABBITMQ_MNESIA_BASE".to_owned(), path(&data)),
+        ("RABBITMQ_LOG_BASE".to_owned(), path(&folder)),
+        ("RABBITMQ_LOGS".to_owned(), "-".to_owned()),
+        ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS".to_owned(), ERLANG_ARGS.to_owned()),
+        // The script then becomes the server instead of waiting beside it: one process to signal.
+        ("detached".to_owned(), "1".to_owned()),
+    ]);
+    Ok(ProcessSpec {
+        component: node.component.clone(),
+        program: binaries.rabbitmq.clone(),
+        args: Vec::new(),
+        env,
+        folder,
+        grace: Duration::from_secs(15),
+    })
+}
+
+/// Whether a node takes AMQP connections.
+pub(super) async fn is_ready(port: u16) -> bool {
+    matches!(timeout(Duration::from_secs(1), TcpStream::connect(("127.0.0.1", port))).await, Ok(Ok(_)))
+}

@@ -1,0 +1,217 @@
+//! The control socket of a running store: one JSON request a line, one JSON reply a line. Both ends of it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::component::Component;
+use super::layout::Layout;
+use super::shared::Shared;
+use super::status::StoreStatus;
+use super::store::StartError;
+
+/// Longest request.
+const MAX_REQUEST: u64 = 64 << 10;
+/// Longest reply that a client takes.
+const MAX_REPLY: u64 = 64 << 20;
+const MAX_CLIENTS: usize = 64;
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What can be asked of a running store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "camelCase")]
+pub enum Request {
+    /// Its state.
+    Status,
+    /// Stop the traffic between two regions.
+    Cut {
+        /// One.
+        a: String,
+        /// The other.
+        b: String,
+    },
+    /// Let it go on.
+    Heal {
+        /// One.
+        a: String,
+        /// The other.
+        b: String,
+    },
+    /// Hurt a component.
+    Fault {
+        /// Its name.
+        component: String,
+        /// What to do.
+        fault: Fault,
+    },
+    /// End the store.
+    Down,
+}
+
+/// What can be done to a component.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Fault {
+    /// `kill -9`; it is started again as after any death.
+    Kill,
+    /// `kill -9`, and it stays down until [`Fault::Resume`].
+    KillAndHold,
+    /// Freeze it. The controller takes this as evidence that it does not serve.
+    Pause,
+    /// Thaw it, or start it when it was held down.
+    Resume,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum Reply {
+    Ok(serde_json::Value),
+    Error(String),
+}
+
+/// Why a running store could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// Nobody listens.
+    #[error("the store in {0} is not running: start it with `masctl up -f FILE`")]
+    NotRunning(PathBuf),
+    /// The conversation broke off.
+    #[error("talking to the store's supervisor failed ({0}): see supervisor.log in its state directory")]
+    Io(#[from] io::Error),
+    /// It did not answer in time.
+    #[error("the store's supervisor did not answer within {} s: see supervisor.log in its state directory", CLIENT_TIMEOUT.as_secs())]
+    Timeout,
+    /// The answer was not understood.
+    #[error("the store's supervisor answered something odd ({0}): is it of another version?")]
+    Odd(#[from] serde_json::Error),
+    /// It refused.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Binds the socket; an old one is replaced, as the caller holds the store's lock.
+pub(super) fn bind(layout: &Layout) -> Result<UnixListener, StartError> {
+    let path = layout.socket();
+    let fail = |source| StartError::Io { what: format!("the control socket {}", path.display()), source };
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fail(error)),
+        Ok(()) | Err(_) => {}
+    }
+    // The folder is open to its owner only, and so is the socket.
+    UnixListener::bind(&path).map_err(fail)
+}
+
+/// Answers requests until it is dropped.
+pub(super) async fn serve(listener: UnixListener, shared: Arc<Shared>) {
+    let slots = Arc::new(Semaphore::new(MAX_CLIENTS));
+    let mut clients = JoinSet::new();
+    loop {
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+        tokio::select! {
+            accepted = listener.accept() => {
+                if let Ok((stream, _)) = accepted {
+                    let shared = Arc::clone(&shared);
+                    clients.spawn(async move {
+                        let _ = converse(stream, &shared).await;
+                        drop(slot);
+                    });
+                } else {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+            _ = clients.join_next(), if !clients.is_empty() => {}
+        }
+    }
+}
+
+async fn converse(stream: UnixStream, shared: &Shared) -> io::Result<()> {
+    let (read, mut write) = stream.into_split();
+    let mut read = BufReader::new(read);
+    loop {
+        let mut line = String::new();
+        let received = timeout(CLIENT_TIMEOUT * 20, (&mut read).take(MAX_REQUEST).read_line(&mut line)).await;
+        match received {
+            Ok(Ok(n)) if n > 0 => {}
+            Ok(Ok(_)) | Err(_) => return Ok(()),
+            Ok(Err(error)) => return Err(error),
+        }
+        let reply = match serde_json::from_str(&line) {
+            Ok(request) => answer(request, shared).await,
+            Err(error) => Reply::Error(format!("the request is not understood: {error}")),
+        };
+        let mut text = serde_json::to_string(&reply)?;
+        text.push('\n');
+        write.write_all(text.as_bytes()).await?;
+    }
+}
+
+async fn answer(request: Request, shared: &Shared) -> Reply {
+    let done = |result: Result<(), super::store::StoreError>| match result {
+        Ok(()) => Reply::Ok(serde_json::Value::Null),
+        Err(error) => Reply::Error(error.to_string()),
+    };
+    match request {
+        Request::Status => match serde_json::to_value(shared.status()) {
+            Ok(value) => Reply::Ok(value),
+            Err(error) => Reply::Error(error.to_string()),
+        },
+        Request::Cut { a, b } => done(shared.set_cut(&a, &b, true)),
+        Request::Heal { a, b } => done(shared.set_cut(&a, &b, false)),
+        Request::Fault { component, fault } => match component.parse::<Component>() {
+            Ok(component) => done(shared.fault(&component, fault).await),
+            Err(error) => Reply::Error(error.to_string()),
+        },
+        Request::Down => {
+            shared.end_wanted.notify_one();
+            Reply::Ok(serde_json::Value::Null)
+        }
+    }
+}
+
+/// Asks a running store.
+pub struct Client {
+    socket: PathBuf,
+}
+
+impl Client {
+    /// The store in `layout`.
+    pub fn new(layout: &Layout) -> Self {
+        Self { socket: layout.socket() }
+    }
+
+    /// The state of everything.
+    pub async fn status(&self) -> Result<StoreStatus, ControlError> {
+        Ok(serde_json::from_value(self.ask(&Request::Status).await?)?)
+    }
+
+    /// Any request.
+    pub async fn ask(&self, request: &Request) -> Result<serde_json::Value, ControlError> {
+        timeout(CLIENT_TIMEOUT, self.exchange(request)).await.map_err(|_| ControlError::Timeout)?
+    }
+
+    async fn exchange(&self, request: &Request) -> Result<serde_json::Value, ControlError> {
+        let folder = self.socket.parent().unwrap_or(Path::new("/")).to_owned();
+        let stream = UnixStream::connect(&self.socket).await.map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ControlError::NotRunning(folder),
+            _ => ControlError::Io(error),
+        })?;
+        let (read, mut write) = stream.into_split();
+        let mut text = serde_json::to_string(request)?;
+        text.push('\n');
+        write.write_all(text.as_bytes()).await?;
+        let mut line = String::new();
+        BufReader::new(read).take(MAX_REPLY).read_line(&mut line).await?;
+        match serde_json::from_str(&line)? {
+            Reply::Ok(value) => Ok(value),
+            Reply::Error(why) => Err(ControlError::Refused(why)),
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! The control connection to one Redis server: asks who it is, gives it its orders. Every call is bounded in time.
+
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, Value, cmd};
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+use super::render::REPLICATION_USER;
+use super::world::RedisNode;
+use crate::procedures::identity::Identity;
+
+const CALL: Duration = Duration::from_millis(900);
+/// Promoting may have to wait for a fsync.
+const PROMOTE: Duration = Duration::from_secs(5);
+
+/// A call that did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum EngineError {
+    /// No connection, no answer in time, or an error reply.
+    #[error("asking {engine} for {what} failed: {source}")]
+    Redis { engine: String, what: &'static str, source: redis::RedisError },
+    /// Nothing came.
+    #[error("asking {engine} for {what} failed: no answer within {} ms", .after.as_millis())]
+    Timeout { engine: String, what: &'static str, after: Duration },
+    /// Not what was expected.
+    #[error("{engine}: {message}")]
+    Odd { engine: String, message: String },
+}
+
+/// One answer of a healthy server.
+#[derive(Debug)]
+pub(super) enum Answer {
+    Loading,
+    Identity {
+        identity: Box<Identity>,
+        /// Port of the master that it replicates from.
+        follows: Option<u16>,
+    },
+}
+
+/// One Redis server.
+pub(super) struct Engine {
+    name: String,
+    url: String,
+    connection: Mutex<Option<MultiplexedConnection>>,
+}
+
+impl Engine {
+    pub(super) fn new(node: &RedisNode, password: &str) -> Self {
+        Self {
+            name: node.component.to_string(),
+            url: format!("redis://:{password}@127.0.0.1:{}/", node.port),
+            connection: Mutex::new(None),
+        }
+    }
+
+    /// Who it is and whom it follows.
+    pub(super) async fn ask(&self) -> Result<Answer, EngineError> {
+        let flat = match self.call::<Value>("its identity", &cmd("MAS.IDENTITY"), CALL).await {
+            Ok(value) => strings(&value),
+            Err(EngineError::Redis { source, .. }) if source.code() == Some("LOADING") => {
+                return Ok(Answer::Loading);
+            }
+            Err(error) => return Err(error),
+        };
+        let identity = Identity::parse(&flat)
+            .map_err(|error| EngineError::Odd { engine: self.name.clone(), message: error.to_string() })?;
+        let role = strings(&self.call::<Value>("its role", &cmd("ROLE"), CALL).await?);
+        let follows = match role.as_slice() {
+            [role, _host, port, ..] if role == "slave" => port.parse().ok(),
+            _ => None,
+        };
+        Ok(Answer::Identity { identity: Box::new(identity), follows })
+    }
+
+    /// Promotes it; from then on replicas may log in.
+    pub(super) async fn promote(
+        &self,
+        epoch: u64,
+        store: &str,
+        region: u16,
+        shard: u16,
+        was_replica: bool,
+    ) -> Result<(), EngineError> {
+        if was_replica {
+            self.call::<Value>("the end of its replication", cmd("REPLICAOF").arg("NO").arg("ONE"), CALL)
+                .await?;
+        }
+        let promote = cmd("MAS.PROMOTE").arg(epoch).arg(store).arg(region).arg(shard).to_owned();
+        self.call::<Value>("its promotion", &promote, PROMOTE).await?;
+        self.open_to_replicas(true).await
+    }
+
+    /// Lets replicas log in, or not.
+    pub(super) async fn open_to_replicas(&self, open: bool) -> Result<(), EngineError> {
+        let switch = if open { "on" } else { "off" };
+        let acl = cmd("ACL").arg("SETUSER").arg(REPLICATION_USER).arg(switch).to_owned();
+        self.call::<Value>("its replication user", &acl, CALL).await?;
+        if !open {
+            let kill = cmd("CLIENT").arg("KILL").arg("TYPE").arg("replica").to_owned();
+            self.call::<Value>("the end of its replicas' connections", &kill, CALL).await?;
+        }
+        Ok(())
+    }
+
+    /// Fences a superseded master.
+    pub(super) async fn fence(&self) -> Result<(), EngineError> {
+        self.call::<Value>("its fence", &cmd("MAS.FENCE"), CALL).await?;
+        self.open_to_replicas(false).await
+    }
+
+    /// Makes it a replica of the server on `port`.
+    pub(super) async fn follow(&self, port: u16) -> Result<(), EngineError> {
+        self.open_to_replicas(false).await?;
+        let order = cmd("REPLICAOF").arg("127.0.0.1").arg(port).to_owned();
+        self.call::<Value>("its replication", &order, CALL).await?;
+        Ok(())
+    }
+
+    async fn call<T: FromRedisValue>(
+        &self,
+        what: &'static str,
+        command: &Cmd,
+        limit: Duration,
+    ) -> Result<T, EngineError> {
+        let fail = |source| EngineError::Redis { engine: self.name.clone(), what, source };
+        let late = |_| EngineError::Timeout { engine: self.name.clone(), what, after: limit };
+        let mut connection = timeout(limit, self.connect()).await.map_err(late)?.map_err(fail)?;
+        let result = timeout(limit, command.query_async(&mut connection)).await;
+        let broken = match &result {
+            Ok(Err(error)) => error.is_unrecoverable_error() || error.is_timeout(),
+            Err(_) => true,
+            Ok(Ok(_)) => false,
+        };
+        if broken {
+            *self.connection.lock().await = None;
+        }
+        result.map_err(late)?.map_err(fail)
+    }
+
+    async fn connect(&self) -> Result<MultiplexedConnection, redis::RedisError> {
+        let mut held = self.connection.lock().await;
+        if let Some(connection) = held.as_ref() {
+            return Ok(connection.clone());
+        }
+        // The limits are those of the call.
+        let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
+        let connection =
+            Client::open(self.url.as_str())?.get_multiplexed_async_connection_with_config(&config).await?;
+        *held = Some(connection.clone());
+        Ok(connection)
+    }
+}
+
+fn strings(value: &Value) -> Vec<String> {
+    match value {
+        Value::Array(items) => items.iter().map(text).collect(),
+        Value::Map(pairs) => pairs.iter().flat_map(|(k, v)| [text(k), text(v)]).collect(),
+        other => vec![text(other)],
+    }
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::Int(n) => n.to_string(),
+        Value::BulkString(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+        Value::SimpleString(text) => text.clone(),
+        _ => String::new(),
+    }
+}

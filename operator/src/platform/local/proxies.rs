@@ -1,0 +1,165 @@
+//! The proxies of a region: their configuration files, their processes, and what their admin endpoints report.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use mas_core::config::{
+    AckLevel, BrokerConfig, ClientAuth, OnBrokerLoss, PeerConfig, ProxyConfig, RegionRef, Retention,
+    ShardConfig,
+};
+use serde::{Deserialize, Serialize};
+
+use super::binaries::Binaries;
+use super::broker::USERNAME;
+use super::http;
+use super::layout::{Layout, LayoutError, make_private_folder, write_private};
+use super::process::ProcessSpec;
+use super::world::{ProxyNode, RegionPlan, World, address};
+
+/// Files with passwords that proxies read.
+#[derive(Clone, Debug)]
+pub(super) struct PasswordFiles {
+    pub(super) engine: PathBuf,
+    /// By region.
+    pub(super) brokers: BTreeMap<String, PathBuf>,
+    pub(super) client: Option<PathBuf>,
+}
+
+/// The configuration of one proxy. Pure.
+pub(super) fn build_config(
+    store: &crds::Validated,
+    world: &World,
+    region: &RegionPlan,
+    proxy: &ProxyNode,
+    slots: &[Vec<(u16, u16)>],
+    passwords: &PasswordFiles,
+    generation: u64,
+) -> ProxyConfig {
+    let broker = |region: &str, nodes: Vec<String>| BrokerConfig {
+        nodes,
+        vhost: "/".into(),
+        username: USERNAME.into(),
+        password_file: passwords.brokers.get(region).cloned().unwrap_or_default(),
+    };
+    let reference = |region: &RegionPlan| RegionRef { name: region.name.clone(), id: region.id };
+    let peers = world.regions.iter().filter(|peer| peer.name != region.name).map(|peer| {
+        let ways = world.links.iter().filter(|link| link.from == region.name && link.to == peer.name);
+        PeerConfig {
+            region: reference(peer),
+            broker: broker(&peer.name, ways.map(|link| address(link.port)).collect()),
+        }
+    });
+    let shards = (0u16..).zip(&region.shards).map(|(shard, members)| ShardConfig {
+        shard,
+        members: members.iter().map(|node| address(node.port)).collect(),
+        slots: slots.get(usize::from(shard)).cloned().unwrap_or_default(),
+        fsync_always: store.redis.append_only == crds::AppendOnly::Always,
+    });
+    let replication = &store.replication;
+    ProxyConfig {
+        generation,
+        store: store.name.clone(),
+        proxy: proxy.component.to_string().replace('/', "."),
+        region: reference(region),
+        listen: address(region.client),
+        admin: address(proxy.admin),
+        shards: shards.collect(),
+        broker: broker(&region.name, region.brokers.iter().map(|node| address(node.amqp)).collect()),
+        peers: peers.collect(),
+        ack: match replication.ack {
+            crds::Ack::Local => AckLevel::Local,
+            crds::Ack::Queued => AckLevel::Queued,
+            crds::Ack::Remote => AckLevel::Remote,
+        },
+        remote_acks: replication.remote_acks,
+        on_broker_loss: match replication.on_broker_loss {
+            crds::OnBrokerLoss::Degrade => OnBrokerLoss::Degrade,
+            crds::OnBrokerLoss::Reject => OnBrokerLoss::Reject,
+        },
+        retention: Retention {
+            seconds: replication.retention.as_millis().div_ceil(1000),
+            bytes: replication.retention_bytes.as_bytes(),
+        },
+        max_lag_ms: replication.max_lag.as_millis(),
+        engine_password_file: Some(passwords.engine.clone()),
+        client_auth: passwords
+            .client
+            .clone()
+            .map(|password_file| ClientAuth { username: "default".into(), password_file }),
+        max_connections: store.proxy.max_connections as usize,
+        workers: workers(store.proxy.replicas),
+    }
+}
+
+/// Threads of each proxy: the proxies of a region share the machine's cores.
+fn workers(proxies: u16) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    (cores / usize::from(proxies.max(1))).clamp(1, 8)
+}
+
+/// Writes the configuration and says how to run the proxy.
+pub(super) fn prepare(
+    layout: &Layout,
+    binaries: &Binaries,
+    node: &ProxyNode,
+    config: &ProxyConfig,
+) -> Result<ProcessSpec, LayoutError> {
+    let folder = layout.component(&node.component);
+    make_private_folder(&folder)?;
+    let file = folder.join("config.json");
+    write_private(&file, &serde_json::to_vec_pretty(config).unwrap_or_default(), false)?;
+    let passed_on = ["RUST_LOG", "RUST_BACKTRACE", "MAS_LOG"];
+    let env = passed_on.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)));
+    Ok(ProcessSpec {
+        component: node.component.clone(),
+        program: binaries.proxy.clone(),
+        args: vec!["--config".into(), file.display().to_string()],
+        env: env.collect(),
+        folder,
+        grace: Duration::from_secs(10),
+    })
+}
+
+/// What a proxy's admin endpoint says (`GET /status`). Everything may be missing.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct ProxyReport {
+    /// The proxy answers `GET /readyz` with 200.
+    #[serde(skip)]
+    pub(super) ready: bool,
+    pub(super) links: Vec<LinkReport>,
+    pub(super) ack: AckReport,
+}
+
+/// One peer's stream of one shard, as a proxy sees it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct LinkReport {
+    pub(super) peer: String,
+    pub(super) shard: Option<u16>,
+    pub(super) state: String,
+    pub(super) lag_millis: Option<u64>,
+    pub(super) lag_effects: Option<u64>,
+    pub(super) backlog_bytes: Option<u64>,
+    pub(super) since: serde_json::Value,
+}
+
+/// Acknowledgement levels, wanted and in effect.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct AckReport {
+    pub(super) configured: String,
+    pub(super) effective: String,
+}
+
+/// Asks a proxy how it is. No answer: not ready, nothing known.
+pub(super) async fn fetch_report(admin: u16) -> ProxyReport {
+    let admin = address(admin);
+    let (ready, status) = tokio::join!(http::get(&admin, "/readyz"), http::get(&admin, "/status"));
+    let report = match status {
+        Some((200, body)) => serde_json::from_str(&body).unwrap_or_default(),
+        Some(_) | None => ProxyReport::default(),
+    };
+    ProxyReport { ready: ready.is_some_and(|(code, _)| code == 200), ..report }
+}

@@ -1,0 +1,335 @@
+//! The identity record of a local store (`state.json`): what must outlive every process. It is on the disk before
+//! anything that it announces is done, and it changes in one step.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+use mas_core::slot::even_ranges;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
+
+use super::layout::{Layout, LayoutError, io_error, write_private};
+use crate::procedures::shard;
+
+/// Version of the file's format.
+const FORMAT: u32 = 1;
+
+/// Why a record cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// Reading or writing failed.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// The file is damaged or of another version.
+    #[error(
+        "{path} is no record of this version ({why}): give back a copy, or start anew with `masctl down --delete-data`"
+    )]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the parser says.
+        why: String,
+    },
+    /// Something that cannot be changed.
+    #[error("{0}")]
+    Immutable(String),
+    /// Somebody else has issued an epoch.
+    #[error(
+        "promoting {shard} under epoch {epoch} failed: the record already says {recorded}; it is looked at again"
+    )]
+    Overtaken {
+        /// The shard.
+        shard: String,
+        /// What was wanted.
+        epoch: u64,
+        /// What is there.
+        recorded: u64,
+    },
+}
+
+/// What is persisted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Record {
+    format: u32,
+    /// The store's name.
+    pub store: String,
+    /// When it was founded: from then on an empty engine is a loss and no beginning.
+    pub founded: Option<String>,
+    /// The regions, in the manifest's order.
+    pub regions: Vec<RegionRecord>,
+    /// The id that the next new region gets; ids are never used again.
+    pub next_region_id: u16,
+    /// Shards of every region.
+    pub shards: u16,
+    /// Slots of each shard, as inclusive ranges.
+    pub slots: Vec<Vec<(u16, u16)>>,
+    /// Replicas of each master.
+    pub redis_replicas: u16,
+    /// Nodes of each broker.
+    pub broker_replicas: u16,
+    /// Raised whenever the proxies' configuration changes.
+    pub generation: u64,
+    /// Ports by what they are for.
+    pub ports: BTreeMap<String, u16>,
+    /// Epochs by shard (`beijing/shard-0`).
+    pub epochs: BTreeMap<String, ShardRecord>,
+}
+
+/// A region's identity.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RegionRecord {
+    /// Its name.
+    pub name: String,
+    /// Its id.
+    pub id: u16,
+}
+
+/// Who was made master of a shard last.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ShardRecord {
+    /// Highest epoch issued.
+    pub epoch: u64,
+    /// To which member.
+    pub master: Option<usize>,
+    /// The incarnation that it held then.
+    pub basis_incarnation: String,
+    /// And how much of it.
+    pub basis_seq: u64,
+}
+
+impl ShardRecord {
+    /// As the procedure takes it.
+    pub(super) fn for_procedure(&self) -> shard::Record {
+        shard::Record {
+            epoch: self.epoch,
+            master: self.master,
+            basis: self
+                .master
+                .map(|_| shard::Basis { incarnation: self.basis_incarnation.clone(), seq: self.basis_seq }),
+        }
+    }
+}
+
+impl Record {
+    /// The record of a new store.
+    fn new(store: &crds::Validated) -> Self {
+        let regions: Vec<_> = (1u16..)
+            .zip(&store.regions)
+            .map(|(id, region)| RegionRecord { name: region.name.clone(), id })
+            .collect();
+        Self {
+            format: FORMAT,
+            store: store.name.clone(),
+            founded: None,
+            next_region_id: regions.len() as u16 + 1,
+            regions,
+            shards: store.shards,
+            slots: (0..store.shards).map(|shard| even_ranges(shard, store.shards)).collect(),
+            redis_replicas: store.redis.replicas,
+            broker_replicas: store.broker.replicas,
+            generation: 0,
+            ports: BTreeMap::new(),
+            epochs: BTreeMap::new(),
+        }
+    }
+
+    /// Takes over what a changed manifest may change, and refuses the rest.
+    fn apply(&mut self, store: &crds::Validated) -> Result<(), RecordError> {
+        let immutable = |words: String| Err(RecordError::Immutable(words));
+        if store.name != self.store {
+            return immutable(format!(
+                "this state directory belongs to store '{}', the manifest is of '{}': give each store a directory of its own",
+                self.store, store.name
+            ));
+        }
+        if store.shards != self.shards {
+            return immutable(format!(
+                "spec.shards is {} and cannot become {}: resharding does not exist yet; write {} again",
+                self.shards, store.shards, self.shards
+            ));
+        }
+        let old: Vec<_> = self.regions.iter().map(|r| r.name.as_str()).collect();
+        let new: Vec<_> = store.regions.iter().map(|r| r.name.as_str()).collect();
+        if let Some(added) = new.iter().find(|name| !old.contains(name)) {
+            return immutable(format!(
+                "region '{added}' cannot join: adding regions to a store that has data does not exist yet; leave it out"
+            ));
+        }
+        if let Some(removed) = old.iter().find(|name| !new.contains(name)) {
+            return immutable(format!(
+                "region '{removed}' cannot leave: removing regions does not exist yet; put it back"
+            ));
+        }
+        if store.redis.replicas < self.redis_replicas {
+            return immutable(format!(
+                "spec.redis.replicas is {} and cannot become {}: a member that is taken away may have the most data; write at least {}",
+                self.redis_replicas, store.redis.replicas, self.redis_replicas
+            ));
+        }
+        if store.broker.replicas != self.broker_replicas {
+            return immutable(format!(
+                "spec.broker.replicas is {} and cannot become {}: changing a broker's size does not exist yet; write {} again",
+                self.broker_replicas, store.broker.replicas, self.broker_replicas
+            ));
+        }
+        self.redis_replicas = store.redis.replicas;
+        Ok(())
+    }
+}
+
+/// The record and its file.
+pub(super) struct RecordFile {
+    path: PathBuf,
+    record: Mutex<Record>,
+}
+
+/// Reads the record in `layout`, if there is one.
+pub(super) fn read(layout: &Layout) -> Result<Option<Record>, RecordError> {
+    let path = layout.record();
+    if !path.exists() {
+        return Ok(None);
+    }
+    let text = fs::read_to_string(&path).map_err(|e| io_error("reading", &path, e))?;
+    let record: Record = serde_json::from_str(&text)
+        .map_err(|e| RecordError::Unreadable { path: path.clone(), why: e.to_string() })?;
+    if record.format != FORMAT {
+        return Err(RecordError::Unreadable { path, why: format!("format {}", record.format) });
+    }
+    Ok(Some(record))
+}
+
+/// Reads the record, or makes one, and takes over what `store` changes. Nothing is written yet.
+pub(super) fn open(layout: &Layout, store: &crds::Validated) -> Result<Record, RecordError> {
+    match read(layout)? {
+        Some(mut record) => record.apply(store).map(|()| record),
+        None => Ok(Record::new(store)),
+    }
+}
+
+impl RecordFile {
+    /// Writes `record` and keeps it.
+    pub(super) fn create(layout: &Layout, record: Record) -> Result<Self, RecordError> {
+        let path = layout.record();
+        write(&path, &record)?;
+        Ok(Self { path, record: Mutex::new(record) })
+    }
+
+    /// A copy of the record.
+    pub(super) async fn get(&self) -> Record {
+        self.record.lock().await.clone()
+    }
+
+    /// Changes the record; the change is on the disk when this returns, or has not happened.
+    pub(super) async fn update<T>(
+        &self,
+        change: impl FnOnce(&mut Record) -> Result<T, RecordError>,
+    ) -> Result<T, RecordError> {
+        let mut current = self.record.lock().await;
+        let mut next = current.clone();
+        let value = change(&mut next)?;
+        if next != *current {
+            let path = self.path.clone();
+            let (next, written) = tokio::task::spawn_blocking(move || {
+                let written = write(&path, &next);
+                (next, written)
+            })
+            .await
+            .map_err(|e| RecordError::Unreadable { path: self.path.clone(), why: e.to_string() })?;
+            written?;
+            *current = next;
+        }
+        Ok(value)
+    }
+
+    /// Issues an epoch: compare-and-swap on the epoch before it.
+    pub(super) async fn issue(
+        &self,
+        shard: &str,
+        epoch: u64,
+        member: usize,
+        basis: &shard::Basis,
+    ) -> Result<(), RecordError> {
+        self.update(|record| {
+            let entry = record.epochs.entry(shard.to_owned()).or_default();
+            if entry.epoch + 1 != epoch {
+                return Err(RecordError::Overtaken { shard: shard.to_owned(), epoch, recorded: entry.epoch });
+            }
+            *entry = ShardRecord {
+                epoch,
+                master: Some(member),
+                basis_incarnation: basis.incarnation.clone(),
+                basis_seq: basis.seq,
+            };
+            Ok(())
+        })
+        .await
+    }
+}
+
+fn write(path: &std::path::Path, record: &Record) -> Result<(), RecordError> {
+    let text = serde_json::to_vec_pretty(record)
+        .map_err(|e| RecordError::Unreadable { path: path.to_owned(), why: e.to_string() })?;
+    Ok(write_private(path, &text, true)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store(spec: &str) -> crds::Validated {
+        crds::load(&format!(
+            "apiVersion: multiactive.dev/v1alpha1\nkind: MultiActiveStore\nmetadata: {{name: shop}}\nspec: {{{spec}}}"
+        ))
+        .unwrap()
+    }
+
+    const TWO: &str = "regions: [{name: a}, {name: b}], shards: 2";
+
+    #[test]
+    fn what_cannot_change_is_refused_in_words() {
+        let record = Record::new(&store(TWO));
+        let words = |spec: &str| record.clone().apply(&store(spec)).unwrap_err().to_string();
+        assert!(
+            words("regions: [{name: a}, {name: b}], shards: 3")
+                .starts_with("spec.shards is 2 and cannot become 3:")
+        );
+        assert!(words("regions: [{name: a}], shards: 2").starts_with("region 'b' cannot leave:"));
+        assert!(
+            words("regions: [{name: a}, {name: b}, {name: c}], shards: 2")
+                .starts_with("region 'c' cannot join:")
+        );
+        let none = format!("{TWO}, redis: {{replicas: 0, appendOnly: Always}}");
+        assert!(words(&none).starts_with("spec.redis.replicas is 1 and cannot become 0:"));
+        assert!(words(&format!("{TWO}, broker: {{replicas: 1}}")).starts_with("spec.broker.replicas is 3"));
+        let more = format!("{TWO}, redis: {{replicas: 2}}, proxy: {{replicas: 5}}");
+        assert!(record.clone().apply(&store(&more)).is_ok());
+    }
+
+    #[tokio::test]
+    async fn epochs_are_issued_once_and_survive() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(folder.path()).unwrap();
+        let file = RecordFile::create(&layout, Record::new(&store(TWO))).unwrap();
+        let basis = shard::Basis { incarnation: "ff".into(), seq: 7 };
+        file.issue("a/shard-0", 1, 0, &basis).await.unwrap();
+        assert!(matches!(
+            file.issue("a/shard-0", 1, 1, &basis).await,
+            Err(RecordError::Overtaken { epoch: 1, recorded: 1, .. })
+        ));
+        let again = open(&layout, &store(TWO)).unwrap();
+        assert_eq!(again, file.get().await);
+        assert_eq!(again.epochs["a/shard-0"].for_procedure().basis, Some(basis));
+    }
+
+    #[test]
+    fn a_damaged_record_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(folder.path()).unwrap();
+        fs::write(layout.record(), "{").unwrap();
+        assert!(matches!(open(&layout, &store(TWO)), Err(RecordError::Unreadable { .. })));
+    }
+}

@@ -1,0 +1,228 @@
+//! What the tasks of a running store share, and what people may ask of it: its state, faults, cuts.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::{Notify, watch};
+
+use super::component::Component;
+use super::control::Fault;
+use super::controller::ShardView;
+use super::layout::Layout;
+use super::process::{Keeper, Order, ProcessPhase};
+use super::proxies::ProxyReport;
+use super::status::{
+    BrokerStatus, Condition, PhaseInput, ProcessRow, RegionStatus, StoreStatus, build_link, build_phase,
+    build_shard,
+};
+use super::store::StoreError;
+use super::world::{RegionPlan, World, address};
+use crate::procedures::shard::{Notice, Seen};
+
+/// Restarts after which a component is reported as one that does not stay up.
+const MANY_RESTARTS: u32 = 5;
+
+/// The running store.
+pub(super) struct Shared {
+    pub(super) layout: Layout,
+    pub(super) store: crds::Validated,
+    pub(super) world: World,
+    pub(super) keepers: BTreeMap<Component, Arc<Keeper>>,
+    pub(super) shards: BTreeMap<(String, u16), watch::Receiver<ShardView>>,
+    pub(super) brokers: BTreeMap<Component, watch::Receiver<bool>>,
+    pub(super) proxies: BTreeMap<Component, watch::Receiver<ProxyReport>>,
+    /// By pair of regions, the first before the second.
+    pub(super) cuts: BTreeMap<(String, String), watch::Sender<bool>>,
+    pub(super) founding: watch::Receiver<Vec<Notice>>,
+    pub(super) was_active: BTreeMap<String, AtomicBool>,
+    /// Somebody has asked for the store's end.
+    pub(super) end_wanted: Notify,
+}
+
+/// A pair in the order of names, whichever way it was given.
+pub(super) fn pair(a: &str, b: &str) -> (String, String) {
+    if a <= b { (a.to_owned(), b.to_owned()) } else { (b.to_owned(), a.to_owned()) }
+}
+
+impl Shared {
+    /// The state of everything, now.
+    pub(super) fn status(&self) -> StoreStatus {
+        let processes = self.processes();
+        let mut conditions: Vec<_> =
+            self.founding.borrow().iter().map(|notice| condition(&self.store.name, notice)).collect();
+        for ((region, shard), view) in &self.shards {
+            let about = format!("{region}/shard-{shard}");
+            conditions.extend(view.borrow().notices.iter().map(|notice| condition(&about, notice)));
+        }
+        conditions.extend(processes.iter().filter(|row| row.restarts >= MANY_RESTARTS && !row.ready).map(
+            |row| Condition {
+                about: row.component.clone(),
+                reason: "DoesNotStayUp".into(),
+                message: format!(
+                    "was started {} times and ended with {}: see {}/log",
+                    row.restarts,
+                    row.last_exit.as_deref().unwrap_or("nothing"),
+                    row.folder
+                ),
+            },
+        ));
+        StoreStatus {
+            store: self.store.name.clone(),
+            regions: self.world.regions.iter().map(|region| self.region(region)).collect(),
+            cuts: self.cuts.iter().filter(|(_, cut)| *cut.borrow()).map(|(pair, _)| pair.clone()).collect(),
+            conditions,
+            processes,
+        }
+    }
+
+    fn region(&self, region: &RegionPlan) -> RegionStatus {
+        let mut any_engine_answers = false;
+        let shards: Vec<_> = (0u16..)
+            .zip(&region.shards)
+            .map(|(number, members)| {
+                let view = self.shards.get(&(region.name.clone(), number)).map(|view| view.borrow().clone());
+                let view = view.unwrap_or_default();
+                any_engine_answers |= view.members.iter().any(|seen| matches!(seen, Seen::Answers { .. }));
+                let addresses: Vec<_> = members.iter().map(|node| address(node.port)).collect();
+                build_shard(number, &view.members, view.master, &addresses)
+            })
+            .collect();
+        let reports: Vec<ProxyReport> = region
+            .proxies
+            .iter()
+            .filter_map(|node| self.proxies.get(&node.component))
+            .map(|report| report.borrow().clone())
+            .collect();
+        let links: Vec<_> = self
+            .world
+            .regions
+            .iter()
+            .filter(|peer| peer.name != region.name)
+            .map(|peer| build_link(&peer.name, self.store.shards, &reports))
+            .collect();
+        let was_active = self.was_active.get(&region.name);
+        let phase = build_phase(&PhaseInput {
+            shards: &shards,
+            links: &links,
+            any_engine_answers,
+            any_proxy_ready: reports.iter().any(|report| report.ready),
+            was_active: was_active.is_some_and(|active| active.load(Ordering::Relaxed)),
+            max_lag_ms: self.store.replication.max_lag.as_millis(),
+        });
+        if phase == super::RegionPhase::Active
+            && let Some(active) = was_active
+        {
+            active.store(true, Ordering::Relaxed);
+        }
+        let ready = |node: &super::world::BrokerNode| {
+            self.brokers.get(&node.component).is_some_and(|ready| *ready.borrow())
+        };
+        RegionStatus {
+            name: region.name.clone(),
+            phase,
+            endpoint: address(region.client),
+            shards,
+            broker: BrokerStatus {
+                amqp: region.brokers.first().map(|node| address(node.amqp)).unwrap_or_default(),
+                management: region.brokers.first().map(|node| address(node.management)).unwrap_or_default(),
+                ready: region.brokers.iter().filter(|node| ready(node)).count(),
+                nodes: region.brokers.len(),
+            },
+            ack: reports.iter().map(|report| &report.ack.effective).find(|ack| !ack.is_empty()).cloned(),
+            links,
+        }
+    }
+
+    fn processes(&self) -> Vec<ProcessRow> {
+        self.keepers
+            .iter()
+            .map(|(component, keeper)| {
+                let status = keeper.status().borrow().clone();
+                let running = status.phase == ProcessPhase::Running && !status.paused;
+                ProcessRow {
+                    component: component.to_string(),
+                    pid: status.pid,
+                    phase: status.phase,
+                    paused: status.paused,
+                    ready: running && self.is_ready(component),
+                    restarts: status.restarts,
+                    last_exit: status.last_exit,
+                    port: self.port(component),
+                    folder: self.layout.component(component).display().to_string(),
+                }
+            })
+            .collect()
+    }
+
+    fn is_ready(&self, component: &Component) -> bool {
+        match component {
+            Component::Redis { region, shard, node } => {
+                self.shards.get(&(region.clone(), *shard)).is_some_and(|view| {
+                    matches!(view.borrow().members.get(usize::from(*node)), Some(Seen::Answers { .. }))
+                })
+            }
+            Component::Broker { .. } => self.brokers.get(component).is_some_and(|ready| *ready.borrow()),
+            Component::Proxy { .. } => {
+                self.proxies.get(component).is_some_and(|report| report.borrow().ready)
+            }
+            Component::Epmd => true,
+        }
+    }
+
+    fn port(&self, component: &Component) -> Option<u16> {
+        match component {
+            Component::Redis { region, shard, node } => Some(
+                self.world.region(region)?.shards.get(usize::from(*shard))?.get(usize::from(*node))?.port,
+            ),
+            Component::Broker { region, node } => {
+                Some(self.world.region(region)?.brokers.get(usize::from(*node))?.amqp)
+            }
+            Component::Proxy { region, node } => {
+                Some(self.world.region(region)?.proxies.get(usize::from(*node))?.admin)
+            }
+            Component::Epmd => Some(self.world.epmd),
+        }
+    }
+
+    /// Cuts the network between two regions, or heals it.
+    pub(super) fn set_cut(&self, a: &str, b: &str, cut: bool) -> Result<(), StoreError> {
+        let regions = || self.world.regions.iter().map(|r| r.name.clone()).collect::<Vec<_>>().join(", ");
+        for name in [a, b] {
+            if self.world.region(name).is_none() {
+                return Err(StoreError::NoRegion { name: name.to_owned(), known: regions() });
+            }
+        }
+        let switch = self.cuts.get(&pair(a, b)).ok_or_else(|| StoreError::SameRegion(a.to_owned()))?;
+        switch.send_replace(cut);
+        tracing::info!(a, b, cut, "network");
+        Ok(())
+    }
+
+    /// Does something bad to a component, or ends that.
+    pub(super) async fn fault(&self, component: &Component, fault: Fault) -> Result<(), StoreError> {
+        let keeper =
+            self.keepers.get(component).ok_or_else(|| StoreError::NoComponent(component.to_string()))?;
+        tracing::info!(%component, ?fault, "fault");
+        keeper
+            .order(match fault {
+                Fault::Kill => Order::Kill { hold: false },
+                Fault::KillAndHold => Order::Kill { hold: true },
+                Fault::Pause => Order::Pause,
+                Fault::Resume => Order::Resume,
+            })
+            .await;
+        Ok(())
+    }
+
+    /// Stops all components of some kind, side by side.
+    pub(super) async fn stop_all(&self, which: impl Fn(&Component) -> bool) {
+        let stops =
+            self.keepers.iter().filter(|(component, _)| which(component)).map(|(_, k)| k.order(Order::Stop));
+        futures_util::future::join_all(stops).await;
+    }
+}
+
+fn condition(about: &str, notice: &Notice) -> Condition {
+    Condition { about: about.to_owned(), reason: notice.reason.to_owned(), message: notice.message.clone() }
+}

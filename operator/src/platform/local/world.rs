@@ -1,0 +1,174 @@
+//! The parts of a local store with their addresses: computed once from manifest and record. Pure.
+
+use std::collections::BTreeMap;
+
+use super::Component;
+
+/// All parts.
+#[derive(Clone, Debug)]
+pub(super) struct World {
+    pub(super) regions: Vec<RegionPlan>,
+    pub(super) links: Vec<LinkPlan>,
+    pub(super) epmd: u16,
+}
+
+/// One region's parts.
+#[derive(Clone, Debug)]
+pub(super) struct RegionPlan {
+    pub(super) name: String,
+    pub(super) id: u16,
+    pub(super) client: u16,
+    pub(super) shards: Vec<Vec<RedisNode>>,
+    pub(super) brokers: Vec<BrokerNode>,
+    pub(super) proxies: Vec<ProxyNode>,
+}
+
+/// One Redis server.
+#[derive(Clone, Debug)]
+pub(super) struct RedisNode {
+    pub(super) component: Component,
+    pub(super) port: u16,
+}
+
+/// One RabbitMQ node.
+#[derive(Clone, Debug)]
+pub(super) struct BrokerNode {
+    pub(super) component: Component,
+    pub(super) number: u16,
+    pub(super) amqp: u16,
+    pub(super) management: u16,
+    pub(super) distribution: u16,
+}
+
+/// One proxy.
+#[derive(Clone, Debug)]
+pub(super) struct ProxyNode {
+    pub(super) component: Component,
+    pub(super) admin: u16,
+}
+
+/// The way from one region to one broker node of another.
+#[derive(Clone, Debug)]
+pub(super) struct LinkPlan {
+    pub(super) from: String,
+    pub(super) to: String,
+    pub(super) node: usize,
+    pub(super) port: u16,
+    pub(super) target: u16,
+}
+
+/// `host:port` on loopback.
+pub(super) fn address(port: u16) -> String {
+    format!("127.0.0.1:{port}")
+}
+
+/// Names of all ports that a store needs.
+pub(super) fn port_names(store: &crds::Validated) -> Vec<String> {
+    let mut names = vec!["epmd".to_owned()];
+    for region in &store.regions {
+        let region = &region.name;
+        names.push(client_port(region));
+        for shard in 0..store.shards {
+            for node in 0..=store.redis.replicas {
+                names.push(redis(region, shard, node).to_string());
+            }
+        }
+        for node in 0..store.broker.replicas {
+            names.extend(["amqp", "management", "distribution"].map(|what| broker_port(region, node, what)));
+        }
+        for node in 0..store.proxy.replicas {
+            names.push(proxy(region, node).to_string());
+        }
+        for peer in store.regions.iter().filter(|peer| peer.name != *region) {
+            for node in 0..store.broker.replicas {
+                names.push(relay_port(region, &peer.name, node));
+            }
+        }
+    }
+    names
+}
+
+fn redis(region: &str, shard: u16, node: u16) -> Component {
+    Component::Redis { region: region.to_owned(), shard, node }
+}
+
+fn proxy(region: &str, node: u16) -> Component {
+    Component::Proxy { region: region.to_owned(), node }
+}
+
+fn broker(region: &str, node: u16) -> Component {
+    Component::Broker { region: region.to_owned(), node }
+}
+
+fn client_port(region: &str) -> String {
+    format!("{region}/clients")
+}
+
+fn broker_port(region: &str, node: u16, what: &str) -> String {
+    format!("{}/{what}", broker(region, node))
+}
+
+fn relay_port(from: &str, to: &str, node: u16) -> String {
+    format!("{from}->{to}/{node}")
+}
+
+/// All parts of `store`. `ports` holds every name of [`port_names`], `ids` every region.
+pub(super) fn plan(
+    store: &crds::Validated,
+    ids: &BTreeMap<String, u16>,
+    ports: &BTreeMap<String, u16>,
+) -> World {
+    let port = |name: &str| ports.get(name).copied().unwrap_or_default();
+    let regions = store.regions.iter().map(|region| {
+        let name = &region.name;
+        let shards = (0..store.shards).map(|shard| {
+            let node = |node| {
+                let component = redis(name, shard, node);
+                RedisNode { port: port(&component.to_string()), component }
+            };
+            (0..=store.redis.replicas).map(node).collect()
+        });
+        let brokers = (0..store.broker.replicas).map(|number| BrokerNode {
+            component: broker(name, number),
+            number,
+            amqp: port(&broker_port(name, number, "amqp")),
+            management: port(&broker_port(name, number, "management")),
+            distribution: port(&broker_port(name, number, "distribution")),
+        });
+        let proxies = (0..store.proxy.replicas).map(|node| {
+            let component = proxy(name, node);
+            ProxyNode { admin: port(&component.to_string()), component }
+        });
+        RegionPlan {
+            name: name.clone(),
+            id: ids.get(name).copied().unwrap_or_default(),
+            client: port(&client_port(name)),
+            shards: shards.collect(),
+            brokers: brokers.collect(),
+            proxies: proxies.collect(),
+        }
+    });
+    let regions: Vec<_> = regions.collect();
+    let mut links = Vec::new();
+    for from in &regions {
+        for to in regions.iter().filter(|to| to.name != from.name) {
+            for (node, broker) in to.brokers.iter().enumerate() {
+                links.push(LinkPlan {
+                    from: from.name.clone(),
+                    to: to.name.clone(),
+                    node,
+                    port: port(&relay_port(&from.name, &to.name, broker.number)),
+                    target: broker.amqp,
+                });
+            }
+        }
+    }
+    World { regions, links, epmd: port("epmd") }
+}
+
+impl World {
+    /// The region called `name`.
+    pub(super) fn region(&self, name: &str) -> Option<&RegionPlan> {
+        self.regions.iter().find(|region| region.name == name)
+    }
+}
