@@ -18,7 +18,7 @@ use crate::resp::inline;
 use crate::resp::request::{Parsed, ProtocolError, Request, parse};
 
 /// Serves the client in place `key` until its connection ends.
-pub async fn run(cell: Cell, key: u32) {
+pub(super) async fn run(cell: Cell, key: u32) {
     poll_fn(|cx| {
         let state = &mut *cell.borrow_mut();
         let poll = drive(state, key, cx);

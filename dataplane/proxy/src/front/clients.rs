@@ -151,9 +151,18 @@ impl Client {
     }
 
     /// Notes that a write was answered, for tokens.
-    pub fn note_written(&mut self, shard: ShardId, incarnation: Incarnation, seq: u64, hlc: Hlc, local: bool) {
+    pub fn note_written(
+        &mut self,
+        shard: ShardId,
+        incarnation: Incarnation,
+        seq: u64,
+        hlc: Hlc,
+        local: bool,
+    ) {
         let local_only = if local { seq } else { 0 };
-        if let Some(known) = self.written.iter_mut().find(|w| w.shard == shard && w.incarnation == incarnation) {
+        if let Some(known) =
+            self.written.iter_mut().find(|w| w.shard == shard && w.incarnation == incarnation)
+        {
             known.seq = known.seq.max(seq);
             known.hlc = known.hlc.max(hlc);
             known.local_only = known.local_only.max(local_only);
@@ -242,7 +251,10 @@ impl Clients {
 
     /// All clients, with their places.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (u32, &mut Client)> {
-        self.places.iter_mut().enumerate().filter_map(|(n, place)| Some((n as u32, place.client.as_deref_mut()?)))
+        self.places
+            .iter_mut()
+            .enumerate()
+            .filter_map(|(n, place)| Some((n as u32, place.client.as_deref_mut()?)))
     }
 
     /// Gives a buffer back.

@@ -38,7 +38,8 @@ counters! {
 }
 
 /// Upper ends of the buckets of the time that writes wait for their acknowledgement, in seconds.
-pub const ACK_BUCKETS: [f64; 14] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+pub const ACK_BUCKETS: [f64; 14] =
+    [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 /// A worker's own numbers since it last published them.
 #[derive(Debug)]
@@ -161,16 +162,18 @@ impl Totals {
 
     /// Calls and failures by command, those that were called.
     pub fn commands(&self) -> impl Iterator<Item = (&'static str, u64, u64)> {
-        mas_commands::all().iter().zip(self.calls.iter().zip(&self.failures)).filter_map(|(command, (calls, failures))| {
-            let calls = calls.load(Ordering::Relaxed);
-            (calls > 0).then(|| (command.name, calls, failures.load(Ordering::Relaxed)))
-        })
+        mas_commands::all().iter().zip(self.calls.iter().zip(&self.failures)).filter_map(
+            |(command, (calls, failures))| {
+                let calls = calls.load(Ordering::Relaxed);
+                (calls > 0).then(|| (command.name, calls, failures.load(Ordering::Relaxed)))
+            },
+        )
     }
 
     /// Sum in seconds, number, and buckets of the time that writes waited.
     pub fn ack_waits(&self) -> (f64, u64, Vec<(f64, u64)>) {
         let numbers: Vec<u64> = self.ack_buckets.iter().map(|n| n.load(Ordering::Relaxed)).collect();
-        let ends = ACK_BUCKETS.iter().copied().chain([f64::MAX]);
+        let ends = ACK_BUCKETS.iter().copied().chain([f64::INFINITY]);
         let sum = self.ack_micros.load(Ordering::Relaxed) as f64 / 1e6;
         (sum, numbers.iter().sum(), ends.zip(numbers.iter().copied()).collect())
     }

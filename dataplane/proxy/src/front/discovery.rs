@@ -31,7 +31,10 @@ struct News {
 }
 
 /// Starts asking. The result changes whenever a decision does.
-pub fn start(settings: watch::Receiver<Arc<Settings>>, ask_again: Arc<Notify>) -> watch::Receiver<Arc<Masters>> {
+pub fn start(
+    settings: watch::Receiver<Arc<Settings>>,
+    ask_again: Arc<Notify>,
+) -> watch::Receiver<Arc<Masters>> {
     let (publish, masters) = watch::channel(Arc::new(Masters::default()));
     let (rounds, _) = watch::channel(0u64);
     let raise = rounds.clone();
@@ -140,7 +143,7 @@ async fn ask_on(
             return;
         }
         tokio::time::sleep(ASK_AT_MOST_EVERY).await;
-        let _ = tokio::time::timeout(ASK_EVERY - ASK_AT_MOST_EVERY, rounds.changed()).await;
+        let _ = tokio::time::timeout(ASK_EVERY.saturating_sub(ASK_AT_MOST_EVERY), rounds.changed()).await;
     }
 }
 

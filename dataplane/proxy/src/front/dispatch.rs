@@ -60,7 +60,7 @@ impl State {
             return self.refuse(key, &error);
         }
         if command.routing == Routing::Proxy {
-            return answers::answer(self, key, command, &request, now);
+            return answers::answer(self, key, command, &request);
         }
         self.counters.call(command.index);
         self.forward(key, command, &request, now)
@@ -118,7 +118,9 @@ impl State {
         let up = Self::upstream_of(shard, client.resp3);
         let ticket = ticket(key, seq, 0, command);
         if command.is_write() {
-            self.send(up, ticket, now, |buf, header| write_frame(buf, request.count(), request.body(), header));
+            self.send(up, ticket, now, |buf, header| {
+                write_frame(buf, request.count(), request.body(), header)
+            });
         } else {
             self.send(up, ticket, now, |buf, _| buf.extend_from_slice(request.frame));
         }
@@ -132,15 +134,16 @@ impl State {
         }
         let (parts, order) = split(request, group, |key| settings.shard_of(key));
         if let Some(join) = join_of(command.routing, order, 0) {
-            self.send_parts(key, command, join, parts, now);
+            self.send_parts(key, command, join, &parts, now);
         }
     }
 
     fn send_everywhere(&mut self, key: u32, command: &Command, request: &Request<'_>, now: u32) {
-        let part = |shard| Part { shard: ShardId(shard), words: request.count(), body: request.body().to_vec() };
+        let part =
+            |shard| Part { shard: ShardId(shard), words: request.count(), body: request.body().to_vec() };
         let parts: Vec<Part> = (0..self.settings.shards()).map(part).collect();
         if let Some(join) = join_of(command.routing, Vec::new(), rand::random()) {
-            self.send_parts(key, command, join, parts, now);
+            self.send_parts(key, command, join, &parts, now);
         }
     }
 
@@ -153,10 +156,10 @@ impl State {
         }
         let join = Join::Scan { shard: cursor.shard, shards: self.settings.shards() };
         let part = Part { shard: ShardId(cursor.shard), words: request.count(), body };
-        self.send_parts(key, command, join, vec![part], now);
+        self.send_parts(key, command, join, &[part], now);
     }
 
-    fn send_parts(&mut self, key: u32, command: &Command, join: Join, parts: Vec<Part>, now: u32) {
+    fn send_parts(&mut self, key: u32, command: &Command, join: Join, parts: &[Part], now: u32) {
         let Some(client) = self.clients.get(key) else { return };
         let resp3 = client.resp3;
         let seq = client.session.open(Slot::Gathering(Box::new(Gather::new(join, parts.len()))));
@@ -192,7 +195,10 @@ impl State {
             self.filled.push(up);
         }
         if upstream.held() >= limits::HELD_MAX || upstream.held_bytes >= limits::HELD_BYTES_MAX {
-            let error = format!("MASNOMASTER shard {} has no serving master, and too many requests wait", upstream.shard.0);
+            let error = format!(
+                "MASNOMASTER shard {} has no serving master, and too many requests wait",
+                upstream.shard.0
+            );
             self.counters.count(Count::HeldExpired);
             self.fail(ticket, &error, now);
             return;
@@ -225,13 +231,15 @@ fn ticket(client: u32, seq: u32, part: u16, command: &Command) -> Ticket {
 
 /// In the words of Redis, which some clients look at.
 fn unknown_command(request: &Request<'_>) -> String {
-    let lossy = |bytes: &[u8], most: usize| String::from_utf8_lossy(&bytes[..bytes.len().min(most)]).into_owned();
+    let lossy =
+        |bytes: &[u8], most: usize| String::from_utf8_lossy(&bytes[..bytes.len().min(most)]).into_owned();
     let mut args = String::new();
     for i in 1..request.count() {
         if args.len() >= 128 {
             break;
         }
-        args.push_str(&format!("'{}' ", lossy(request.arg(i), 128 - args.len())));
+        let word = lossy(request.arg(i), 128 - args.len());
+        args.extend(["'", &word, "' "]);
     }
     format!("ERR unknown command '{}', with args beginning with: {args}", lossy(request.arg(0), 128))
 }

@@ -88,7 +88,11 @@ impl Gather {
         if let Some(error) = &self.error {
             return Some(error.to_vec());
         }
-        Some(self.join.join(&parts).unwrap_or_else(|| b"-ERR the shards sent replies that do not fit together\r\n".to_vec()))
+        Some(
+            self.join
+                .join(&parts)
+                .unwrap_or_else(|| b"-ERR the shards sent replies that do not fit together\r\n".to_vec()),
+        )
     }
 }
 
@@ -112,7 +116,10 @@ impl Join {
             Self::Arrays => {
                 let heads = parts.iter().map(|part| (part[0] == b'*').then(|| reply::head(part))?);
                 let heads: Vec<(i64, usize)> = heads.collect::<Option<_>>()?;
-                encode::array(&mut out, heads.iter().map(|(count, _)| usize::try_from(*count).unwrap_or(0)).sum());
+                encode::array(
+                    &mut out,
+                    heads.iter().map(|(count, _)| usize::try_from(*count).unwrap_or(0)).sum(),
+                );
                 for (part, (_, start)) in parts.iter().zip(heads) {
                     out.extend_from_slice(&part[start..]);
                 }
@@ -192,7 +199,10 @@ mod tests {
     #[test]
     fn values_in_the_order_of_the_keys() {
         let parts = ["*2\r\n$1\r\na\r\n$-1\r\n", "*1\r\n$1\r\nb\r\n"];
-        assert_eq!(joined(Join::Values { order: vec![0, 1, 0] }, &parts), "*3\r\n$1\r\na\r\n$1\r\nb\r\n$-1\r\n");
+        assert_eq!(
+            joined(Join::Values { order: vec![0, 1, 0] }, &parts),
+            "*3\r\n$1\r\na\r\n$1\r\nb\r\n$-1\r\n"
+        );
         assert!(joined(Join::Values { order: vec![1, 1] }, &parts).starts_with("-ERR"));
     }
 

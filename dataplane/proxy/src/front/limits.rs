@@ -9,7 +9,7 @@ pub const OUTPUT_PAUSE_BYTES: usize = 1024 * 1024;
 /// Output waiting for one client; above it the connection is closed.
 pub const OUTPUT_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// A client that takes nothing of its output for so long is closed.
-pub const OUTPUT_STUCK: Duration = Duration::from_secs(60);
+pub const OUTPUT_STUCK: Duration = Duration::from_mins(1);
 /// Requests of one worker under way to one engine; above it clients are read no further.
 pub const PIPE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Partly arrived requests of all clients of one worker; who goes beyond it is closed.
@@ -37,7 +37,7 @@ pub const DRAIN: Duration = Duration::from_secs(10);
 /// How often a worker looks at its deadlines and publishes its counters.
 pub const TICK: Duration = Duration::from_millis(100);
 /// The longest timeout that a client may give to `MAS.AWAIT` and `MAS.WAIT`.
-pub const CLIENT_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
+pub const CLIENT_TIMEOUT_MAX: Duration = Duration::from_hours(1);
 /// Size of each worker's buffer for reading from clients.
 pub const READ_BYTES: usize = 64 * 1024;
 /// Size of the first buffer for reading from an engine; it grows with the replies.

@@ -95,7 +95,12 @@ pub fn start(start: Start) -> io::Result<Front> {
             clocks: clocks.clone(),
             settings: now.clone(),
         };
-        let channels = worker::Channels { settings: settings.clone(), masters: masters.clone(), acks, stop: stopped.clone() };
+        let channels = worker::Channels {
+            settings: settings.clone(),
+            masters: masters.clone(),
+            acks,
+            stop: stopped.clone(),
+        };
         let thread = std::thread::Builder::new().name(format!("worker-{n}"));
         workers.push(thread.spawn(move || worker::run(parts, listener, channels))?);
     }

@@ -46,7 +46,12 @@ fn applied(bytes: &[u8]) -> Option<Outcome<'_>> {
     let (native, note) = reply::native_and_note(bytes)?;
     let (seq, rest) = note.split_first_chunk()?;
     let (hlc, effect) = rest.split_first_chunk()?;
-    Some(Outcome::Applied { native, seq: u64::from_le_bytes(*seq), hlc: Hlc(u64::from_le_bytes(*hlc)), effect })
+    Some(Outcome::Applied {
+        native,
+        seq: u64::from_le_bytes(*seq),
+        hlc: Hlc(u64::from_le_bytes(*hlc)),
+        effect,
+    })
 }
 
 #[cfg(test)]

@@ -201,8 +201,8 @@ mod tests {
         let expected = [&b"*5\r\n$8\r\nMAS.EXEC\r\n$16\r\nhhhhhhhhhhhhhhhh\r\n"[..], body].concat();
         assert_eq!(frame, expected);
         set_header(&mut frame, Header::new(1, 2));
-        assert_eq!(frame[26..42], [1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(&frame[42..44], b"\r\n");
+        assert_eq!(frame[23..39], [1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(&frame[39..41], b"\r\n");
     }
 
     #[test]
@@ -214,7 +214,8 @@ mod tests {
         pipe.mark_sent(7);
         pipe.complete();
         assert_eq!((pipe.len(), pipe.bytes(), pipe.unsent().len()), (2, 10, 8));
-        let taken: Vec<(u32, bool)> = pipe.take_all(0).into_iter().map(|(h, sent)| (h.ticket.seq, sent)).collect();
+        let taken: Vec<(u32, bool)> =
+            pipe.take_all(0).into_iter().map(|(h, sent)| (h.ticket.seq, sent)).collect();
         assert_eq!(taken, [(1, false), (2, false)]);
         assert!(pipe.is_empty() && pipe.unsent().is_empty());
     }
@@ -225,8 +226,14 @@ mod tests {
         pipe.push(ticket(0), |buf| buf.extend_from_slice(b"abc"));
         pipe.push(ticket(1), |buf| buf.extend_from_slice(b"de"));
         pipe.mark_sent(5);
-        assert_eq!(pipe.take_refused(9).map(|h| (h.ticket.seq, h.frame.to_vec())), Some((0, b"abc".to_vec())));
-        assert_eq!(pipe.take_all(9).into_iter().map(|(h, sent)| (h.frame.to_vec(), sent)).next(), Some((b"de".to_vec(), true)));
+        assert_eq!(
+            pipe.take_refused(9).map(|h| (h.ticket.seq, h.frame.to_vec())),
+            Some((0, b"abc".to_vec()))
+        );
+        assert_eq!(
+            pipe.take_all(9).into_iter().map(|(h, sent)| (h.frame.to_vec(), sent)).next(),
+            Some((b"de".to_vec(), true))
+        );
     }
 
     #[test]

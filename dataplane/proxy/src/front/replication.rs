@@ -122,7 +122,9 @@ impl Clocks {
     }
 }
 
-/// What the replication side is given at its start.
+/// What the replication side is given at its start: `mas_proxy::replication::start(wiring)` returns an
+/// `anyhow::Result<Arc<dyn Replication>>`. It is called once, inside the tokio runtime that it may spawn on (not one of
+/// the workers'), before any port is bound.
 #[derive(Clone, Debug)]
 pub struct Wiring {
     /// The configuration, validated; changes as the file does.

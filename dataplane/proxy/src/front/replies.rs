@@ -17,11 +17,14 @@ use crate::resp::encode;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Nonsense;
 
-const UNKNOWN: &[u8] = b"-MASUNKNOWN the connection to the shard broke before it answered: the write may have been \
+const UNKNOWN: &[u8] =
+    b"-MASUNKNOWN the connection to the shard broke before it answered: the write may have been \
 applied or not; read it back before you send it again\r\n";
-const UNAVAILABLE: &[u8] = b"-QUEUEUNAVAILABLE the region's broker is away: the write was applied here and will be \
+const UNAVAILABLE: &[u8] =
+    b"-QUEUEUNAVAILABLE the region's broker is away: the write was applied here and will be \
 replicated later, but is not acknowledged\r\n";
-const FAILED: &[u8] = b"-MASUNACKNOWLEDGED the write was applied here, but did not reach its acknowledgement level \
+const FAILED: &[u8] =
+    b"-MASUNACKNOWLEDGED the write was applied here, but did not reach its acknowledgement level \
 in time\r\n";
 
 impl State {
@@ -97,7 +100,16 @@ impl State {
 
     /// A write was executed: its effect is shipped, its reply leaves now or when its level is reached.
     #[allow(clippy::too_many_arguments)] // the parts of one note
-    fn applied(&mut self, up: usize, ticket: Ticket, native: &[u8], seq: u64, hlc: Hlc, effect: &[u8], now: u32) {
+    fn applied(
+        &mut self,
+        up: usize,
+        ticket: Ticket,
+        native: &[u8],
+        seq: u64,
+        hlc: Hlc,
+        effect: &[u8],
+        now: u32,
+    ) {
         let shard = self.upstreams[up].shard;
         let incarnation = self.upstreams[up].link.incarnation();
         self.clocks.observe(shard, hlc);
@@ -317,4 +329,3 @@ fn finish_gather(client: &mut Client, seq: u32) {
         client.session.answer(seq, &reply, &mut client.out);
     }
 }
-

@@ -203,7 +203,11 @@ impl ShardRouting {
         match best {
             Some((address, id)) => ShardMaster {
                 round,
-                master: Some(Master { address: address.clone(), incarnation: id.incarnation, epoch: id.epoch }),
+                master: Some(Master {
+                    address: address.clone(),
+                    incarnation: id.incarnation,
+                    epoch: id.epoch,
+                }),
                 why: String::new(),
             },
             None => ShardMaster { round, master: None, why: self.to_string() },
@@ -243,7 +247,15 @@ mod tests {
 
     fn id(master: bool, state: State, epoch: u64) -> Report {
         let incarnation = Incarnation(epoch + 100);
-        Report::Answer(Identity { store: "shop".into(), region: 1, shard: 0, master, state, epoch, incarnation })
+        Report::Answer(Identity {
+            store: "shop".into(),
+            region: 1,
+            shard: 0,
+            master,
+            state,
+            epoch,
+            incarnation,
+        })
     }
 
     fn shard() -> ShardRouting {

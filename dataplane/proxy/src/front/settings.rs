@@ -23,7 +23,9 @@ pub enum SettingsError {
         source: std::io::Error,
     },
     /// It is not the JSON that is expected.
-    #[error("parsing {path}: {source}; the file is written by the operator or masctl, do not edit it by hand")]
+    #[error(
+        "parsing {path}: {source}; the file is written by the operator or masctl, do not edit it by hand"
+    )]
     Parse {
         /// The file.
         path: PathBuf,
@@ -112,7 +114,10 @@ impl Settings {
             && (config.remote_acks == 0 || usize::from(config.remote_acks) > config.peers.len())
         {
             let peers = config.peers.len();
-            return Err(value("remoteAcks", &format!("must be from 1 to the number of peers, {peers}, with Remote")));
+            return Err(value(
+                "remoteAcks",
+                &format!("must be from 1 to the number of peers, {peers}, with Remote"),
+            ));
         }
         let credentials = match &config.client_auth {
             None => None,
@@ -173,14 +178,23 @@ fn spread_slots(config: &ProxyConfig) -> Result<Box<[u16]>, SettingsError> {
     for (n, shard) in config.shards.iter().enumerate() {
         let field = format!("shards[{n}]");
         if usize::from(shard.shard) != n {
-            return Err(value(&format!("{field}.shard"), "shards must be listed in order of their numbers, from 0"));
+            return Err(value(
+                &format!("{field}.shard"),
+                "shards must be listed in order of their numbers, from 0",
+            ));
         }
         if shard.members.is_empty() {
             return Err(value(&format!("{field}.members"), "at least one engine must be named"));
         }
         for member in &shard.members {
-            if member.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err()) {
-                return Err(SettingsError::Address { field: format!("{field}.members"), value: member.clone() });
+            if member
+                .rsplit_once(':')
+                .is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err())
+            {
+                return Err(SettingsError::Address {
+                    field: format!("{field}.members"),
+                    value: member.clone(),
+                });
             }
         }
         for &(first, last) in &shard.slots {
@@ -189,7 +203,10 @@ fn spread_slots(config: &ProxyConfig) -> Result<Box<[u16]>, SettingsError> {
             }
             for slot in &mut slots[usize::from(first)..=usize::from(last)] {
                 if *slot != u16::MAX {
-                    return Err(value(&format!("{field}.slots"), &format!("shard {slot} has some of them already")));
+                    return Err(value(
+                        &format!("{field}.slots"),
+                        &format!("shard {slot} has some of them already"),
+                    ));
                 }
                 *slot = shard.shard;
             }
@@ -281,7 +298,9 @@ pub(crate) mod tests {
             problem(|c| c.shards[1].slots = vec![(8192, 16000)]),
             "shards: no shard has slot 16001; all 16384 must be given out"
         );
-        assert!(problem(|c| c.shards[1].slots = vec![(0, 16383)]).starts_with("shards[1].slots: shard 0 has"));
+        assert!(
+            problem(|c| c.shards[1].slots = vec![(0, 16383)]).starts_with("shards[1].slots: shard 0 has")
+        );
         assert!(problem(|c| c.shards[1].shard = 7).starts_with("shards[1].shard"));
         assert!(problem(|c| c.shards[0].members = vec!["x".into()]).contains("\"x\" is no address"));
         assert!(problem(|c| c.shards.clear()).starts_with("shards: "));

@@ -23,7 +23,7 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_
 const KEEP_BYTES: usize = 1024 * 1024;
 
 /// Serves connection `up` as long as the worker lives.
-pub async fn run(cell: Cell, up: usize) {
+pub(super) async fn run(cell: Cell, up: usize) {
     let mut pause = PAUSES.0;
     loop {
         let master = poll_fn(|cx| target(&mut cell.borrow_mut(), up, cx)).await;
@@ -71,7 +71,11 @@ fn target(state: &mut State, up: usize, cx: &mut Context<'_>) -> Poll<Master> {
     let round = state.masters.round(upstream.shard);
     match state.masters.master(upstream.shard) {
         // It has just said that it does not serve: wait for a fresh word.
-        Some(master) if upstream.refused.is_some_and(|(inc, at)| inc == master.incarnation && round <= at) => Poll::Pending,
+        Some(master)
+            if upstream.refused.is_some_and(|(inc, at)| inc == master.incarnation && round <= at) =>
+        {
+            Poll::Pending
+        }
         Some(master) => Poll::Ready(master.clone()),
         None => Poll::Pending,
     }
@@ -143,7 +147,7 @@ fn drive(
     }
     while !upstream.pipe.unsent().is_empty() && matches!(upstream.link, Link::Up(_)) {
         match Pin::new(&mut *stream).poll_write(cx, upstream.pipe.unsent()) {
-            Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return Poll::Ready("writing failed"),
+            Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready("writing failed"),
             Poll::Ready(Ok(n)) => upstream.pipe.mark_sent(n),
             Poll::Pending => break,
         }

@@ -91,7 +91,8 @@ fn admit(cell: &Cell, stream: TcpStream, peer: SocketAddr) {
         return;
     }
     state.counters.count(Count::ConnectionsAccepted);
-    let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(300)).with_interval(Duration::from_secs(100));
+    let keepalive =
+        TcpKeepalive::new().with_time(Duration::from_mins(5)).with_interval(Duration::from_secs(100));
     // A connection works without both; a socket that refuses them is about to report why.
     let _ = stream.set_nodelay(true);
     let _ = SockRef::from(&stream).set_tcp_keepalive(&keepalive);
@@ -162,7 +163,8 @@ fn on_tick(state: &mut State) {
     let now = state.now();
     state.expire(now);
     for up in &mut state.upstreams {
-        let overdue = !up.pipe.is_empty() && now.wrapping_sub(up.heard) > limits::micros(limits::ENGINE_STUCK);
+        let overdue =
+            !up.pipe.is_empty() && now.wrapping_sub(up.heard) > limits::micros(limits::ENGINE_STUCK);
         if overdue || matches!(up.link, Link::Leaving { .. }) {
             up.wake();
         }
@@ -171,7 +173,8 @@ fn on_tick(state: &mut State) {
     let held: usize = state.upstreams.iter().map(super::state::Upstream::held).sum();
     let worker = usize::from(state.worker);
     let shared = state.shared.clone();
-    if let (Some(owed_now), Some(held_now)) = (shared.totals.owed.get(worker), shared.totals.held.get(worker)) {
+    if let (Some(owed_now), Some(held_now)) = (shared.totals.owed.get(worker), shared.totals.held.get(worker))
+    {
         owed_now.store(owed as i64, Ordering::Relaxed);
         held_now.store(held as i64, Ordering::Relaxed);
     }

@@ -111,7 +111,10 @@ mod tests {
     #[test]
     fn words_and_quotes() {
         assert_eq!(words("SET a  b\r\n"), Ok(vec!["SET".into(), "a".into(), "b".into()]));
-        assert_eq!(words(r#"SET a "b \"c\" \x41\n""#), Ok(vec!["SET".into(), "a".into(), "b \"c\" A\n".into()]));
+        assert_eq!(
+            words(r#"SET a "b \"c\" \x41\n""#),
+            Ok(vec!["SET".into(), "a".into(), "b \"c\" A\n".into()])
+        );
         assert_eq!(words(r"ECHO 'it\'s'"), Ok(vec!["ECHO".into(), "it's".into()]));
         assert_eq!(words("ECHO \"\""), Ok(vec!["ECHO".into(), String::new()]));
         assert_eq!(words("  \r\n"), Ok(vec![]));

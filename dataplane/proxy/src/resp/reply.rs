@@ -54,7 +54,11 @@ fn element(buf: &[u8], at: usize) -> Result<Option<(usize, u64)>, BadReply> {
     let Some(&kind) = buf.get(at) else { return Ok(None) };
     let window = &buf[at..buf.len().min(at + LINE_BYTES_MAX)];
     let Some(newline) = memchr(b'\n', window) else {
-        return if window.len() == LINE_BYTES_MAX { Err(BadReply("a line without an end")) } else { Ok(None) };
+        return if window.len() == LINE_BYTES_MAX {
+            Err(BadReply("a line without an end"))
+        } else {
+            Ok(None)
+        };
     };
     let after = at + newline + 1;
     if newline < 1 || window[newline - 1] != b'\r' {

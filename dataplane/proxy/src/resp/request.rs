@@ -96,13 +96,18 @@ pub fn parse(
             Some(_) => return inline(buf),
         }
         let Some(end) = line_end(buf, 1) else {
-            return if buf.len() > LINE_BYTES_MAX { Err(ProtocolError::LongCount) } else { Ok(Parsed::Incomplete) };
+            return if buf.len() > LINE_BYTES_MAX {
+                Err(ProtocolError::LongCount)
+            } else {
+                Ok(Parsed::Incomplete)
+            };
         };
         let count = parse_int(&buf[1..end]).ok_or(ProtocolError::WordCount)?;
         if count <= 0 {
             return Ok(Parsed::Nothing(end + 2));
         }
-        let count = usize::try_from(count).ok().filter(|c| *c <= WORDS_MAX).ok_or(ProtocolError::WordCount)?;
+        let count =
+            usize::try_from(count).ok().filter(|c| *c <= WORDS_MAX).ok_or(ProtocolError::WordCount)?;
         if !authenticated && count > UNAUTHENTICATED.0 {
             return Err(ProtocolError::UnauthenticatedCount);
         }
@@ -161,7 +166,9 @@ fn line_end(buf: &[u8], from: usize) -> Option<usize> {
 fn inline(buf: &[u8]) -> Result<Parsed, ProtocolError> {
     let window = &buf[..buf.len().min(LINE_BYTES_MAX)];
     match memchr(b'\n', window) {
-        Some(end) if window[..end].iter().all(|b| matches!(b, b' ' | b'\r' | b'\t')) => Ok(Parsed::Nothing(end + 1)),
+        Some(end) if window[..end].iter().all(|b| matches!(b, b' ' | b'\r' | b'\t')) => {
+            Ok(Parsed::Nothing(end + 1))
+        }
         Some(end) => Ok(Parsed::Inline(end + 1)),
         None if buf.len() >= LINE_BYTES_MAX => Err(ProtocolError::LongInline),
         None => Ok(Parsed::Incomplete),
@@ -234,7 +241,12 @@ mod tests {
                         start += len;
                     }
                     Parsed::Request(len) => {
-                        found.push(words.iter().map(|&(a, b)| buf[start + a as usize..start + b as usize].to_vec()).collect());
+                        found.push(
+                            words
+                                .iter()
+                                .map(|&(a, b)| buf[start + a as usize..start + b as usize].to_vec())
+                                .collect(),
+                        );
                         start += len;
                     }
                 }
@@ -252,13 +264,17 @@ mod tests {
         assert_eq!(error(b"*1\r\n$999999999999\r\n"), "invalid bulk length");
         assert_eq!(error(b"*1\r\n*1\r\n$1\r\na\r\n"), "expected '$', got '*'");
         assert_eq!(error(&vec![b'a'; LINE_BYTES_MAX]), "too big inline request");
-        assert_eq!(error(&[b"*".to_vec(), vec![b'1'; LINE_BYTES_MAX + 10]].concat()), "too big mbulk count string");
+        assert_eq!(
+            error(&[b"*".to_vec(), vec![b'1'; LINE_BYTES_MAX + 10]].concat()),
+            "too big mbulk count string"
+        );
     }
 
     #[test]
     fn strangers_may_not_send_much() {
         let (mut words, mut progress) = (Vec::new(), None);
-        let mut error = |bytes: &[u8]| parse(bytes, &mut words, &mut progress, false).expect_err("too much").to_string();
+        let mut error =
+            |bytes: &[u8]| parse(bytes, &mut words, &mut progress, false).expect_err("too much").to_string();
         assert_eq!(error(b"*11\r\n"), "unauthenticated multibulk length");
         assert_eq!(error(b"*1\r\n$20000\r\n"), "unauthenticated bulk length");
     }

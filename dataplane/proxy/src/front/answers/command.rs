@@ -24,7 +24,8 @@ impl Ask<'_, '_> {
 
     pub(super) fn command_list(&mut self) -> Flow {
         if self.count() > 2 {
-            return self.error("ERR filters of COMMAND LIST are not supported by a multi-active store: ask for all");
+            return self
+                .error("ERR filters of COMMAND LIST are not supported by a multi-active store: ask for all");
         }
         let resp3 = self.resp3();
         self.write(|out| {
@@ -115,7 +116,9 @@ impl Ask<'_, '_> {
         ];
         let matching: Vec<_> = known
             .iter()
-            .filter(|(name, _)| (2..self.count()).any(|i| matches(&self.arg(i).to_ascii_lowercase(), name.as_bytes())))
+            .filter(|(name, _)| {
+                (2..self.count()).any(|i| matches(&self.arg(i).to_ascii_lowercase(), name.as_bytes()))
+            })
             .collect();
         self.write(|out| {
             encode::map(out, resp3, matching.len());

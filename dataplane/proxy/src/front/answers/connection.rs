@@ -54,7 +54,9 @@ impl Ask<'_, '_> {
     pub(super) fn select(&mut self) -> Flow {
         match super::number(self.arg(1)) {
             Some(0) => self.ok(),
-            Some(_) => self.error("ERR 'SELECT' is not supported by a multi-active store: there is one database, number 0"),
+            Some(_) => self.error(
+                "ERR 'SELECT' is not supported by a multi-active store: there is one database, number 0",
+            ),
             None => self.error("ERR value is not an integer or out of range"),
         }
     }
@@ -175,7 +177,8 @@ impl Ask<'_, '_> {
     }
 
     pub(super) fn who_am_i(&mut self) -> Flow {
-        let name = self.state.settings.credentials.as_ref().map_or("default".to_owned(), |c| c.username.clone());
+        let name =
+            self.state.settings.credentials.as_ref().map_or("default".to_owned(), |c| c.username.clone());
         self.write(|out| encode::bulk(out, name.as_bytes()))
     }
 
@@ -207,7 +210,10 @@ impl Ask<'_, '_> {
     pub(super) fn client_setinfo(&mut self) -> Flow {
         let value = match valid_name(self.arg(3)) {
             Ok(value) => value.to_vec(),
-            Err(_) => return self.error("ERR lib-name and lib-ver cannot contain spaces, newlines or special characters."),
+            Err(_) => {
+                return self
+                    .error("ERR lib-name and lib-ver cannot contain spaces, newlines or special characters.");
+            }
         };
         let (is_name, is_version) =
             (self.arg(2).eq_ignore_ascii_case(b"LIB-NAME"), self.arg(2).eq_ignore_ascii_case(b"LIB-VER"));
@@ -225,7 +231,8 @@ impl Ask<'_, '_> {
     pub(super) fn client_info(&mut self) -> Flow {
         let resp3 = self.resp3();
         let line = self.client().map(|client| {
-            let text = |bytes: Option<&Vec<u8>>| String::from_utf8_lossy(bytes.map_or(&[][..], |b| b)).into_owned();
+            let text =
+                |bytes: Option<&Vec<u8>>| String::from_utf8_lossy(bytes.map_or(&[][..], |b| b)).into_owned();
             let extra = client.extra.as_deref();
             format!(
                 "id={} addr={} name={} db=0 resp={} lib-name={} lib-ver={}\n",

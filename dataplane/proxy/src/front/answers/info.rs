@@ -20,7 +20,8 @@ impl Ask<'_, '_> {
         for i in 1..self.request.count() {
             wanted.push(String::from_utf8_lossy(self.arg(i)).to_ascii_lowercase());
         }
-        let all = wanted.is_empty() || wanted.iter().any(|w| matches!(w.as_str(), "all" | "default" | "everything"));
+        let all = wanted.is_empty()
+            || wanted.iter().any(|w| matches!(w.as_str(), "all" | "default" | "everything"));
         let mut text = String::new();
         for section in DEFAULT.into_iter().chain(["commandstats"]) {
             let default = DEFAULT.contains(&section);
@@ -95,7 +96,10 @@ fn multiactive(text: &mut String, state: &State) {
         match &shard.master {
             Some(m) => line(
                 &format!("shard{n}"),
-                &format_args!("state=serving,master={},epoch={},incarnation={}", m.address, m.epoch, m.incarnation),
+                &format_args!(
+                    "state=serving,master={},epoch={},incarnation={}",
+                    m.address, m.epoch, m.incarnation
+                ),
             ),
             None => line(&format!("shard{n}"), &format_args!("state=unavailable,why={}", shard.why)),
         }

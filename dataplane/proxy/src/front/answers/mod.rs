@@ -13,8 +13,8 @@ use crate::resp::encode;
 use crate::resp::request::Request;
 
 /// Answers a request whose routing is `Proxy`. Arity and authentication were checked.
-pub fn answer(state: &mut State, key: u32, command: &'static Command, request: &Request<'_>, now: u32) -> Flow {
-    let mut ask = Ask { state, key, request, now };
+pub(super) fn answer(state: &mut State, key: u32, command: &'static Command, request: &Request<'_>) -> Flow {
+    let mut ask = Ask { state, key, request };
     let flow = match command.name {
         "PING" => ask.ping(),
         "ECHO" => ask.echo(),
@@ -46,7 +46,10 @@ pub fn answer(state: &mut State, key: u32, command: &'static Command, request: &
         "MAS.WAIT" => ask.wait_regions(),
         name => match name.strip_suffix("|HELP") {
             Some(container) => ask.help(container),
-            None => ask.state.refuse(ask.key, &format!("ERR wrong number of arguments for '{}' command", name.to_ascii_lowercase())),
+            None => ask.state.refuse(
+                ask.key,
+                &format!("ERR wrong number of arguments for '{}' command", name.to_ascii_lowercase()),
+            ),
         },
     };
     if flow == Flow::Next {
@@ -60,7 +63,6 @@ struct Ask<'a, 'r> {
     state: &'a mut State,
     key: u32,
     request: &'a Request<'r>,
-    now: u32,
 }
 
 impl Ask<'_, '_> {

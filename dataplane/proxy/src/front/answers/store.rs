@@ -40,7 +40,9 @@ impl Ask<'_, '_> {
                 match regions.filter(|n| (1..=peers).contains(n)) {
                     Some(regions) => Some((AckLevel::Remote, regions as u16)),
                     None => {
-                        return self.error(&format!("ERR MAS.ACK REMOTE takes a number from 1 to {peers}, the other regions"));
+                        return self.error(&format!(
+                            "ERR MAS.ACK REMOTE takes a number from 1 to {peers}, the other regions"
+                        ));
                     }
                 }
             }
@@ -58,7 +60,9 @@ impl Ask<'_, '_> {
         let config = self.state.settings.config.clone();
         self.write(|out| {
             encode::map(out, resp3, 4);
-            for (field, value) in [("region", &config.region.name), ("store", &config.store), ("proxy", &config.proxy)] {
+            for (field, value) in
+                [("region", &config.region.name), ("store", &config.store), ("proxy", &config.proxy)]
+            {
                 encode::bulk(out, field.as_bytes());
                 encode::bulk(out, value.as_bytes());
             }

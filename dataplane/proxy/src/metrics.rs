@@ -1,0 +1,148 @@
+//! /metrics: the front's numbers in the form of Prometheus. docs/metrics.md is generated from the same registry.
+
+use std::fmt::{self, Write as _};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::front::counters::{COUNTS, sum};
+use crate::front::state::Shared;
+
+/// Prefix of all metrics of a proxy.
+pub const PREFIX: &str = "mas_proxy";
+
+/// A registry with the front's metrics in it, for the replication side to add its own.
+pub fn registry(shared: Arc<Shared>) -> Registry {
+    let mut registry = Registry::with_prefix(PREFIX);
+    registry.register_collector(Box::new(Front(shared)));
+    registry
+}
+
+/// Reads the shared numbers at each scrape.
+struct Front(Arc<Shared>);
+
+impl fmt::Debug for Front {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Front")
+    }
+}
+
+impl Collector for Front {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let totals = &self.0.totals;
+        for ((name, unit, help), value) in COUNTS.iter().zip(totals.counts()) {
+            let unit = unit.map(|unit| Unit::Other(unit.to_owned()));
+            let mut metric = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Counter)?;
+            metric.encode_counter::<NoLabelSet, _, u64>(&value, None)?;
+        }
+        let help =
+            "Requests by command (only commands of the table, so that clients cannot add labels) and outcome";
+        let mut metric = encoder.encode_descriptor("commands", help, None, MetricType::Counter)?;
+        for (name, calls, failures) in totals.commands() {
+            let name = name.to_ascii_lowercase();
+            for (outcome, value) in [("ok", calls.saturating_sub(failures)), ("error", failures)] {
+                let labels = [("command", name.as_str()), ("outcome", outcome)];
+                metric.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&value, None)?;
+            }
+        }
+        let gauges = [
+            ("connections", "Client connections that are open", totals.connections.load(Ordering::Relaxed)),
+            ("replies_owed", "Requests whose reply has not left yet", sum(&totals.owed)),
+            ("requests_held", "Requests that wait for their shard to get a master", sum(&totals.held)),
+        ];
+        for (name, help, value) in gauges {
+            encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)?;
+        }
+        let (sum, count, buckets) = totals.ack_waits();
+        let help = "Time from the shard's reply to the acknowledgement of a write at its level";
+        encoder
+            .encode_descriptor("ack_wait", help, Some(&Unit::Seconds), MetricType::Histogram)?
+            .encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
+    }
+}
+
+/// The registry as text.
+pub fn text(registry: &Registry) -> String {
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    let _ = prometheus_client::encoding::text::encode(&mut text, registry);
+    text
+}
+
+/// docs/metrics.md, from the head lines of the text.
+pub fn markdown(registry: &Registry) -> String {
+    let text = text(registry);
+    let mut out = String::from(
+        "# Metrics of a proxy\n\nGenerated from the registry; do not edit. `GET /metrics` on the admin port, in the text \
+         format of Prometheus.\n\n| metric | type | unit | meaning |\n| --- | --- | --- | --- |\n",
+    );
+    let mut lines = text.lines().peekable();
+    while let Some(line) = lines.next() {
+        let Some((name, help)) = line.strip_prefix("# HELP ").and_then(|rest| rest.split_once(' ')) else {
+            continue;
+        };
+        let (mut kind, mut unit) = ("", "");
+        while let Some(next) =
+            lines.next_if(|next| next.starts_with("# TYPE ") || next.starts_with("# UNIT "))
+        {
+            let value = next.rsplit(' ').next().unwrap_or_default();
+            *(if next.starts_with("# TYPE ") { &mut kind } else { &mut unit }) = value;
+        }
+        let suffix = if kind == "counter" { "_total" } else { "" };
+        let help = help.trim_end_matches('.');
+        let _ = writeln!(out, "| `{name}{suffix}` | {kind} | {unit} | {help} |");
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicU64};
+    use std::time::Instant;
+
+    use super::*;
+    use crate::front::counters::{Counters, Totals};
+
+    pub(crate) fn shared() -> Arc<Shared> {
+        Arc::new(Shared {
+            totals: Totals::new(1),
+            next_client: AtomicU64::new(1),
+            draining: AtomicBool::new(false),
+            ask_again: Arc::default(),
+            started: Instant::now(),
+        })
+    }
+
+    #[test]
+    fn numbers_are_shown_with_help_and_unit() {
+        let shared = shared();
+        let mut counters = Counters::default();
+        counters.call(mas_commands::lookup(b"GET").expect("known").index);
+        counters.ack_waited(900);
+        counters.publish(&shared.totals);
+        let text = text(&registry(shared));
+        for line in [
+            "# HELP mas_proxy_client_read_bytes Bytes read from clients",
+            "# UNIT mas_proxy_client_read_bytes bytes",
+            "mas_proxy_commands_total{command=\"get\",outcome=\"ok\"} 1",
+            "mas_proxy_ack_wait_seconds_bucket{le=\"0.001\"} 1",
+            "mas_proxy_connections 0",
+        ] {
+            assert!(text.contains(line), "{line}\n in\n{text}");
+        }
+    }
+
+    #[test]
+    fn the_table_has_a_row_a_metric() {
+        let table = markdown(&registry(shared()));
+        assert!(
+            table.contains("| `mas_proxy_writes_unknown_total` | counter |  | Writes whose connection broke"),
+            "{table}"
+        );
+        assert!(table.contains("| `mas_proxy_ack_wait_seconds` | histogram | seconds |"), "{table}");
+    }
+}

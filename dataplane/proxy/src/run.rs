@@ -1,0 +1,102 @@
+//! A proxy process from start to end: check the configuration, bind, serve, drain.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::time::Instant;
+
+use anyhow::Context as _;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use crate::admin::{Admin, router};
+use crate::config_file;
+use crate::front::counters::Totals;
+use crate::front::replication::{Clocks, Replication, Wiring};
+use crate::front::settings::Settings;
+use crate::front::state::Shared;
+use crate::front::{self, discovery, limits};
+use crate::metrics;
+
+/// Serves until SIGTERM or SIGINT, then drains. `replicate` starts the replication side; it is called inside the
+/// runtime, before any port is bound.
+pub async fn run(
+    path: std::path::PathBuf,
+    first: Settings,
+    replicate: impl FnOnce(Wiring) -> anyhow::Result<Arc<dyn Replication>>,
+) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    let workers = front::workers(&first);
+    let shards = usize::from(first.shards());
+    let (listen, admin_address) = (first.listen, first.admin);
+    let watched = config_file::watch(path, first);
+
+    let shared = Arc::new(Shared {
+        totals: Totals::new(workers),
+        next_client: AtomicU64::new(1),
+        draining: AtomicBool::new(false),
+        ask_again: Arc::default(),
+        started: Instant::now(),
+    });
+    let masters = discovery::start(watched.settings.clone(), shared.ask_again.clone());
+    let clocks = Clocks::new(shards);
+    let (send, receive): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
+    let replication = replicate(Wiring {
+        config: watched.config.clone(),
+        masters: masters.clone(),
+        ask_again: shared.ask_again.clone(),
+        clocks: clocks.clone(),
+        acks: send,
+    })
+    .context("starting replication")?;
+
+    let mut registry = metrics::registry(shared.clone());
+    replication.register(&mut registry);
+    let admin = Admin {
+        settings: watched.settings.clone(),
+        refused: watched.refused,
+        masters: masters.clone(),
+        replication: replication.clone(),
+        shared: shared.clone(),
+        registry: Arc::new(registry),
+    };
+    let admin_listener = TcpListener::bind(admin_address)
+        .await
+        .with_context(|| format!("binding the admin port {admin_address}"))?;
+    let front = front::start(front::Start {
+        settings: watched.settings.clone(),
+        masters,
+        shared,
+        replication: replication.clone(),
+        clocks,
+        acks: receive,
+    })
+    .with_context(|| format!("binding the client port {listen}"))?;
+    let serving = tokio::spawn(async move { axum::serve(admin_listener, router(admin)).await });
+    let config = watched.config.borrow().clone();
+    info!(
+        store = config.store,
+        region = config.region.name,
+        proxy = config.proxy,
+        clients = %front.address,
+        admin = %admin_address,
+        workers,
+        "serving"
+    );
+    drop(config);
+
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    info!("draining: no new connections, requests under way are finished");
+    tokio::task::spawn_blocking(move || front.drain()).await.context("draining")?.context("draining")?;
+    if let Err(refusal) = replication.drain(limits::DRAIN).await {
+        warn!(%refusal, "not everything was published; what is left is in the outbox, and other proxies sweep it");
+    }
+    serving.abort();
+    info!("drained");
+    Ok(())
+}
