@@ -11,6 +11,7 @@ pub mod meta;
 pub mod outbox;
 pub mod record;
 pub mod replication;
+pub mod save;
 pub mod shard;
 pub mod slot;
 pub mod stamp;
