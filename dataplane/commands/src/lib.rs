@@ -4,6 +4,7 @@
 //! A command that is not in it does not exist; one that is there without support is refused with its reason.
 
 mod command;
+pub mod doc;
 mod hash;
 mod keys;
 mod table;

@@ -1,0 +1,10 @@
+//! The front of the proxy on real sockets, before engines that live in the test.
+#![allow(missing_docs)]
+
+mod abuse;
+mod acks;
+mod connection;
+mod fake_engine;
+mod failover;
+mod harness;
+mod keys;
