@@ -152,16 +152,6 @@ impl Reply {
         walk(self.0, &mut out);
         out
     }
-
-    /// The number of elements of an array, a set or a map.
-    pub(crate) fn len(&self) -> usize {
-        // SAFETY: a live reply of that kind.
-        if self.kind() == ReplyKind::Many {
-            unsafe { server!(RedisModule_CallReplyLength(self.0)) }
-        } else {
-            0
-        }
-    }
 }
 
 impl Drop for Reply {

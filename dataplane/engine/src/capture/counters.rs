@@ -88,7 +88,12 @@ fn add(w: &mut Write<'_>, increment: &Increment<'_>) -> Result<Answer, Refusal> 
         // Redis reads some numbers that cannot be added up exactly (1e300, hexadecimal): those are not begun.
         let shown = w.native.read(key, kind, name);
         if shown.is_some_and(|value| merge::number_in(&value).is_none()) {
-            return Err(Refusal::other("value is not a valid float"));
+            let hash = kind == Kind::Hash;
+            return Err(Refusal::other(if hash {
+                "hash value is not a float"
+            } else {
+                "value is not a valid float"
+            }));
         }
     }
     let Some(op) = w.shard.count_op(counting, kind, Bytes::copy_from_slice(name), delta, w.latest) else {

@@ -19,6 +19,10 @@ const HEADER_BYTES: usize = 16;
 /// What an effect takes beyond the words of its command, at most, for commands whose effect is made of their words.
 const EFFECT_SLACK: usize = 1 << 16;
 
+/// What a small effect takes in the outbox beyond the words of its command. (One that carries more than its words, such
+/// as that of `RENAME`, may pass the outbox's bound by itself; [`EFFECT_BYTES_MAX`] bounds it.)
+const ENTRY_BYTES: u64 = 96;
+
 /// `MAS.EXEC header command args…`.
 pub(crate) fn exec(ctx: Ctx, words: Words<'_>) {
     answer(ctx, |engine| {
@@ -173,7 +177,7 @@ fn check_bounds(
         engine.check_memory(ctx, wall_ms, size)?;
     }
     let (waiting, bound) = (engine.shard.outbox().bytes(), engine.settings.outbox_max_bytes);
-    if waiting.saturating_add(size as u64) > bound {
+    if waiting.saturating_add(size as u64 + ENTRY_BYTES) > bound {
         return Err(Refusal::OutboxFull(waiting, bound));
     }
     if size > EFFECT_BYTES_MAX - EFFECT_SLACK {
