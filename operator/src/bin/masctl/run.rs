@@ -32,6 +32,8 @@ pub(crate) fn up(place: &Place, args: &args::Up) -> Result<(), Failure> {
     let store = crds::load(&manifest)
         .map_err(|invalid| Failure::configuration(format!("{}: {invalid}", args.file.display())))?;
     let layout = locate::for_store(place, &store.name)?;
+    // What cannot be changed is said before anything is started.
+    operator::platform::local::plan(&layout, &store)?;
     let binaries = Overrides { engine_module: args.engine_module.clone(), proxy: args.proxy.clone() };
     if !store.cluster_only.is_empty() && !args.background {
         eprintln!(

@@ -46,8 +46,9 @@ pub(super) async fn assemble(
     tasks: &mut JoinSet<()>,
 ) -> Result<(Arc<Shared>, File), StartError> {
     let store = crds::load(&options.manifest)?;
-    let binaries = Binaries::find(&options.binaries)?;
     let layout = Layout::new(&options.state_dir)?;
+    record::open(&layout, &store)?;
+    let binaries = Binaries::find(&options.binaries)?;
     let lock = layout.lock()?;
     let swept = stale::sweep(&layout);
     if swept > 0 {

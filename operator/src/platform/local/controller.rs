@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -46,6 +47,9 @@ pub(super) struct Member {
     pub(super) engine: Engine,
     pub(super) keeper: Arc<Keeper>,
     seen: watch::Sender<Observed>,
+    /// Looks begun, and the look that `seen` comes from.
+    begun: AtomicU64,
+    published: AtomicU64,
 }
 
 /// What was seen, and of which process.
@@ -65,7 +69,7 @@ enum SeenAlone {
 impl Member {
     pub(super) fn new(node: RedisNode, engine: Engine, keeper: Arc<Keeper>) -> Self {
         let (seen, _) = watch::channel(Observed { pid: None, seen: SeenAlone::Plain(Seen::Absent) });
-        Self { node, engine, keeper, seen }
+        Self { node, engine, keeper, seen, begun: AtomicU64::new(0), published: AtomicU64::new(0) }
     }
 
     /// Looks at the server for as long as it is polled.
@@ -74,6 +78,7 @@ impl Member {
         let mut answered = Instant::now();
         loop {
             let status = process.borrow_and_update().clone();
+            let look = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
             let seen = if status.paused {
                 SeenAlone::Plain(Seen::Paused)
             } else if status.phase == ProcessPhase::Running {
@@ -96,6 +101,7 @@ impl Member {
                 *old = new;
                 changed
             });
+            self.published.store(look, Ordering::SeqCst);
             let _ = timeout(LOOK, process.changed()).await;
         }
     }
@@ -121,6 +127,15 @@ impl Member {
             }
             SeenAlone::Plain(seen) | SeenAlone::Follows(seen, _) => seen,
         }
+    }
+
+    /// The look after which everything that has happened until now is seen.
+    fn next_look(&self) -> u64 {
+        self.begun.load(Ordering::SeqCst) + 1
+    }
+
+    fn has_published(&self, look: u64) -> bool {
+        self.published.load(Ordering::SeqCst) >= look
     }
 
     fn pid(&self) -> Option<u32> {
@@ -161,8 +176,13 @@ impl ShardController {
         let mut control = Control::default();
         // The master whose replication user is known to be on, by its process.
         let mut opened: Option<(u64, Option<u32>)> = None;
+        // After actions nothing is decided before everyone was looked at again: they must not be repeated on old news.
+        let mut wanted_looks = vec![0; self.members.len()];
         loop {
             tick.tick().await;
+            if !self.members.iter().zip(&wanted_looks).all(|(member, look)| member.has_published(*look)) {
+                continue;
+            }
             let members = look_at(&self.members);
             if !*founded.borrow_and_update() {
                 self.publish(members, Plan::default(), None);
@@ -175,6 +195,9 @@ impl ShardController {
             let failure = self.carry_out(&record, &plan, &mut opened).await.err();
             if let Some(error) = &failure {
                 tracing::warn!(shard = self.name, %error, "an action failed");
+            }
+            if !plan.actions.is_empty() {
+                wanted_looks = self.members.iter().map(|member| member.next_look()).collect();
             }
             self.publish(members, plan, failure.as_ref());
             if failure.is_some() {

@@ -36,6 +36,9 @@ pub enum LayoutError {
     /// Another supervisor holds the lock.
     #[error("the store in {0} is already running: see `masctl status`, or end it with `masctl down`")]
     Running(PathBuf),
+    /// Nothing is kept there.
+    #[error("there is no store in {0}")]
+    NoStore(PathBuf),
     /// No home directory.
     #[error("neither XDG_STATE_HOME nor HOME is set: name a folder with --state-dir")]
     NoHome,

@@ -206,15 +206,11 @@ pub(super) fn what_is_missing(status: &StoreStatus) -> String {
 
 /// Deletes a stopped store's data, and gives its ports back. Refuses a folder that is none.
 pub fn delete_data(layout: &Layout) -> Result<(), LayoutError> {
+    if !layout.record().exists() {
+        return Err(LayoutError::NoStore(layout.root().to_owned()));
+    }
     let lock = layout.lock()?;
     super::stale::sweep(layout);
-    if !layout.record().exists() {
-        return Err(super::layout::io_error(
-            "finding a store in",
-            layout.root(),
-            std::io::Error::from(std::io::ErrorKind::NotFound),
-        ));
-    }
     std::fs::remove_dir_all(layout.root())
         .map_err(|e| super::layout::io_error("deleting", layout.root(), e))?;
     drop(lock);
