@@ -7,7 +7,7 @@ use crate::resp::Words;
 
 /// What a key usually holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// Any string.
     Text,
     /// A string that is a number.
@@ -37,42 +37,42 @@ const TAGS: [&str; 4] = ["{a}", "{b}", "{c}", ""];
 const KEYS_OF_A_KIND: u32 = 3;
 
 /// Random choices from one seed.
-pub struct Dice {
+pub(crate) struct Dice {
     rng: StdRng,
     /// The protocol that the connection speaks.
-    pub protocol: u8,
+    pub(crate) protocol: u8,
     /// Values that `DUMP` has given, as in `RESTORE` they come back.
-    pub dumps: Vec<Vec<u8>>,
+    pub(crate) dumps: Vec<Vec<u8>>,
 }
 
 impl Dice {
     /// The same seed gives the same requests, as long as the servers answer alike.
-    pub fn new(seed: u64, protocol: u8) -> Self {
+    pub(crate) fn new(seed: u64, protocol: u8) -> Self {
         Self { rng: StdRng::seed_from_u64(seed), protocol, dumps: Vec::new() }
     }
 
     /// A number from 0 to below `bound`.
-    pub fn below(&mut self, bound: usize) -> usize {
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
         self.rng.random_range(0..bound)
     }
 
     /// A number in the range, both ends included.
-    pub fn between(&mut self, low: i64, high: i64) -> i64 {
+    pub(crate) fn between(&mut self, low: i64, high: i64) -> i64 {
         self.rng.random_range(low..=high)
     }
 
     /// True in `percent` of all cases.
-    pub fn chance(&mut self, percent: u32) -> bool {
+    pub(crate) fn chance(&mut self, percent: u32) -> bool {
         self.rng.random_range(0..100) < percent
     }
 
     /// One of them.
-    pub fn pick<'a>(&mut self, of: &[&'a str]) -> &'a str {
+    pub(crate) fn pick<'a>(&mut self, of: &[&'a str]) -> &'a str {
         of[self.below(of.len())]
     }
 
     /// One of them, or nothing.
-    pub fn maybe(&mut self, percent: u32, of: &[&str], words: &mut Words) {
+    pub(crate) fn maybe(&mut self, percent: u32, of: &[&str], words: &mut Words) {
         if self.chance(percent) {
             let word = self.pick(of).as_bytes().to_vec();
             words.push(word);
@@ -87,37 +87,37 @@ impl Dice {
     }
 
     /// A key that is likely of that kind, in any slot.
-    pub fn key(&mut self, kind: Kind) -> String {
+    pub(crate) fn key(&mut self, kind: Kind) -> String {
         let tag = self.pick(&TAGS);
         self.name(tag, kind)
     }
 
     /// A key of any kind in any slot.
-    pub fn any_key(&mut self) -> String {
+    pub(crate) fn any_key(&mut self) -> String {
         let kind = KINDS[self.below(KINDS.len())].0;
         self.key(kind)
     }
 
     /// `count` keys in one slot.
-    pub fn keys_together(&mut self, kind: Kind, count: usize) -> Vec<String> {
+    pub(crate) fn keys_together(&mut self, kind: Kind, count: usize) -> Vec<String> {
         let tag = self.pick(&TAGS[..3]);
         (0..count).map(|_| self.name(tag, kind)).collect()
     }
 
     /// `count` keys of any kind in one slot.
-    pub fn any_keys_together(&mut self, count: usize) -> Vec<String> {
+    pub(crate) fn any_keys_together(&mut self, count: usize) -> Vec<String> {
         let kind = KINDS[self.below(KINDS.len())].0;
         self.keys_together(kind, count)
     }
 
     /// Keys in any slots.
-    pub fn keys_anywhere(&mut self, most: usize) -> Vec<String> {
+    pub(crate) fn keys_anywhere(&mut self, most: usize) -> Vec<String> {
         let count = 1 + self.below(most);
         (0..count).map(|_| self.any_key()).collect()
     }
 
     /// A value of a string.
-    pub fn value(&mut self) -> Vec<u8> {
+    pub(crate) fn value(&mut self) -> Vec<u8> {
         match self.below(10) {
             0 => Vec::new(),
             1 => self.integer().into_bytes(),
@@ -130,7 +130,7 @@ impl Dice {
     }
 
     /// A whole number, seldom a large one or none.
-    pub fn integer(&mut self) -> String {
+    pub(crate) fn integer(&mut self) -> String {
         match self.below(30) {
             0 => "9223372036854775807".into(),
             1 => "-9223372036854775808".into(),
@@ -140,7 +140,7 @@ impl Dice {
     }
 
     /// An index or a rank.
-    pub fn index(&mut self) -> String {
+    pub(crate) fn index(&mut self) -> String {
         match self.below(20) {
             0 => self.integer(),
             _ => self.rng.random_range(-12..12).to_string(),
@@ -148,7 +148,7 @@ impl Dice {
     }
 
     /// A number that binary and decimal fractions both hold exactly, so that sums have one spelling.
-    pub fn decimal(&mut self) -> String {
+    pub(crate) fn decimal(&mut self) -> String {
         match self.below(14) {
             0 => self.pick(&["abc", "", "nan", " 1", "1e2", "5.0e3", "0x10"]).into(),
             1 => "0".into(),
@@ -157,7 +157,7 @@ impl Dice {
     }
 
     /// A score.
-    pub fn score(&mut self) -> String {
+    pub(crate) fn score(&mut self) -> String {
         match self.below(16) {
             0 => "inf".into(),
             1 => "-inf".into(),
@@ -167,14 +167,14 @@ impl Dice {
     }
 
     /// One end of a range of scores.
-    pub fn score_bound(&mut self) -> String {
+    pub(crate) fn score_bound(&mut self) -> String {
         let open = if self.chance(25) { "(" } else { "" };
         let score = self.score();
         format!("{open}{score}")
     }
 
     /// One end of a range of members.
-    pub fn lex_bound(&mut self) -> String {
+    pub(crate) fn lex_bound(&mut self) -> String {
         match self.below(5) {
             0 => "-".into(),
             1 => "+".into(),
@@ -186,7 +186,7 @@ impl Dice {
     }
 
     /// A member or a field.
-    pub fn member(&mut self) -> Vec<u8> {
+    pub(crate) fn member(&mut self) -> Vec<u8> {
         match self.below(40) {
             0 => Vec::new(),
             1 => vec![b'm'; 80],
@@ -197,7 +197,7 @@ impl Dice {
     }
 
     /// Some members.
-    pub fn members(&mut self, most: usize) -> Words {
+    pub(crate) fn members(&mut self, most: usize) -> Words {
         // Seldom so many that the encoding changes.
         let count = if self.chance(1) { 150 } else { 1 + self.below(most) };
         if count > most {
@@ -207,12 +207,12 @@ impl Dice {
     }
 
     /// A count, mostly small.
-    pub fn count(&mut self) -> String {
+    pub(crate) fn count(&mut self) -> String {
         self.rng.random_range(-3..6).to_string()
     }
 
     /// A time to live in seconds that does not end while the test runs, or has ended already.
-    pub fn seconds(&mut self) -> String {
+    pub(crate) fn seconds(&mut self) -> String {
         match self.below(12) {
             0 => self.pick(&["0", "-1", "abc", "9223372036854775807", "1.5"]).into(),
             _ => self.rng.random_range(1000..5000).to_string(),
@@ -220,7 +220,7 @@ impl Dice {
     }
 
     /// The same in milliseconds.
-    pub fn millis(&mut self) -> String {
+    pub(crate) fn millis(&mut self) -> String {
         match self.below(12) {
             0 => self.pick(&["0", "-1", "abc", "9223372036854775807"]).into(),
             _ => self.rng.random_range(1_000_000..5_000_000).to_string(),
@@ -228,7 +228,7 @@ impl Dice {
     }
 
     /// A point in time in seconds.
-    pub fn at_seconds(&mut self) -> String {
+    pub(crate) fn at_seconds(&mut self) -> String {
         match self.below(12) {
             0 => self.pick(&["1", "0", "-1", "abc"]).into(),
             _ => (4_000_000_000 + self.rng.random_range(0..1000_i64)).to_string(),
@@ -236,7 +236,7 @@ impl Dice {
     }
 
     /// A point in time in milliseconds.
-    pub fn at_millis(&mut self) -> String {
+    pub(crate) fn at_millis(&mut self) -> String {
         match self.below(12) {
             0 => self.pick(&["1", "0", "-1", "abc"]).into(),
             _ => (4_000_000_000_000 + self.rng.random_range(0..1_000_000_i64)).to_string(),

@@ -6,11 +6,11 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 /// The words of a request, the name first.
-pub type Words = Vec<Vec<u8>>;
+pub(crate) type Words = Vec<Vec<u8>>;
 
 /// One reply. Numbers with a fraction stay text, so that equal replies are equal bytes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Reply {
+pub(crate) enum Reply {
     /// `+`
     Simple(Vec<u8>),
     /// `-`
@@ -44,14 +44,14 @@ pub enum Reply {
 }
 
 /// A connection.
-pub struct Raw {
+pub(crate) struct Raw {
     read: BufReader<TcpStream>,
     write: TcpStream,
 }
 
 impl Raw {
     /// Connects to `host:port`.
-    pub fn connect(address: &str) -> io::Result<Self> {
+    pub(crate) fn connect(address: &str) -> io::Result<Self> {
         let write = TcpStream::connect(address)?;
         write.set_nodelay(true)?;
         write.set_read_timeout(Some(Duration::from_secs(20)))?;
@@ -60,7 +60,7 @@ impl Raw {
     }
 
     /// Sends requests in one piece.
-    pub fn send<'a>(&mut self, requests: impl IntoIterator<Item = &'a Words>) -> io::Result<()> {
+    pub(crate) fn send<'a>(&mut self, requests: impl IntoIterator<Item = &'a Words>) -> io::Result<()> {
         let mut out = Vec::with_capacity(1 << 12);
         for words in requests {
             write!(out, "*{}\r\n", words.len())?;
@@ -74,13 +74,15 @@ impl Raw {
     }
 
     /// Reads one reply.
-    pub fn receive(&mut self) -> io::Result<Reply> {
+    pub(crate) fn receive(&mut self) -> io::Result<Reply> {
         let mut line = self.line()?;
         if line.is_empty() {
             return Err(odd("an empty line"));
         }
         let kind = line.remove(0);
-        let items = |factor: i64| -> io::Result<usize> { usize::try_from(integer(&line)? * factor).map_err(|_| odd("a negative length")) };
+        let items = |factor: i64| -> io::Result<usize> {
+            usize::try_from(integer(&line)? * factor).map_err(|_| odd("a negative length"))
+        };
         Ok(match kind {
             b'+' => Reply::Simple(line),
             b'-' => Reply::Error(line),
@@ -102,13 +104,13 @@ impl Raw {
     }
 
     /// Sends one request and reads its reply.
-    pub fn ask(&mut self, words: &Words) -> io::Result<Reply> {
+    pub(crate) fn ask(&mut self, words: &Words) -> io::Result<Reply> {
         self.send([words])?;
         self.receive()
     }
 
     /// Whether the server has closed the connection.
-    pub fn is_closed(&mut self) -> bool {
+    pub(crate) fn is_closed(&mut self) -> bool {
         self.read.fill_buf().map_or(true, <[u8]>::is_empty)
     }
 
@@ -144,7 +146,7 @@ macro_rules! words {
 }
 
 /// What can be a word.
-pub trait ToWord {
+pub(crate) trait ToWord {
     /// Its bytes.
     fn to_word(&self) -> Vec<u8>;
 }
@@ -174,20 +176,24 @@ impl ToWord for i64 {
 }
 
 /// Words as a person would type them.
-pub fn show(words: &Words) -> String {
+pub(crate) fn show(words: &Words) -> String {
     words.iter().map(|word| text(word)).collect::<Vec<_>>().join(" ")
 }
 
 /// Bytes for people.
-pub fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     let shown = bytes[..bytes.len().min(120)].escape_ascii().to_string();
     let more = if bytes.len() > 120 { format!("…({})", bytes.len()) } else { String::new() };
-    if shown.is_empty() || shown.contains(' ') { format!("\"{shown}\"{more}") } else { format!("{shown}{more}") }
+    if shown.is_empty() || shown.contains(' ') {
+        format!("\"{shown}\"{more}")
+    } else {
+        format!("{shown}{more}")
+    }
 }
 
 impl Reply {
     /// The items of an array, set or map.
-    pub fn items(&self) -> &[Reply] {
+    pub(crate) fn items(&self) -> &[Reply] {
         match self {
             Self::Array(items) | Self::Set(items) | Self::Map(items) | Self::Push(items) => items,
             _ => &[],
@@ -195,18 +201,21 @@ impl Reply {
     }
 
     /// The bytes of a string or a number.
-    pub fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         match self {
-            Self::Simple(b) | Self::Error(b) | Self::Bulk(b) | Self::Double(b) | Self::Big(b) | Self::Verbatim(b) => {
-                b.clone()
-            }
+            Self::Simple(b)
+            | Self::Error(b)
+            | Self::Bulk(b)
+            | Self::Double(b)
+            | Self::Big(b)
+            | Self::Verbatim(b) => b.clone(),
             Self::Int(n) => n.to_string().into_bytes(),
             _ => Vec::new(),
         }
     }
 
     /// Whether it is an error.
-    pub fn is_error(&self) -> bool {
+    pub(crate) fn is_error(&self) -> bool {
         matches!(self, Self::Error(_))
     }
 }

@@ -1,0 +1,142 @@
+//! What counts as the same reply. This list is the whole difference that clients may see, apart from docs/limits.md.
+
+use std::collections::BTreeMap;
+
+use crate::resp::{Reply, Words};
+
+/// How the two replies to a command are compared. Errors are always compared byte by byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rule {
+    /// Byte by byte.
+    Exact,
+    /// Redis promises no order.
+    Unordered,
+    /// Pairs in no order.
+    UnorderedPairs,
+    /// The two servers are not asked at the same instant: numbers may differ by this much.
+    Within(i64),
+    /// About the server itself: only the type of the reply is the same.
+    Shape,
+    /// As `Shape`, and the value is kept for `RESTORE`. (Sets are dumped in the order of a hash table.)
+    Dump,
+    /// Plain Redis 7.0 does not have it: no error is expected.
+    Own,
+    /// Cursors differ: whole iterations are compared, in no order.
+    Scan,
+    /// Random picks: the same number of different members that are there.
+    Picks,
+    /// Random picks that are removed: as `Picks`, and then removed from plain Redis too.
+    Pop,
+    /// On a connection of its own, which is closed afterwards.
+    Quit,
+    /// The connection starts anew.
+    Reset,
+}
+
+impl Rule {
+    /// The rule of a command, by its name in the table.
+    pub(crate) fn of(name: &str) -> Self {
+        match name {
+            "SMEMBERS" | "SINTER" | "SUNION" | "SDIFF" | "HKEYS" | "HVALS" | "KEYS" => Self::Unordered,
+            "HGETALL" => Self::UnorderedPairs,
+            "TTL" | "EXPIRETIME" | "OBJECT|IDLETIME" => Self::Within(5),
+            "PTTL" | "PEXPIRETIME" => Self::Within(5000),
+            "DUMP" => Self::Dump,
+            "RANDOMKEY" | "MEMORY|USAGE" | "TIME" | "INFO" | "HELLO" | "CONFIG|GET" | "CLIENT|ID"
+            | "CLIENT|INFO" | "CLIENT|LIST" | "COMMAND" | "COMMAND|COUNT" | "COMMAND|DOCS"
+            | "COMMAND|INFO" | "COMMAND|LIST" => Self::Shape,
+            "CLIENT|NO-TOUCH" | "CLIENT|SETINFO" => Self::Own,
+            "SCAN" | "HSCAN" | "SSCAN" | "ZSCAN" => Self::Scan,
+            "SRANDMEMBER" | "HRANDFIELD" | "ZRANDMEMBER" => Self::Picks,
+            "SPOP" => Self::Pop,
+            "QUIT" => Self::Quit,
+            "RESET" => Self::Reset,
+            name if name.ends_with("|HELP") => Self::Shape,
+            name if name.starts_with("MAS.") => Self::Own,
+            _ => Self::Exact,
+        }
+    }
+
+    /// Whether the runner has to look at it alone, and not in a pipeline.
+    pub(crate) fn is_alone(self) -> bool {
+        matches!(self, Self::Own | Self::Scan | Self::Picks | Self::Pop | Self::Quit | Self::Reset)
+    }
+}
+
+/// Whether the replies are the same by `rule`.
+pub(crate) fn same(rule: Rule, store: &Reply, plain: &Reply) -> bool {
+    if store.is_error() || plain.is_error() {
+        return store == plain;
+    }
+    match rule {
+        Rule::Unordered => kind(store) == kind(plain) && sorted(store.items()) == sorted(plain.items()),
+        Rule::UnorderedPairs => kind(store) == kind(plain) && pairs(store.items()) == pairs(plain.items()),
+        Rule::Within(most) => match (store, plain) {
+            // Negative: no key, or no time to live.
+            (Reply::Int(one), Reply::Int(other)) if *one >= 0 && *other >= 0 => {
+                one.abs_diff(*other) <= most.unsigned_abs()
+            }
+            _ => store == plain,
+        },
+        Rule::Shape | Rule::Dump => kind(store) == kind(plain),
+        _ => store == plain,
+    }
+}
+
+/// Whether the picks have the same form, and are members of `there` (name and value or score, which may be empty).
+pub(crate) fn same_picks(
+    words: &Words,
+    store: &Reply,
+    plain: &Reply,
+    there: &BTreeMap<Vec<u8>, Vec<u8>>,
+) -> bool {
+    if store.is_error() || plain.is_error() {
+        return store == plain;
+    }
+    if kind(store) != kind(plain) || store.items().len() != plain.items().len() {
+        return false;
+    }
+    let paired = words.len() > 3;
+    let count = words.get(2).and_then(|word| std::str::from_utf8(word).ok()?.parse::<i64>().ok());
+    [store, plain].into_iter().all(|reply| {
+        let picks = flat(reply);
+        let step = if paired { 2 } else { 1 };
+        let names: Vec<_> = picks.iter().step_by(step).collect();
+        let known = names.iter().all(|name| there.contains_key(*name));
+        let valued =
+            !paired || picks.chunks(2).all(|pair| pair.len() == 2 && there.get(&pair[0]) == Some(&pair[1]));
+        let mut different = names.clone();
+        different.sort();
+        different.dedup();
+        // A negative count asks for repetitions.
+        known && valued && (count.is_some_and(|count| count < 0) || different.len() == names.len())
+    })
+}
+
+/// The leaves of a reply, in order.
+pub(crate) fn flat(reply: &Reply) -> Vec<Vec<u8>> {
+    match reply {
+        Reply::NullBulk | Reply::Null | Reply::NullArray => Vec::new(),
+        Reply::Array(items) | Reply::Set(items) | Reply::Map(items) | Reply::Push(items) => {
+            items.iter().flat_map(flat).collect()
+        }
+        leaf => vec![leaf.bytes()],
+    }
+}
+
+fn kind(reply: &Reply) -> std::mem::Discriminant<Reply> {
+    std::mem::discriminant(reply)
+}
+
+/// The items in an order of their own.
+pub(crate) fn sorted(items: &[Reply]) -> Vec<Reply> {
+    let mut items = items.to_vec();
+    items.sort();
+    items
+}
+
+fn pairs(items: &[Reply]) -> Vec<Vec<Reply>> {
+    let mut pairs: Vec<_> = items.chunks(2).map(<[Reply]>::to_vec).collect();
+    pairs.sort();
+    pairs
+}
