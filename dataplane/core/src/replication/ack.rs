@@ -299,6 +299,11 @@ impl<W: Copy> Acks<W> {
         self.count
     }
 
+    /// Whether somebody is to be told.
+    pub fn has_done(&self) -> bool {
+        !self.done.is_empty()
+    }
+
     /// Who is to be told, and what.
     pub fn take(&mut self) -> Vec<(W, Outcome)> {
         std::mem::take(&mut self.done)

@@ -1,0 +1,195 @@
+//! Questions of clients that take a while: tokens, waiting for a token, waiting for regions, draining.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use mas_core::config::ProxyConfig;
+use mas_core::replication::heartbeat::Word;
+use mas_core::replication::token::{ShardNeed, Token, add_written};
+use mas_core::stamp::{Hlc, Origin, RegionId};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::engine::EngineError;
+use super::shared::{Seat, Shard, Shared};
+use crate::front::replication::{Refusal, Written};
+
+/// How often an engine is asked for its cover while somebody awaits a token.
+const POLL: Duration = Duration::from_millis(5);
+/// How long what a failed master had may still turn up in the stream.
+const LATE: Duration = Duration::from_secs(2);
+
+type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
+
+/// A question.
+#[derive(Debug)]
+pub(crate) enum Ask {
+    /// See [`crate::front::replication::Replication::token`].
+    Token { writes: Vec<Written>, reply: Reply<String> },
+    /// See [`crate::front::replication::Replication::await_token`].
+    AwaitToken { token: Vec<u8>, timeout: Duration, reply: Reply<bool> },
+    /// See [`crate::front::replication::Replication::wait_regions`].
+    WaitRegions { writes: Vec<Written>, regions: u16, timeout: Duration, reply: Reply<u16> },
+    /// See [`crate::front::replication::Replication::drain`].
+    Drain { timeout: Duration, reply: Reply<()> },
+}
+
+/// Answers questions, side by side, until nobody can ask any more.
+pub(crate) async fn run(shared: Rc<Shared>, mut asks: mpsc::Receiver<Ask>) {
+    while let Some(ask) = asks.recv().await {
+        let shared = Rc::clone(&shared);
+        tokio::task::spawn_local(async move {
+            // Who asked may be gone; then nobody is told.
+            match ask {
+                Ask::Token { writes, reply } => drop(reply.send(token(&shared, &writes).await)),
+                Ask::AwaitToken { token, timeout, reply } => {
+                    drop(reply.send(await_token(&shared, &token, timeout).await));
+                }
+                Ask::WaitRegions { writes, regions, timeout, reply } => {
+                    drop(reply.send(Ok(wait_regions(&shared, &writes, regions, timeout).await)));
+                }
+                Ask::Drain { timeout, reply } => {
+                    drain(&shared, timeout).await;
+                    drop(reply.send(Ok(())));
+                }
+            }
+        });
+    }
+}
+
+async fn word_of(shared: &Shared, shard: &Shard) -> Result<(Seat, Word), Refusal> {
+    let refuse = |why: &str| Refusal(format!("ERR shard {} has no master that answers: {why}", shard.id.0));
+    let seat = shard.seat().ok_or_else(|| refuse("none is known"))?;
+    let word = shared.engines.cover(&seat.address).await.map_err(|e: EngineError| refuse(&e.to_string()))?;
+    Ok((seat, word))
+}
+
+async fn token(shared: &Shared, writes: &[Written]) -> Result<String, Refusal> {
+    let config = shared.config();
+    let region = RegionId(config.region.id);
+    let words = join_all(shared.shards.iter().map(|shard| word_of(shared, shard))).await;
+    let mut token = Token::default();
+    for (shard, word) in shared.shards.iter().zip(words) {
+        let (_, word) = word?;
+        let mut need = ShardNeed { shard: shard.id, cover: word.cover, hlc: word.clock, local_only: None };
+        for written in writes.iter().filter(|w| w.shard == shard.id) {
+            let origin = Origin { region, incarnation: written.incarnation };
+            add_written(&mut need.cover, origin, written.seq);
+            need.hlc = need.hlc.max(written.hlc);
+            if written.local_only > 0 {
+                need.local_only = Some((origin, written.local_only));
+            }
+        }
+        if !need.cover.is_empty() || need.hlc > Hlc::ZERO {
+            token.shards.push(need);
+        }
+    }
+    token.encode(&config.store).map_err(|e| Refusal(format!("ERR {e}")))
+}
+
+async fn await_token(shared: &Shared, text: &[u8], timeout: Duration) -> Result<bool, Refusal> {
+    let config = shared.config();
+    let token = Token::parse(text, &config.store).map_err(|e| Refusal(format!("ERR {e}")))?;
+    check_names(&config, &token)?;
+    let deadline = Instant::now() + timeout;
+    for need in &token.shards {
+        let Some(shard) = shared.shard(need.shard) else { continue };
+        if !await_shard(shared, shard, need, deadline).await? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn check_names(config: &ProxyConfig, token: &Token) -> Result<(), Refusal> {
+    for need in &token.shards {
+        if !config.shards.iter().any(|s| s.shard == need.shard.0) {
+            let shard = need.shard.0;
+            return Err(Refusal(format!(
+                "ERR the token names shard {shard}, which this store does not have"
+            )));
+        }
+        for (origin, _) in need.cover.iter() {
+            let id = origin.region.0;
+            if id != config.region.id && !config.peers.iter().any(|p| p.region.id == id) {
+                return Err(Refusal(format!(
+                    "ERR the token names region {id}, which this store does not have"
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn await_shard(
+    shared: &Shared,
+    shard: &Shard,
+    need: &ShardNeed,
+    deadline: Instant,
+) -> Result<bool, Refusal> {
+    let start = Instant::now();
+    loop {
+        if let Ok((seat, word)) = word_of(shared, shard).await {
+            if need.covered_by(&word.cover) {
+                return Ok(true);
+            }
+            if seat.recovered
+                && start.elapsed() >= LATE
+                && let Some((origin, seq)) = void(shared.region(), &seat, need, &word)
+            {
+                let local = need.local_only.is_some_and(|(of, last)| of == origin && seq <= last);
+                let level = if local { ", acknowledged at Local only" } else { "" };
+                return Err(Refusal(format!(
+                    "ERR the token names effect {seq} of incarnation {} of shard {}{level}: it was lost in a failover",
+                    origin.incarnation, need.shard.0
+                )));
+            }
+        }
+        let now = Instant::now();
+        if now >= deadline {
+            return Ok(false);
+        }
+        tokio::time::sleep_until((now + POLL).min(deadline)).await;
+    }
+}
+
+/// An effect that cannot come any more: an ended incarnation of this region numbered it, and the region's own stream
+/// was read back without it.
+fn void(region: RegionId, seat: &Seat, need: &ShardNeed, word: &Word) -> Option<(Origin, u64)> {
+    let (origin, seq) = need.first_missing(&word.cover)?;
+    (origin.region == region && origin.incarnation != seat.incarnation).then_some((origin, seq))
+}
+
+async fn wait_regions(shared: &Shared, writes: &[Written], regions: u16, timeout: Duration) -> u16 {
+    shared.want_beats.send_if_modified(|want| !std::mem::replace(want, true));
+    let deadline = Instant::now() + timeout;
+    let reached = || {
+        let of = |w: &Written| {
+            shared.shard(w.shard).map_or(0, |shard| shard.acks.borrow().regions_with(w.incarnation, w.seq))
+        };
+        writes.iter().map(of).min().unwrap_or(shared.config.borrow().peers.len() as u16)
+    };
+    loop {
+        let have = reached();
+        if have >= regions || Instant::now() >= deadline {
+            return have;
+        }
+        let moved =
+            writes.iter().filter_map(|w| shared.shard(w.shard)).map(|s| Box::pin(s.peers_moved.notified()));
+        let moved = futures_util::future::select_all(moved);
+        let _ = tokio::time::timeout_at(deadline.min(Instant::now() + Duration::from_secs(1)), moved).await;
+    }
+}
+
+async fn drain(shared: &Shared, timeout: Duration) {
+    let deadline = Instant::now() + timeout;
+    let busy =
+        || shared.shards.iter().any(|s| !s.batcher.borrow().is_idle() || s.batcher.borrow().has_trims());
+    shared.pump.notify_one();
+    // The pump takes the inbox before it waits again.
+    tokio::time::sleep(POLL).await;
+    while busy() && Instant::now() < deadline {
+        tokio::time::sleep(POLL).await;
+    }
+}

@@ -1,0 +1,117 @@
+//! The replication side of a proxy: publishes what the front hands over, reads what other regions published, keeps
+//! heartbeats and recovery going, and says which level a write has reached. Thin shells around the state machines of
+//! `mas_core::replication`, on one thread of its own.
+
+mod ask;
+mod broker;
+mod engine;
+mod feed;
+mod handle;
+mod metrics;
+mod publisher;
+mod pulse;
+mod pump;
+mod reading;
+mod shared;
+mod status;
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use mas_core::config::RegionRef;
+use mas_core::replication::health::{Health, Link};
+use mas_core::stamp::RegionId;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinHandle, LocalSet};
+
+use self::ask::Ask;
+pub use self::handle::Replicator;
+use self::pulse::Pulse;
+use self::pump::Pump;
+use self::shared::{LinkRow, Shared};
+
+/// Why the replication side cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// No thread, or no runtime on it.
+    #[error("cannot start the replication thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// The thread's life: everything runs until all handles are gone.
+async fn run(shared: Rc<Shared>, asks: mpsc::Receiver<Ask>) {
+    let local = LocalSet::new();
+    local.run_until(supervise(shared, asks)).await;
+}
+
+async fn supervise(shared: Rc<Shared>, asks: mpsc::Receiver<Ask>) {
+    let (outlet, outlets) = watch::channel(None);
+    tokio::task::spawn_local(publisher::run(Rc::clone(&shared), outlet));
+    tokio::task::spawn_local(Pump::new(Rc::clone(&shared), outlets).run());
+    for shard in &shared.shards {
+        tokio::task::spawn_local(Pulse::new(Rc::clone(&shared), Rc::clone(shard)).run());
+        tokio::task::spawn_local(pulse::trim(Rc::clone(&shared), Rc::clone(shard)));
+    }
+    tokio::task::spawn_local(status::run(Rc::clone(&shared)));
+    let configured = tokio::task::spawn_local(follow_config(Rc::clone(&shared)));
+    ask::run(shared, asks).await;
+    configured.abort();
+}
+
+/// Starts and stops readers as peers come and go; hands changed policies on.
+async fn follow_config(shared: Rc<Shared>) {
+    let mut config = shared.config.clone();
+    let mut readers: HashMap<u16, Vec<JoinHandle<()>>> = HashMap::new();
+    loop {
+        let now = Arc::clone(&config.borrow_and_update());
+        if let Err(error) = shared.engines.set_password_file(now.engine_password_file.as_deref()) {
+            tracing::error!(%error, "cannot read the engines' password file: the one before stays in use");
+        }
+        let members: Vec<&String> = now.shards.iter().flat_map(|s| &s.members).collect();
+        shared.engines.keep(&|address| members.iter().any(|m| *m == address));
+        let regions: Vec<RegionRef> =
+            std::iter::once(now.region.clone()).chain(now.peers.iter().map(|p| p.region.clone())).collect();
+        readers.retain(|id, tasks| {
+            let stays = regions.iter().any(|r| r.id == *id);
+            if !stays {
+                tasks.iter().for_each(JoinHandle::abort);
+            }
+            stays
+        });
+        for shard in &shared.shards {
+            let mut acks = shard.acks.borrow_mut();
+            acks.set_policy(now.on_broker_loss);
+            acks.keep_peers(&|region| now.peers.iter().any(|p| p.region.id == region.0));
+            let mut links = shard.links.borrow_mut();
+            links.retain(|id, _| regions.iter().any(|r| r.id == id.0));
+            for region in &regions {
+                let id = RegionId(region.id);
+                let row = links.entry(id).or_insert_with(|| LinkRow {
+                    name: region.name.clone(),
+                    health: Health::new(id),
+                    link: Link::default(),
+                    backlog_bytes: 0,
+                });
+                row.name.clone_from(&region.name);
+                row.link.max_lag_ms = now.max_lag_ms;
+            }
+        }
+        for region in regions {
+            readers.entry(region.id).or_insert_with(|| {
+                let (send, feed) = watch::channel(None);
+                let mut tasks =
+                    vec![tokio::task::spawn_local(feed::run(Rc::clone(&shared), region.clone(), send))];
+                for shard in &shared.shards {
+                    let (shared, shard) = (Rc::clone(&shared), Rc::clone(shard));
+                    let read = reading::run(shared, shard, region.clone(), feed.clone());
+                    tasks.push(tokio::task::spawn_local(read));
+                }
+                tasks
+            });
+        }
+        if config.changed().await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,388 @@
+//! The pulse of one shard, a few times a second: who is master, what it has, which duties are this proxy's, heartbeats,
+//! recovery, and sweeping what was left in the outbox.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use mas_core::record::{Body, Record};
+use mas_core::replication::heartbeat::{HEARTBEAT_MS, Members, Word, build_heartbeat};
+use mas_core::replication::recovery::{Action, Observed, Recovery};
+use mas_core::stamp::{Incarnation, Origin, RegionId};
+use rand::Rng;
+
+use super::engine::{EngineError, Identity, TRIM_RANGES_MAX};
+use super::metrics::Metrics;
+use super::shared::{Seat, Shard, Shared, new_id};
+
+/// Time between two pulses while the engine recovers.
+const RECOVERING: Duration = Duration::from_millis(20);
+/// A duty is this proxy's for so long, and claimed again so often.
+const CLAIM: Duration = Duration::from_secs(2);
+const CLAIM_AGAIN_MS: u64 = 600;
+/// How long a member that is not the master may take to answer.
+const MEMBER_LIMIT: Duration = Duration::from_millis(500);
+/// Effects this old that nobody confirmed are swept; live ones are on their way in their own proxy until then.
+const SWEEP_AGE: Duration = Duration::from_millis(400);
+/// Time between two sweeps, with up to half of it added at random so that not all proxies sweep at once.
+const SWEEP_MS: u64 = 300;
+/// Bytes of one sweep.
+const SWEEP_BYTES: usize = 1 << 20;
+/// How long what was swept is this proxy's.
+const SWEEP_CLAIM: Duration = Duration::from_secs(5);
+/// Shortest time between two questions for the outbox.
+const OUTBOX_GAP: Duration = Duration::from_millis(5);
+/// Confirmed effects are gathered for so long before they are trimmed.
+const TRIM_GATHER: Duration = Duration::from_millis(4);
+
+/// See the module.
+pub(crate) struct Pulse {
+    shared: Rc<Shared>,
+    shard: Rc<Shard>,
+    members: Members,
+    own_duty: bool,
+    claimed_ms: Option<u64>,
+    swept_ms: u64,
+    beat_ms: u64,
+    recovery: Option<Recovery>,
+}
+
+impl Pulse {
+    pub(crate) fn new(shared: Rc<Shared>, shard: Rc<Shard>) -> Self {
+        Self {
+            shared,
+            shard,
+            members: Members::default(),
+            own_duty: false,
+            claimed_ms: None,
+            swept_ms: 0,
+            beat_ms: 0,
+            recovery: None,
+        }
+    }
+
+    pub(crate) async fn run(mut self) {
+        let mut masters = self.shared.wiring.masters.clone();
+        loop {
+            let recovering = match self.beat().await {
+                Ok(recovering) => recovering,
+                Err(error) => {
+                    tracing::debug!(shard = self.shard.id.0, %error, "the master does not answer");
+                    self.leave();
+                    self.shared.wiring.ask_again.notify_one();
+                    false
+                }
+            };
+            let pause = if recovering { RECOVERING } else { Duration::from_millis(HEARTBEAT_MS) };
+            let shard = Rc::clone(&self.shard);
+            let next = tokio::time::sleep(pause);
+            tokio::pin!(next);
+            loop {
+                tokio::select! {
+                    () = &mut next => break,
+                    changed = masters.changed() => {
+                        if changed.is_err() {
+                            return;
+                        }
+                        if self.master_moved() {
+                            break;
+                        }
+                    }
+                    () = shard.outbox_wanted.notified() => {
+                        self.ask_outbox().await;
+                        tokio::time::sleep(OUTBOX_GAP).await;
+                    }
+                }
+            }
+        }
+    }
+
+    fn master_moved(&self) -> bool {
+        let masters = self.shared.wiring.masters.borrow();
+        let now = masters.master(self.shard.id).map(|m| (m.address.clone(), m.incarnation));
+        now.is_some() && now != self.shard.seat().map(|s| (s.address, s.incarnation))
+    }
+
+    /// There is no master now.
+    fn leave(&mut self) {
+        self.shard.seat.send_if_modified(|seat| seat.take().is_some());
+        self.shard.duties.send_if_modified(|duties| !std::mem::take(duties).is_empty());
+        self.own_duty = false;
+        self.claimed_ms = None;
+    }
+
+    /// One pulse; whether the engine still recovers.
+    async fn beat(&mut self) -> Result<bool, EngineError> {
+        let Some((address, identity)) = self.find_master().await? else {
+            self.leave();
+            return Ok(false);
+        };
+        let seat = Seat {
+            address,
+            incarnation: identity.incarnation,
+            epoch: identity.epoch,
+            serving: identity.serving,
+            recovered: identity.recovered,
+        };
+        self.take_seat(&seat, &identity);
+        let word = self.shared.engines.cover(&seat.address).await?;
+        if word.incarnation != seat.incarnation {
+            self.leave();
+            return Ok(false);
+        }
+        self.tell_word(&word);
+        self.claim(&seat).await?;
+        if self.own_duty {
+            let now_ms = self.shared.now_ms();
+            if now_ms + HEARTBEAT_MS / 4 >= self.beat_ms + HEARTBEAT_MS {
+                self.beat_ms = now_ms;
+                self.heartbeat(&seat).await?;
+            }
+            self.recover(&seat, &identity).await?;
+        }
+        self.sweep(&seat, &identity).await?;
+        Ok(!seat.recovered && self.own_duty)
+    }
+
+    /// The serving master that the front found, or else a recovering one, by asking the members.
+    async fn find_master(&self) -> Result<Option<(String, Identity)>, EngineError> {
+        let engines = &self.shared.engines;
+        let known = self.shared.wiring.masters.borrow().master(self.shard.id).map(|m| m.address.clone());
+        if let Some(address) = known {
+            let identity = engines.identity(&address).await?;
+            if identity.master && (identity.serving || identity.recovering) {
+                return Ok(Some((address, identity)));
+            }
+        }
+        let config = self.shared.config();
+        let Some(shard) = config.shards.iter().find(|s| s.shard == self.shard.id.0) else { return Ok(None) };
+        let ask = shard.members.iter().map(|address| async move {
+            let identity = tokio::time::timeout(MEMBER_LIMIT, engines.identity(address)).await;
+            Some((address.clone(), identity.ok()?.ok()?))
+        });
+        let words: Vec<(String, Identity)> = join_all(ask).await.into_iter().flatten().collect();
+        let highest = words.iter().map(|(_, i)| i.epoch).max().unwrap_or(0);
+        Ok(words.into_iter().find(|(_, i)| {
+            i.epoch == highest
+                && i.master
+                && (i.recovering || i.serving)
+                && i.store == config.store
+                && i.shard == self.shard.id.0
+        }))
+    }
+
+    fn take_seat(&mut self, seat: &Seat, identity: &Identity) {
+        let moved = self.shard.seat().is_none_or(|old| old.incarnation != seat.incarnation);
+        if moved {
+            tracing::info!(shard = self.shard.id.0, master = %seat.address, incarnation = %seat.incarnation, "master");
+            self.own_duty = false;
+            self.claimed_ms = None;
+            self.recovery = None;
+            self.shard.duties.send_if_modified(|duties| !std::mem::take(duties).is_empty());
+        }
+        self.shard.seat.send_if_modified(|old| {
+            let changed = old.as_ref() != Some(seat);
+            *old = Some(seat.clone());
+            changed
+        });
+        self.shard.acks.borrow_mut().live(seat.incarnation, self.shared.now_ms());
+        self.tell_outbox(identity);
+    }
+
+    fn tell_outbox(&self, identity: &Identity) {
+        let mut acks = self.shard.acks.borrow_mut();
+        match &identity.outbox_first {
+            Some(first) => {
+                let of = |i: Incarnation| first.iter().find(|(of, _)| *of == i).map(|(_, seq)| *seq);
+                acks.outbox(identity.incarnation, of(identity.incarnation), identity.seq);
+            }
+            // An engine that does not tell: known only when nothing waits.
+            None if identity.outbox_effects == 0 => acks.outbox(identity.incarnation, None, identity.seq),
+            None => {}
+        }
+        let done = acks.has_done();
+        drop(acks);
+        if done {
+            self.shared.pump.notify_one();
+        }
+    }
+
+    async fn ask_outbox(&self) {
+        let Some(seat) = self.shard.seat() else { return };
+        if let Ok(identity) = self.shared.engines.identity(&seat.address).await
+            && identity.incarnation == seat.incarnation
+        {
+            self.tell_outbox(&identity);
+        }
+    }
+
+    /// The master's word: for the readers, for the links' lag, for the front's clocks.
+    fn tell_word(&self, word: &Word) {
+        self.shared.wiring.clocks.observe(self.shard.id, word.clock);
+        for row in self.shard.links.borrow_mut().values_mut() {
+            row.health.covered(&word.cover);
+        }
+        self.shard.word.send_replace(word.clone());
+    }
+
+    /// Claims the duties, and tells the readers which are this proxy's.
+    async fn claim(&mut self, seat: &Seat) -> Result<(), EngineError> {
+        let now_ms = self.shared.now_ms();
+        if self.claimed_ms.is_some_and(|at| now_ms < at + CLAIM_AGAIN_MS) {
+            return Ok(());
+        }
+        self.claimed_ms = Some(now_ms);
+        let config = self.shared.config();
+        let (engines, proxy) = (&self.shared.engines, self.shared.proxy);
+        let claim =
+            async |duty: String| engines.claim(&seat.address, seat.incarnation, &duty, proxy, CLAIM).await;
+        let own = claim("own".to_owned()).await?;
+        let peers = join_all(config.peers.iter().map(|peer| claim(format!("read:{}", peer.region.id)))).await;
+        let mut duties = Vec::new();
+        if own {
+            duties.push(RegionId(config.region.id));
+        }
+        for (peer, claimed) in config.peers.iter().zip(peers) {
+            if claimed? {
+                duties.push(RegionId(peer.region.id));
+            }
+        }
+        self.own_duty = own;
+        self.shard.duties.send_if_modified(|old| {
+            let changed = *old != duties;
+            *old = duties;
+            changed
+        });
+        Ok(())
+    }
+
+    async fn heartbeat(&mut self, seat: &Seat) -> Result<(), EngineError> {
+        let config = self.shared.config();
+        let Some(shard) = config.shards.iter().find(|s| s.shard == self.shard.id.0) else { return Ok(()) };
+        self.members.configure(shard.members.iter().map(String::as_str));
+        let engines = &self.shared.engines;
+        let others = shard.members.iter().filter(|m| **m != seat.address && !shard.fsync_always);
+        let ask = others.map(|address| async move {
+            let word = tokio::time::timeout(MEMBER_LIMIT, engines.cover(address)).await;
+            Some((address, word.ok()?.ok()?.cover))
+        });
+        for (address, cover) in join_all(ask).await.into_iter().flatten() {
+            self.members.heard(address, cover);
+        }
+        // The master last: its cover includes all that the others have, and its clock all stamps in them.
+        let word = engines.cover(&seat.address).await?;
+        if word.incarnation != seat.incarnation {
+            return Ok(());
+        }
+        self.members.heard(&seat.address, word.cover.clone());
+        let durable = self.members.durable(&word.cover, shard.fsync_always);
+        let region = RegionId(config.region.id);
+        let record = build_heartbeat(new_id(), region, self.shard.id, seat.epoch, &word, durable);
+        self.shared.publish_heartbeat(&self.shard, &record);
+        Ok(())
+    }
+
+    async fn recover(&mut self, seat: &Seat, identity: &Identity) -> Result<(), EngineError> {
+        if seat.recovered {
+            self.recovery = None;
+            return Ok(());
+        }
+        let now_ms = self.shared.now_ms();
+        let recovery = match &mut self.recovery {
+            Some(recovery) if recovery.incarnation() == seat.incarnation => recovery,
+            other => other.insert(Recovery::new(seat.incarnation, now_ms)),
+        };
+        let old_in_outbox = match &identity.outbox_first {
+            Some(first) => first.iter().any(|(of, _)| *of != seat.incarnation),
+            None => identity.outbox_effects > 0 && !seat.serving,
+        };
+        let own = self.shard.own.get();
+        let seen = Observed {
+            serving: seat.serving,
+            recovered: seat.recovered,
+            online: self.shard.batcher.borrow().is_online(),
+            old_effects: old_in_outbox || self.shard.batcher.borrow().holds_other_than(seat.incarnation),
+            merged_nonce: own.merged_nonce,
+            progress: self.shard.progress.get(),
+            clock: own.clock,
+        };
+        match recovery.step(seen, now_ms, new_id()) {
+            Action::Wait | Action::Done => {}
+            Action::Sweep => self.sweep_once(seat, Duration::ZERO).await?,
+            Action::PublishNonce(nonce) => {
+                let origin = Origin { region: self.shared.region(), incarnation: seat.incarnation };
+                let record = Record { id: new_id(), shard: self.shard.id, origin, body: Body::Nonce(nonce) };
+                self.shard.batcher.borrow_mut().push_nonce(&record);
+                self.shared.pump.notify_one();
+            }
+            Action::ServeFull(clock) => {
+                self.shared.engines.serve(&seat.address, seat.incarnation, true, clock).await?;
+                tracing::info!(shard = self.shard.id.0, incarnation = %seat.incarnation, "recovered");
+                self.shared.wiring.ask_again.notify_one();
+            }
+            Action::ServeDegraded => {
+                let zero = mas_core::stamp::Hlc::ZERO;
+                self.shared.engines.serve(&seat.address, seat.incarnation, false, zero).await?;
+                tracing::warn!(shard = self.shard.id.0, "serving without the broker's word");
+                self.shared.wiring.ask_again.notify_one();
+            }
+        }
+        Ok(())
+    }
+
+    async fn sweep(&mut self, seat: &Seat, identity: &Identity) -> Result<(), EngineError> {
+        let now_ms = self.shared.now_ms();
+        if now_ms < self.swept_ms || identity.outbox_effects == 0 || !self.shard.batcher.borrow().is_online()
+        {
+            return Ok(());
+        }
+        self.swept_ms = now_ms + SWEEP_MS + rand::rng().random_range(0..SWEEP_MS / 2);
+        self.sweep_once(seat, SWEEP_AGE).await
+    }
+
+    async fn sweep_once(&mut self, seat: &Seat, min_age: Duration) -> Result<(), EngineError> {
+        if !self.shard.batcher.borrow().has_room(SWEEP_BYTES) {
+            return Ok(());
+        }
+        let engines = &self.shared.engines;
+        let effects = engines
+            .outbox(&seat.address, seat.incarnation, self.shared.proxy, min_age, SWEEP_BYTES, SWEEP_CLAIM)
+            .await?;
+        if effects.is_empty() {
+            return Ok(());
+        }
+        // A full sweep: the rest soon.
+        if effects.iter().map(|(.., e)| e.len()).sum::<usize>() >= SWEEP_BYTES / 2 {
+            self.swept_ms = 0;
+        }
+        let mut taken = 0;
+        let mut batcher = self.shard.batcher.borrow_mut();
+        for (incarnation, seq, effect) in effects {
+            if batcher.push(incarnation, seq, effect) == mas_core::replication::batcher::Pushed::Taken {
+                taken += 1;
+            }
+        }
+        drop(batcher);
+        self.shared.metrics.swept_effects.get_or_create(&Metrics::of(self.shard.id)).inc_by(taken);
+        self.shared.pump.notify_one();
+        Ok(())
+    }
+}
+
+/// Tells the engine what was confirmed, gathered over a few milliseconds. What is lost on the way is swept, published
+/// and confirmed once more.
+pub(crate) async fn trim(shared: Rc<Shared>, shard: Rc<Shard>) {
+    loop {
+        shard.trim.notified().await;
+        tokio::time::sleep(TRIM_GATHER).await;
+        let trims = shard.batcher.borrow_mut().take_trims();
+        let Some(seat) = shard.seat() else { continue };
+        for (origin, ranges) in trims {
+            for some in ranges.chunks(TRIM_RANGES_MAX) {
+                if let Err(error) = shared.engines.trim(&seat.address, seat.incarnation, origin, some).await {
+                    tracing::debug!(shard = shard.id.0, %error, "confirmed effects stay in the outbox for now");
+                }
+            }
+        }
+    }
+}
