@@ -1,7 +1,7 @@
 //! The controller of a local store: looks at the engines a few times a second, asks the procedure what to do, and
 //! does it. The record is changed before the action that it announces.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -265,9 +265,19 @@ impl ShardController {
     }
 }
 
+/// Where a member's files were set aside, if they were.
+pub(super) fn find_set_aside(layout: &Layout, component: &Component) -> Option<PathBuf> {
+    let kept = folder_for_copies(layout, component);
+    kept.is_dir().then_some(kept)
+}
+
+fn folder_for_copies(layout: &Layout, component: &Component) -> PathBuf {
+    layout.set_aside().join(component.to_string().replace('/', "."))
+}
+
 /// Copies a member's files, so that what only it has can be looked at later.
 fn set_aside(layout: &Layout, component: &Component, label: &str) -> Result<(), ActionError> {
-    let kept = layout.set_aside().join(component.to_string().replace('/', "."));
+    let kept = folder_for_copies(layout, component);
     make_private_folder(&kept)?;
     let count = std::fs::read_dir(&kept).map_err(|e| io_error("reading", &kept, e))?.count();
     let target = kept.join(label);

@@ -375,3 +375,86 @@ fn spawn(spec: &ProcessSpec, setpriv: Option<&Path>) -> io::Result<Child> {
         .kill_on_drop(true);
     command.spawn()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Layout;
+    use super::*;
+
+    struct Fixture {
+        _folder: tempfile::TempDir,
+        keeper: Keeper,
+    }
+
+    /// Keeps a shell command running.
+    fn keep(script: &str, grace: Duration) -> Fixture {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(folder.path()).unwrap();
+        let spec = ProcessSpec {
+            component: Component::Epmd,
+            program: "/bin/sh".into(),
+            args: vec!["-c".into(), script.into()],
+            env: BTreeMap::new(),
+            folder: folder.path().to_owned(),
+            grace,
+        };
+        let keeper =
+            Keeper::start(spec, false, Spawner::start(None).unwrap(), Arc::new(Roster::new(&layout)));
+        Fixture { _folder: folder, keeper }
+    }
+
+    async fn wait_for(keeper: &Keeper, what: impl Fn(&ProcessStatus) -> bool) -> ProcessStatus {
+        let mut status = keeper.status();
+        timeout(Duration::from_secs(10), status.wait_for(what)).await.unwrap().unwrap().clone()
+    }
+
+    fn is_running(status: &ProcessStatus) -> bool {
+        status.phase == ProcessPhase::Running
+    }
+
+    #[tokio::test]
+    async fn one_that_is_killed_comes_back_as_another_process() {
+        let fixture = keep("exec sleep 60", Duration::from_secs(5));
+        let first = wait_for(&fixture.keeper, is_running).await;
+        fixture.keeper.order(Order::Kill { hold: false }).await;
+        let second = wait_for(&fixture.keeper, |s| is_running(s) && s.pid != first.pid).await;
+        assert_eq!((second.restarts, second.last_exit.as_deref()), (1, Some("signal 9")));
+        fixture.keeper.order(Order::Stop).await;
+    }
+
+    #[tokio::test]
+    async fn one_that_is_held_stays_down_until_it_is_resumed() {
+        let fixture = keep("exec sleep 60", Duration::from_secs(5));
+        wait_for(&fixture.keeper, is_running).await;
+        fixture.keeper.order(Order::Kill { hold: true }).await;
+        wait_for(&fixture.keeper, |s| s.phase == ProcessPhase::Held && s.pid.is_none()).await;
+        fixture.keeper.order(Order::Resume).await;
+        wait_for(&fixture.keeper, is_running).await;
+        fixture.keeper.order(Order::Stop).await;
+        wait_for(&fixture.keeper, |s| s.phase == ProcessPhase::Stopped).await;
+    }
+
+    #[tokio::test]
+    async fn one_that_does_not_end_is_killed_with_all_that_it_started() {
+        let fixture = keep("trap '' TERM; sleep 60 & wait; sleep 60", Duration::from_millis(200));
+        let status = wait_for(&fixture.keeper, is_running).await;
+        fixture.keeper.order(Order::Pause).await;
+        assert!(wait_for(&fixture.keeper, |s| s.paused).await.pid == status.pid);
+        fixture.keeper.order(Order::Stop).await;
+        wait_for(&fixture.keeper, |s| s.phase == ProcessPhase::Stopped).await;
+        let group = Pid::from_raw(i32::try_from(status.pid.unwrap()).unwrap()).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while rustix::process::test_kill_process_group(group).is_ok() {
+            assert!(Instant::now() < deadline, "something of its group is left");
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_cannot_start_is_tried_again() {
+        let fixture = keep("exit 3", Duration::from_secs(1));
+        let status = wait_for(&fixture.keeper, |s| s.restarts >= 3).await;
+        assert_eq!(status.last_exit.as_deref(), Some("exit code 3"));
+        fixture.keeper.order(Order::Stop).await;
+    }
+}

@@ -8,7 +8,7 @@ use tokio::sync::{Notify, watch};
 
 use super::component::Component;
 use super::control::Fault;
-use super::controller::ShardView;
+use super::controller::{ShardView, find_set_aside};
 use super::layout::Layout;
 use super::process::{Keeper, Order, ProcessPhase};
 use super::proxies::ProxyReport;
@@ -67,6 +67,17 @@ impl Shared {
                 ),
             },
         ));
+        conditions.extend(self.keepers.keys().filter_map(|component| {
+            let kept = find_set_aside(&self.layout, component)?;
+            Some(Condition {
+                about: component.to_string(),
+                reason: "SetAside".into(),
+                message: format!(
+                    "was superseded while it held effects that no broker had confirmed; a copy is in {}: delete it when it has been looked at",
+                    kept.display()
+                ),
+            })
+        }));
         StoreStatus {
             store: self.store.name.clone(),
             regions: self.world.regions.iter().map(|region| self.region(region)).collect(),

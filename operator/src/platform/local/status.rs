@@ -157,8 +157,12 @@ impl StoreStatus {
     }
 }
 
-/// Link states under which nothing flows, whatever the lag says.
-const BROKEN: [&str; 4] = ["Disconnected", "Lapsed", "ClockSkew", "Unknown"];
+/// Link states under which something does not flow, whatever the lag says. `Standby` alone means that nobody reads.
+const BROKEN: [&str; 7] = ["Disconnected", "Silent", "Lapsed", "Missing", "ClockSkew", "Standby", "Unknown"];
+
+fn broken(state: &str) -> bool {
+    BROKEN.contains(&state)
+}
 
 /// A shard from what was seen of it. `addresses`: of all members, in order.
 pub(super) fn build_shard(
@@ -203,15 +207,13 @@ pub(super) fn build_link(peer: &str, shards: u16, reports: &[ProxyReport]) -> Li
             .iter()
             .flat_map(|report| &report.links)
             .filter(|row| row.peer == peer && row.shard.is_none_or(|s| s == shard))
-            .min_by_key(|row| {
-                (row.lag_millis.is_none(), BROKEN.contains(&row.state.as_str()), row.lag_millis)
-            })
+            .min_by_key(|row| (row.lag_millis.is_none(), broken(&row.state), row.lag_millis))
     };
     let rows: Vec<Option<&LinkReport>> = (0..shards).map(of_shard).collect();
     let known: Vec<&LinkReport> = rows.iter().flatten().copied().collect();
     let worst = known
         .iter()
-        .max_by_key(|row| (BROKEN.contains(&row.state.as_str()), row.lag_millis.is_none(), row.lag_millis))
+        .max_by_key(|row| (broken(&row.state), row.lag_millis.is_none(), row.lag_millis))
         .filter(|_| known.len() == rows.len());
     let sum = |part: fn(&LinkReport) -> Option<u64>| {
         known.iter().map(|row| part(row)).sum::<Option<u64>>().filter(|_| worst.is_some())
@@ -238,9 +240,10 @@ pub(super) struct PhaseInput<'a> {
 
 pub(super) fn build_phase(input: &PhaseInput<'_>) -> RegionPhase {
     let shards_well = input.shards.iter().all(|s| s.master.is_some() && s.state == "serving" && s.recovered);
-    let links_well = input.links.iter().all(|link| {
-        !BROKEN.contains(&link.state.as_str()) && link.lag_millis.is_some_and(|lag| lag <= input.max_lag_ms)
-    });
+    let links_well = input
+        .links
+        .iter()
+        .all(|link| !broken(&link.state) && link.lag_millis.is_some_and(|lag| lag <= input.max_lag_ms));
     if !input.any_engine_answers && input.was_active {
         RegionPhase::Unknown
     } else if shards_well && links_well && input.any_proxy_ready {
@@ -279,7 +282,7 @@ mod tests {
     #[test]
     fn the_reader_counts_and_the_worst_shard_shows() {
         let reports = [
-            report(vec![row("b", 0, "Connected", Some(5)), row("b", 1, "Standby", None)]),
+            report(vec![row("b", 0, "Connected", Some(5)), row("b", 1, "Standby", Some(0))]),
             report(vec![row("b", 0, "Standby", None), row("b", 1, "Connected", Some(40))]),
         ];
         let link = build_link("b", 2, &reports);
@@ -289,6 +292,8 @@ mod tests {
         );
         assert_eq!(build_link("b", 3, &reports).state, "Unknown", "one shard is not read by anybody");
         assert_eq!(build_link("c", 2, &reports).lag_millis, None);
+        let unread = [report(vec![row("b", 0, "Standby", Some(0))])];
+        assert_eq!(build_link("b", 1, &unread).state, "Standby");
         let cut = [report(vec![row("b", 0, "Disconnected", Some(9)), row("b", 1, "Connected", Some(90))])];
         assert_eq!(build_link("b", 2, &cut).state, "Disconnected");
     }
