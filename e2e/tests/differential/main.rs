@@ -45,6 +45,19 @@ fn every_supported_command_has_a_generator_and_no_other_has() {
 }
 
 #[test]
+fn two_plain_servers_do_not_differ_by_these_rules() {
+    let (one, other) = (Plain::start(), Plain::start());
+    let sides = Sides { store: one.address.clone(), plain: other.address.clone() };
+    let seed = number("MAS_SEED").unwrap_or_else(rand::random::<u64>) >> 16 << 16;
+    for n in 0..6 {
+        let sequence = Sequence { seed: seed + n, protocol: 2 + (n % 2) as u8, requests: 1000, level: None };
+        if let Err(difference) = run(&sides, sequence) {
+            panic!("the test itself is wrong; run again with MAS_SEED={seed}\n{difference}");
+        }
+    }
+}
+
+#[test]
 fn a_region_answers_as_plain_redis_does() {
     let requests = number("MAS_COMMANDS").unwrap_or(40_000) as usize;
     let first = number("MAS_SEED").unwrap_or_else(rand::random::<u64>) >> 16 << 16;
@@ -70,7 +83,7 @@ fn a_region_answers_as_plain_redis_does() {
             seed: first + n as u64,
             protocol: if n % 2 == 0 { 2 } else { 3 },
             requests: REQUESTS_OF_A_SEQUENCE.min(requests),
-            level: if n % 4 < 2 { "QUEUED" } else { "LOCAL" },
+            level: Some(if n % 4 < 2 { "QUEUED" } else { "LOCAL" }),
         };
         match run(&sides, sequence) {
             Ok(summary) => {

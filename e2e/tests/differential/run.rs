@@ -37,8 +37,8 @@ pub(crate) struct Sequence {
     pub(crate) protocol: u8,
     /// How many requests.
     pub(crate) requests: usize,
-    /// Sent as `MAS.ACK` before.
-    pub(crate) level: &'static str,
+    /// Sent as `MAS.ACK` before; `None`: both sides are plain Redis, which checks the rules themselves.
+    pub(crate) level: Option<&'static str>,
 }
 
 /// How it went.
@@ -81,8 +81,10 @@ pub(crate) fn run(sides: &Sides, sequence: Sequence) -> Result<Summary, String> 
     };
     run.greet().map_err(text)?;
     run.both(&words!["FLUSHALL"]).map_err(text)?;
-    let choices: Vec<&Entry> =
-        generators::all().flat_map(|entry| std::iter::repeat_n(entry, entry.1 as usize)).collect();
+    let choices: Vec<&Entry> = generators::all()
+        .filter(|(name, _, _)| sequence.level.is_some() || Rule::of(name) != Rule::Own)
+        .flat_map(|entry| std::iter::repeat_n(entry, entry.1 as usize))
+        .collect();
     let mut left = sequence.requests;
     let mut batch = Vec::new();
     let mut size = 1;
@@ -227,7 +229,8 @@ impl Run {
 
     fn greet(&mut self) -> io::Result<()> {
         self.both(&words!["HELLO", self.sequence.protocol.to_string()])?;
-        let reply = self.store.ask(&words!["MAS.ACK", self.sequence.level])?;
+        let Some(level) = self.sequence.level else { return Ok(()) };
+        let reply = self.store.ask(&words!["MAS.ACK", level])?;
         if reply.is_error() { Err(io::Error::other(reply.to_string())) } else { Ok(()) }
     }
 
