@@ -47,11 +47,40 @@ impl Plain {
     }
 }
 
+/// Keys with full metadata, by name.
+type Named = HashMap<Box<[u8]>, Box<KeyMeta>>;
+
+/// One cache line: most writes miss the cache here once, and need not twice.
 #[derive(Default)]
+#[repr(align(64))]
 struct Slot {
     floor: Stamp,
     plain: HashTable<Plain>,
-    rich: HashMap<Box<[u8]>, Box<KeyMeta>>,
+    /// `None` until there is one.
+    rich: Option<Box<Named>>,
+}
+
+impl Slot {
+    fn named(&self, key: &[u8]) -> Option<&KeyMeta> {
+        self.rich.as_ref()?.get(key).map(|meta| &**meta)
+    }
+
+    fn named_mut(&mut self, key: &[u8]) -> Option<&mut KeyMeta> {
+        self.rich.as_mut()?.get_mut(key).map(|meta| &mut **meta)
+    }
+
+    fn forget(&mut self, key: &[u8]) {
+        if let Some(rich) = &mut self.rich {
+            rich.remove(key);
+            if rich.is_empty() {
+                self.rich = None;
+            }
+        }
+    }
+
+    fn all_named(&self) -> impl Iterator<Item = (&[u8], &KeyMeta)> {
+        self.rich.iter().flat_map(|rich| rich.iter().map(|(key, meta)| (&key[..], &**meta)))
+    }
 }
 
 /// See the module.
@@ -137,7 +166,7 @@ impl Table {
     /// Calls `f` with the key's metadata; with the slot's floor alone when there is none.
     pub fn read<R>(&self, key: &[u8], f: impl FnOnce(&KeyMeta) -> R) -> R {
         let slot = &self.slots[usize::from(slot_of(key))];
-        if let Some(meta) = slot.rich.get(key) {
+        if let Some(meta) = slot.named(key) {
             return f(meta);
         }
         let id = self.id_of(key);
@@ -152,7 +181,7 @@ impl Table {
         let Some(origin) = self.intern(stamp.origin) else { return false };
         let id = self.id_of(key);
         let slot = &mut self.slots[usize::from(slot_of(key))];
-        if (!slot.rich.is_empty() && slot.rich.contains_key(key)) || stamp <= slot.floor {
+        if slot.named(key).is_some() || stamp <= slot.floor {
             return false;
         }
         let fresh = Plain::new(id, origin, stamp.hlc);
@@ -176,18 +205,18 @@ impl Table {
         let at = usize::from(slot_of(key));
         let id = self.id_of(key);
         let floor = self.slots[at].floor;
-        if let Some(meta) = self.slots[at].rich.get_mut(key) {
+        if let Some(meta) = self.slots[at].named_mut(key) {
             let was_tombstone = meta.cells == Cells::None;
             let result = f(meta);
             let is_tombstone = meta.cells == Cells::None;
             self.tombstones = self.tombstones + u64::from(is_tombstone) - u64::from(was_tombstone);
             if let Some(stamp) = meta.as_plain() {
                 if self.insert_plain(at, id, stamp) {
-                    self.slots[at].rich.remove(key);
+                    self.slots[at].forget(key);
                     self.rich -= 1;
                 }
             } else if meta.cells == Cells::None && meta.ttl.lives.is_empty() && meta.floor <= floor {
-                self.slots[at].rich.remove(key);
+                self.slots[at].forget(key);
                 self.rich -= 1;
                 self.tombstones -= 1;
             }
@@ -235,7 +264,7 @@ impl Table {
         }
         self.rich += 1;
         self.tombstones += u64::from(meta.cells == Cells::None);
-        slot.rich.insert(key.into(), Box::new(meta));
+        slot.rich.get_or_insert_default().insert(key.into(), Box::new(meta));
     }
 
     /// Raises the floor of a slot and forgets what is dead by it. Values are not touched.
@@ -253,7 +282,8 @@ impl Table {
         });
         self.plain -= (before - slot.plain.len()) as u64;
         let (mut gone, mut tombstones) = (0, 0);
-        slot.rich.retain(|_, meta| {
+        let Some(rich) = &mut slot.rich else { return };
+        rich.retain(|_, meta| {
             let was = meta.cells == Cells::None;
             meta.ttl.clear(floor);
             meta.raise_floor(floor);
@@ -263,6 +293,9 @@ impl Table {
             tombstones += i64::from(keep && empty) - i64::from(was);
             keep
         });
+        if rich.is_empty() {
+            slot.rich = None;
+        }
         self.rich -= gone;
         self.tombstones = self.tombstones.saturating_add_signed(tombstones);
     }
@@ -280,7 +313,7 @@ impl Table {
     ) -> (Stamp, impl Iterator<Item = (u64, u16, Stamp)>, impl Iterator<Item = (&[u8], &KeyMeta)>) {
         let slot = &self.slots[usize::from(slot)];
         let plain = slot.plain.iter().map(|p| (p.id().low, p.id().high, self.stamp_of(p)));
-        (slot.floor, plain, slot.rich.iter().map(|(key, meta)| (&key[..], &**meta)))
+        (slot.floor, plain, slot.all_named())
     }
 
     /// Puts back what [`Table::slot_contents`] gave. `false`: too many origins.
@@ -300,6 +333,6 @@ impl Table {
 
     /// Every key with full metadata.
     pub fn rich_entries(&self) -> impl Iterator<Item = (&[u8], &KeyMeta)> {
-        self.slots.iter().flat_map(|s| s.rich.iter().map(|(key, meta)| (&key[..], &**meta)))
+        self.slots.iter().flat_map(Slot::all_named)
     }
 }

@@ -390,6 +390,29 @@ pub fn encode_effect(effect: &Effect, origin: Origin) -> Bytes {
     w.finish()
 }
 
+/// Appends to `out` what [`encode_effect`] makes of the effect of `SET key value`, its stamp being the effect's clock.
+/// Most effects are of this kind.
+pub fn encode_plain_set(out: &mut Vec<u8>, seq: u64, hlc: Hlc, key: &[u8], value: &[u8]) {
+    fn varint(out: &mut Vec<u8>, mut value: u64) {
+        while value >= 0x80 {
+            out.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        out.push(value as u8);
+    }
+    out.reserve(key.len() + value.len() + 48);
+    varint(out, seq);
+    out.extend_from_slice(&hlc.0.to_le_bytes());
+    // No other origins, one change: of a key.
+    out.extend_from_slice(&[0, 1, tag::KEY]);
+    varint(out, key.len() as u64);
+    out.extend_from_slice(key);
+    // One operation: a put of a string without a name, at the effect's clock, by the effect's origin.
+    out.extend_from_slice(&[1, tag::PUT, kind_tag(Kind::Str), 0, 0, 0]);
+    varint(out, value.len() as u64);
+    out.extend_from_slice(value);
+}
+
 fn encode_op(w: &mut Writer, stamps: &mut Stamps, op: &Op) {
     match op {
         Op::Floor(stamp) => {

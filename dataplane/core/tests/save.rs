@@ -62,7 +62,7 @@ fn state(shard: &Shard, keys: &[Vec<u8>]) -> impl PartialEq + std::fmt::Debug + 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 80, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn what_is_saved_is_loaded(

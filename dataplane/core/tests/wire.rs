@@ -128,6 +128,28 @@ proptest! {
     }
 
     #[test]
+    fn plain_sets_are_encoded_as_all_effects_are(
+        seq in 1u64..,
+        hlc in any::<u64>(),
+        origin in origin(),
+        key in bytes(300),
+        value in bytes(300),
+    ) {
+        let stamp = Stamp::new(Hlc(hlc), origin);
+        let op = Op::Put {
+            kind: Kind::Str,
+            name: Bytes::new(),
+            stamp,
+            value: Some(Value::Bytes(value.clone())),
+            keep_ttl: false,
+        };
+        let effect = Effect { seq, hlc: Hlc(hlc), changes: vec![Change::Key { key: key.clone(), ops: vec![op] }] };
+        let mut plain = Vec::new();
+        mas_core::wire::encode_plain_set(&mut plain, seq, Hlc(hlc), &key, &value);
+        prop_assert_eq!(&encode_effect(&effect, origin)[..], &plain[..]);
+    }
+
+    #[test]
     fn cut_effects_are_refused(effect in effect(), origin in origin(), cut in any::<prop::sample::Index>()) {
         let encoded = encode_effect(&effect, origin);
         prop_assert!(decode_effect(&encoded.slice(..cut.index(encoded.len())), origin).is_err());
