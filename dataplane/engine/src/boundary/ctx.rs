@@ -39,6 +39,8 @@ const PLAIN: &CStr = c"Ev";
 /// The same, and the reply is in the protocol of the client.
 const AS_CLIENT: &CStr = c"E0v";
 
+// A context is also the witness that this is the server's thread, where a function of it takes none.
+#[allow(clippy::unused_self)]
 impl Ctx {
     pub(super) fn new(ctx: *mut RedisModuleCtx) -> Self {
         Self(ctx)
@@ -232,6 +234,7 @@ impl Ctx {
     }
 
     /// A bulk string of text.
+    #[allow(clippy::needless_pass_by_value)] // numbers, all of them
     pub(crate) fn reply_text(self, text: impl ToString) {
         self.reply_bytes(text.to_string().as_bytes());
     }

@@ -66,8 +66,11 @@ fn subscribe(
 }
 
 /// Called by the server when it loads the module.
+///
+/// # Safety
+/// To be called by the server alone: with a live context and `argc` words.
 #[unsafe(no_mangle)]
-pub extern "C" fn RedisModule_OnLoad(
+pub unsafe extern "C" fn RedisModule_OnLoad(
     ctx: *mut RedisModuleCtx,
     argv: *mut *mut RedisModuleString,
     argc: c_int,

@@ -4,6 +4,7 @@
 //! What makes it sound: the server runs commands, filters, events and persistence callbacks on one thread (persistence
 //! also in a forked child, which is alone in its process), and no pointer outlives the callback that it came with.
 #![allow(unsafe_code)]
+#![allow(clippy::similar_names)] // argc and argv are what everybody calls them
 
 mod alloc;
 mod ctx;

@@ -1,10 +1,8 @@
 //! `MAS.EXEC` and `MAS.NATIVE`: a write runs natively, is captured as an effect, numbered, logged, and answered, in one
 //! atomic step. `MAS.REFUSED` is what the filter makes of a native write that cannot be captured.
 
-use bytes::Bytes;
 use mas_commands::{Command, Support};
-use mas_core::effect::{Change, Kind, Op, Value};
-use mas_core::shard::local_entry;
+use mas_core::shard::LOCAL_ENTRY;
 use mas_core::stamp::{Hlc, Incarnation};
 use mas_core::wire::EFFECT_BYTES_MAX;
 
@@ -14,8 +12,10 @@ use crate::commands::control::check_ahead;
 use crate::engine::{Engine, answer};
 use crate::refusal::Refusal;
 
-/// Bytes of a header: incarnation and clock.
+/// Bytes of a header (incarnation and clock), and of the head of a note (sequence number and clock).
 const HEADER_BYTES: usize = 16;
+/// A note's space is kept for the next one up to this size, bytes.
+const NOTE_KEPT: usize = 1 << 16;
 /// What an effect takes beyond the words of its command, at most, for commands whose effect is made of their words.
 const EFFECT_SLACK: usize = 1 << 16;
 
@@ -27,18 +27,21 @@ const ENTRY_BYTES: u64 = 96;
 pub(crate) fn exec(ctx: Ctx, words: Words<'_>) {
     answer(ctx, |engine| {
         let done = exec_words(engine, ctx, words).inspect_err(|_| engine.node.counters.refused += 1)?;
-        if let Some((answer, effect)) = done {
-            note(engine, &effect);
+        if let Some(answer) = done {
+            fill_note(engine);
             ctx.reply_array(2);
             answer.send(ctx);
             ctx.reply_bytes(&engine.note);
+            if engine.note.capacity() > NOTE_KEPT {
+                engine.note = Vec::new();
+            }
         }
         Ok(())
     });
 }
 
 /// `None`: the native error was sent.
-fn exec_words(engine: &mut Engine, ctx: Ctx, words: Words<'_>) -> Result<Option<(Answer, Bytes)>, Refusal> {
+fn exec_words(engine: &mut Engine, ctx: Ctx, words: Words<'_>) -> Result<Option<Answer>, Refusal> {
     if words.len() < 3 {
         return Err(Refusal::arity("MAS.EXEC header command [argument …]"));
     }
@@ -59,30 +62,26 @@ fn header(word: &[u8]) -> Result<(Incarnation, Hlc), Refusal> {
     Ok((Incarnation(number(incarnation)?), Hlc(number(clock)?)))
 }
 
-/// Fills the note: sequence number, clock, effect.
-fn note(engine: &mut Engine, effect: &[u8]) {
-    engine.note.clear();
-    engine.note.extend_from_slice(&engine.shard.seq().to_le_bytes());
-    engine.note.extend_from_slice(&engine.shard.clock().0.to_le_bytes());
-    engine.note.extend_from_slice(effect);
-    if engine.note.capacity() > EFFECT_SLACK && effect.len() < EFFECT_SLACK {
-        engine.note.shrink_to(EFFECT_SLACK);
-    }
+/// Fills the head of the note; the effect is there.
+fn fill_note(engine: &mut Engine) {
+    let (seq, clock) = (engine.shard.seq(), engine.shard.clock());
+    engine.note[..8].copy_from_slice(&seq.to_le_bytes());
+    engine.note[8..HEADER_BYTES].copy_from_slice(&clock.0.to_le_bytes());
 }
 
 /// `MAS.NATIVE command args…`.
 pub(crate) fn native(ctx: Ctx, words: Words<'_>) {
     answer(ctx, |engine| {
         let done = native_words(engine, ctx, words).inspect_err(|_| engine.node.counters.refused += 1)?;
-        if let Some((answer, effect)) = done {
-            engine.node.counters.captured_natively += u64::from(!effect.is_empty());
+        if let Some(answer) = done {
+            engine.node.counters.captured_natively += u64::from(engine.note.len() > HEADER_BYTES);
             answer.send(ctx);
         }
         Ok(())
     });
 }
 
-fn native_words(engine: &mut Engine, ctx: Ctx, words: Words<'_>) -> Result<Option<(Answer, Bytes)>, Refusal> {
+fn native_words(engine: &mut Engine, ctx: Ctx, words: Words<'_>) -> Result<Option<Answer>, Refusal> {
     if words.len() < 2 {
         return Err(Refusal::arity("MAS.NATIVE command [argument …]"));
     }
@@ -120,47 +119,42 @@ fn command_of(words: Words<'_>) -> Result<&'static Command, Refusal> {
     Ok(command)
 }
 
-/// Runs one write. `None`: the native error was sent.
-fn write(
-    engine: &mut Engine,
-    ctx: Ctx,
-    words: Words<'_>,
-    wall_ms: u64,
-) -> Result<Option<(Answer, Bytes)>, Refusal> {
+/// Runs one write and leaves its effect in the engine's note, behind the head. `None`: the native error was sent.
+fn write(engine: &mut Engine, ctx: Ctx, words: Words<'_>, wall_ms: u64) -> Result<Option<Answer>, Refusal> {
     let size: usize = words.iter().map(|word| word.len() + 8).sum();
-    let plain_set = words.len() == 3 && words.get(0).eq_ignore_ascii_case(b"SET");
-    let command = if plain_set { None } else { Some(command_of(words)?) };
-    check_bounds(engine, ctx, size, wall_ms, command)?;
-    let effect = match command {
-        None => {
-            let effect = set_plain(engine, ctx, words, wall_ms);
-            log(engine, ctx, &effect);
-            return Ok(Some((Answer::Ok, effect)));
-        }
-        Some(command) => {
-            let mut write = Write::begin(&mut engine.shard, ctx, words, command, wall_ms)?;
-            let captured = write.capture();
-            let (effect, counted) = write.finish();
-            if !effect.is_empty() {
-                log(engine, ctx, &effect);
-            }
-            let mut answer = captured?;
-            if let Some(counted) = counted {
-                answer = counted.settle(&engine.shard, ctx, answer);
-            }
-            if answer.is_error() {
-                answer.send(ctx);
-                return Ok(None);
-            }
-            (answer, effect)
-        }
-    };
-    Ok(Some(effect))
+    engine.note.clear();
+    engine.note.resize(HEADER_BYTES, 0);
+    if words.len() == 3 && words.get(0).eq_ignore_ascii_case(b"SET") {
+        check_bounds(engine, ctx, size, wall_ms, None)?;
+        set_plain(engine, ctx, words, wall_ms);
+        log(engine, ctx);
+        return Ok(Some(Answer::Ok));
+    }
+    let command = command_of(words)?;
+    check_bounds(engine, ctx, size, wall_ms, Some(command))?;
+    let mut write = Write::begin(&mut engine.shard, ctx, words, command, wall_ms)?;
+    let captured = write.capture();
+    let (effect, counted) = write.finish();
+    if !effect.is_empty() {
+        engine.note.extend_from_slice(&effect);
+        log(engine, ctx);
+    }
+    let mut answer = captured?;
+    if let Some(counted) = counted {
+        answer = counted.settle(&engine.shard, ctx, answer);
+    }
+    if answer.is_error() {
+        answer.send(ctx);
+        return Ok(None);
+    }
+    Ok(Some(answer))
 }
 
-fn log(engine: &mut Engine, ctx: Ctx, effect: &Bytes) {
+/// Sends the effect in the note to replicas and AOF. The byte before it is the head's last, which is filled later.
+fn log(engine: &mut Engine, ctx: Ctx) {
     engine.node.counters.captured += 1;
-    ctx.replicate(&local_entry(effect));
+    engine.note[HEADER_BYTES - 1] = LOCAL_ENTRY;
+    ctx.replicate(&engine.note[HEADER_BYTES - 1..]);
 }
 
 fn check_bounds(
@@ -190,17 +184,10 @@ fn check_bounds(
 }
 
 /// `SET key value`, most writes of most stores, without the detours that other commands need.
-fn set_plain(engine: &mut Engine, ctx: Ctx, words: Words<'_>, wall_ms: u64) -> Bytes {
+fn set_plain(engine: &mut Engine, ctx: Ctx, words: Words<'_>, wall_ms: u64) {
     let mut native = Native(ctx);
     let now = engine.shard.tick(wall_ms);
     native.set_word(words, 1, 2);
-    let put = Op::Put {
-        kind: Kind::Str,
-        name: Bytes::new(),
-        stamp: engine.shard.stamp(now),
-        value: Some(Value::Bytes(Bytes::copy_from_slice(words.get(2)))),
-        keep_ttl: false,
-    };
-    let change = Change::Key { key: Bytes::copy_from_slice(words.get(1)), ops: vec![put] };
-    engine.shard.commit(now, vec![change], wall_ms, &mut native)
+    let (key, value) = (words.get(1), words.get(2));
+    engine.shard.commit_plain_set(now, key, value, wall_ms, &mut native, &mut engine.note);
 }
