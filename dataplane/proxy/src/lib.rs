@@ -5,7 +5,7 @@ pub mod cli;
 pub mod config_file;
 pub mod front;
 pub mod link;
-pub mod replication;
 pub mod metrics;
+pub mod replication;
 pub mod resp;
 pub mod run;

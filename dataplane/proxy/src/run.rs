@@ -19,6 +19,23 @@ use crate::front::state::Shared;
 use crate::front::{self, discovery, limits};
 use crate::metrics;
 
+/// File descriptors beside those of clients.
+const OTHER_FILES: usize = 256;
+
+/// Asks the system for as many open files as it allows, and says so when they will not do.
+fn raise_open_files(connections: usize) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    let allowed = if raised.is_ok() { limit.maximum } else { limit.current };
+    if allowed.is_some_and(|allowed| allowed < (connections + OTHER_FILES) as u64) {
+        warn!(
+            allowed,
+            connections, "the limit of open files is too low for maxConnections; raise it (ulimit -n)"
+        );
+    }
+}
+
 /// Serves until SIGTERM or SIGINT, then drains. `replicate` starts the replication side; it is called inside the
 /// runtime, before any port is bound.
 pub async fn run(
@@ -29,6 +46,7 @@ pub async fn run(
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
     let workers = front::workers(&first);
+    raise_open_files(first.config.max_connections);
     let shards = usize::from(first.shards());
     let (listen, admin_address) = (first.listen, first.admin);
     let watched = config_file::watch(path, first);

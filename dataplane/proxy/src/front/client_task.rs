@@ -177,7 +177,7 @@ fn requests(state: &mut State, key: u32, bytes: &[u8], now: u32) -> usize {
             return bytes.len();
         }
         if crowded || client.is_crowded() {
-            client.pause = Pause::Crowded;
+            client.pause = if crowded { Pause::Engine } else { Pause::Crowded };
             if crowded {
                 state.crowded.push(key);
             }

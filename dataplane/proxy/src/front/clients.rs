@@ -45,6 +45,8 @@ pub struct Client {
     pub pause: Pause,
     /// How it ends.
     pub closing: Closing,
+    /// About the size of its largest replies of late; 0: all are small.
+    pub large_reply: usize,
     /// Whether it is in the list of those with new output.
     pub dirty: bool,
     /// Whether it speaks RESP3.
@@ -77,6 +79,8 @@ pub enum Pause {
     No,
     /// Too many replies are owed, or wait to be taken.
     Crowded,
+    /// Too much is under way to some engine; ends when that engine has answered.
+    Engine,
     /// The next request needs all before it to be answered.
     Barrier,
 }
@@ -108,6 +112,7 @@ impl Client {
             waker: None,
             pause: Pause::No,
             closing: Closing::No,
+            large_reply: 0,
             dirty: false,
             resp3: false,
             authenticated,
@@ -123,15 +128,33 @@ impl Client {
 
     /// Whether it is owed as much as it may be.
     pub fn is_crowded(&self) -> bool {
-        self.session.owed() >= limits::OWED_MAX || self.pending_output() > limits::OUTPUT_PAUSE_BYTES
+        self.session.owed() >= self.owed_max() || self.pending_output() > limits::OUTPUT_PAUSE_BYTES
+    }
+
+    /// Replies that it may be owed: fewer when they are large, so that a long pipeline of large reads is answered
+    /// piece by piece and not from a heap of replies.
+    fn owed_max(&self) -> usize {
+        match self.large_reply {
+            0 => limits::OWED_MAX,
+            large => (limits::OWED_BYTES / large).clamp(1, limits::OWED_MAX),
+        }
+    }
+
+    /// Notes the size of a reply.
+    pub fn note_reply(&mut self, bytes: usize) {
+        if bytes > limits::LARGE_REPLY_BYTES {
+            self.large_reply = self.large_reply.max(bytes);
+        } else if self.large_reply > 0 {
+            self.large_reply -= self.large_reply / 8 + 1;
+        }
     }
 
     /// Whether the reason for its pause is over. Half of the bound, so that it does not stop and go for every reply.
     pub fn may_resume(&self) -> bool {
         match self.pause {
-            Pause::No => false,
+            Pause::No | Pause::Engine => false,
             Pause::Crowded => {
-                self.session.owed() <= limits::OWED_MAX / 2
+                self.session.owed() <= self.owed_max() / 2
                     && self.pending_output() <= limits::OUTPUT_PAUSE_BYTES / 2
             }
             Pause::Barrier => self.session.is_idle(),

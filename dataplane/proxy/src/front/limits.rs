@@ -4,6 +4,10 @@ use std::time::Duration;
 
 /// Replies that one client may be owed; at the bound its requests are read no further.
 pub const OWED_MAX: usize = 2048;
+/// Replies that one client may be owed, in bytes, as far as their size can be guessed from those before.
+pub const OWED_BYTES: usize = 32 * 1024 * 1024;
+/// A reply that counts as large for that guess.
+pub const LARGE_REPLY_BYTES: usize = 16 * 1024;
 /// Output waiting for one client; above it its requests are read no further.
 pub const OUTPUT_PAUSE_BYTES: usize = 1024 * 1024;
 /// Output waiting for one client; above it the connection is closed.

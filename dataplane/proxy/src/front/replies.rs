@@ -3,7 +3,7 @@
 use mas_core::config::AckLevel;
 use mas_core::stamp::Hlc;
 
-use super::clients::{Client, Closing};
+use super::clients::{Client, Closing, Pause};
 use super::counters::Count;
 use super::limits;
 use super::outcome::{Outcome, classify};
@@ -87,6 +87,7 @@ impl State {
             self.counters.failure(ticket.command);
         }
         let Some(client) = self.clients.get_for_reply(ticket.client) else { return };
+        client.note_reply(bytes.len());
         match client.session.slot(ticket.seq) {
             None => return,
             Some(Slot::Gathering(gather)) => {
@@ -212,7 +213,22 @@ impl State {
             self.answer(ticket, UNKNOWN, now);
         }
         self.flush_dirty();
+        self.release_crowded(up);
         self.shared.ask_again.notify_one();
+    }
+
+    /// There is room again for clients that were stopped because too much was under way.
+    pub fn release_crowded(&mut self, up: usize) {
+        if !self.crowded.is_empty() && self.upstreams[up].pipe.bytes() < limits::PIPE_BYTES_MAX / 2 {
+            for key in std::mem::take(&mut self.crowded) {
+                if let Some(client) = self.clients.get(key)
+                    && client.pause == Pause::Engine
+                {
+                    client.pause = Pause::Crowded;
+                    client.wake();
+                }
+            }
+        }
     }
 
     /// Ends what has waited too long for a master, or for its acknowledgement.

@@ -171,7 +171,7 @@ fn drive(
             return Poll::Ready("the engine sent what is no reply");
         }
     }
-    release_crowded(state, up);
+    state.release_crowded(up);
     if let Link::Leaving { since, .. } = state.upstreams[up].link {
         let patience_over = now.wrapping_sub(since) > limits::micros(limits::HANDOVER);
         // What was not sent is not waited for.
@@ -196,15 +196,4 @@ fn take_replies(state: &mut State, up: usize, replies: &mut Replies, now: u32) -
         replies.start += len;
     }
     Ok(())
-}
-
-/// There is room again for clients that were stopped because too much was under way.
-fn release_crowded(state: &mut State, up: usize) {
-    if !state.crowded.is_empty() && state.upstreams[up].pipe.bytes() < limits::PIPE_BYTES_MAX / 2 {
-        for key in std::mem::take(&mut state.crowded) {
-            if let Some(client) = state.clients.get(key) {
-                client.wake();
-            }
-        }
-    }
 }

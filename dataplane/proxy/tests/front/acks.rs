@@ -68,14 +68,17 @@ fn a_connection_chooses_its_level() {
     let mut client = front.client();
     assert_eq!(client.ask(&["MAS.ACK"]), "*3\r\n$6\r\nQUEUED\r\n:0\r\n$6\r\nQUEUED\r\n");
     // The level holds from its place in the pipeline on, although the write before it is still waiting.
-    client.send(&[frame(&["SET", "a", "1"]), frame(&["MAS.ACK", "LOCAL"]), frame(&["SET", "a", "2"])].concat());
+    client
+        .send(&[frame(&["SET", "a", "1"]), frame(&["MAS.ACK", "LOCAL"]), frame(&["SET", "a", "2"])].concat());
     eventually("the first write waits", || front.replication.waiting() == 1);
     assert!(client.is_silent());
     front.replication.release(Acknowledged::Yes);
     assert_eq!([client.reply(), client.reply(), client.reply()], ["+OK\r\n"; 3]);
     assert_eq!(client.ask(&["MAS.ACK", "REMOTE", "1"]), "+OK\r\n");
     assert_eq!(client.ask(&["MAS.ACK"]), "*3\r\n$6\r\nREMOTE\r\n:1\r\n$6\r\nREMOTE\r\n");
-    assert!(client.ask(&["MAS.ACK", "REMOTE", "2"]).starts_with("-ERR MAS.ACK REMOTE takes a number from 1 to 1"));
+    assert!(
+        client.ask(&["MAS.ACK", "REMOTE", "2"]).starts_with("-ERR MAS.ACK REMOTE takes a number from 1 to 1")
+    );
     assert!(client.ask(&["MAS.ACK", "SOMETIMES"]).starts_with("-ERR MAS.ACK takes"));
     assert_eq!(client.ask(&["MAS.ACK", "DEFAULT"]), "+OK\r\n");
     assert!(client.ask(&["MAS.ACK"]).contains("QUEUED"));

@@ -59,7 +59,10 @@ fn the_table_answers_questions_about_commands() {
     let mut client = front.client();
     assert!(client.ask(&["COMMAND", "INFO", "get"]).starts_with("*1\r\n*10\r\n$3\r\nget\r\n:2\r\n"));
     assert_eq!(client.ask(&["COMMAND", "INFO", "lpush"]), "*1\r\n*-1\r\n");
-    assert_eq!(client.ask(&["COMMAND", "GETKEYS", "MSET", "a", "1", "b", "2"]), "*2\r\n$1\r\na\r\n$1\r\nb\r\n");
+    assert_eq!(
+        client.ask(&["COMMAND", "GETKEYS", "MSET", "a", "1", "b", "2"]),
+        "*2\r\n$1\r\na\r\n$1\r\nb\r\n"
+    );
     assert!(client.ask(&["COMMAND", "GETKEYS", "ECHO", "a"]).starts_with("-ERR The command has no key"));
     assert!(client.ask(&["COMMAND", "DOCS", "get"]).contains("$5\r\ngroup\r\n$6\r\nstring"));
     let count: usize = client.ask(&["COMMAND", "COUNT"])[1..].trim().parse().unwrap();
@@ -80,7 +83,9 @@ fn info_tells_about_the_region() {
     assert!(!info.contains("# Server"));
     assert!(client.ask(&["INFO"]).contains("redis_version:7"));
     assert!(client.ask(&["MAS.REGION"]).contains("$6\r\nregion\r\n$4\r\nhere\r\n"));
-    eventually("numbers are published", || client.ask(&["INFO", "commandstats"]).contains("cmdstat_set:calls=1"));
+    eventually("numbers are published", || {
+        client.ask(&["INFO", "commandstats"]).contains("cmdstat_set:calls=1")
+    });
 }
 
 #[test]
@@ -119,7 +124,10 @@ fn questions_to_the_replication_side_keep_their_place() {
     let mut client = front.client();
     assert_eq!(client.ask(&["MAS.AWAIT", "known", "1000"]), "+OK\r\n");
     assert_eq!(client.ask(&["MAS.AWAIT", "bad", "1000"]), "-ERR bad token\r\n");
-    client.send(&[frame(&["MAS.AWAIT", "unknown", "100"]), frame(&["PING"]), frame(&["MAS.WAIT", "3", "10"])].concat());
+    client.send(
+        &[frame(&["MAS.AWAIT", "unknown", "100"]), frame(&["PING"]), frame(&["MAS.WAIT", "3", "10"])]
+            .concat(),
+    );
     assert!(client.reply().starts_with("-MASTIMEOUT"));
     assert_eq!(client.reply(), "+PONG\r\n");
     assert_eq!(client.reply(), ":1\r\n");

@@ -108,7 +108,10 @@ fn without_a_master_the_error_says_what_the_members_say() {
     let expected = format!("-MASNOMASTER shard 0 has no serving master: {} is fenced\r\n", engine.address);
     assert_eq!(reply, expected);
     let reply = client.reply();
-    assert!(reply.starts_with("-MASNOMASTER shard 1 has no serving master: 127.0.0.1:1 cannot be asked"), "{reply}");
+    assert!(
+        reply.starts_with("-MASNOMASTER shard 1 has no serving master: 127.0.0.1:1 cannot be asked"),
+        "{reply}"
+    );
 }
 
 #[test]

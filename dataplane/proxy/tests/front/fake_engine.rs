@@ -109,7 +109,8 @@ impl Inner {
         loop {
             match parse(&buf, &mut words, &mut progress, true) {
                 Ok(Parsed::Request(len)) => {
-                    let request: Words = words.iter().map(|&(a, b)| buf[a as usize..b as usize].to_vec()).collect();
+                    let request: Words =
+                        words.iter().map(|&(a, b)| buf[a as usize..b as usize].to_vec()).collect();
                     buf.drain(..len);
                     let mut out = Vec::new();
                     self.answer(&request, &mut out);
@@ -152,7 +153,8 @@ impl Inner {
                     return out.extend_from_slice(&native);
                 }
                 data.seq += 1;
-                let name = words[2..].iter().map(|w| String::from_utf8_lossy(w)).collect::<Vec<_>>().join(" ");
+                let name =
+                    words[2..].iter().map(|w| String::from_utf8_lossy(w)).collect::<Vec<_>>().join(" ");
                 data.executed.push(name);
                 let mut note = data.seq.to_le_bytes().to_vec();
                 note.extend_from_slice(&(data.epoch << 32 | data.seq).to_le_bytes());

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use mas_core::config::{AckLevel, BrokerConfig, OnBrokerLoss, PeerConfig, ProxyConfig, RegionRef, Retention, ShardConfig};
+use mas_core::config::{
+    AckLevel, BrokerConfig, OnBrokerLoss, PeerConfig, ProxyConfig, RegionRef, Retention, ShardConfig,
+};
 use mas_core::slot::even_ranges;
 use mas_proxy::front::counters::{Count, Totals};
 use mas_proxy::front::replication::{AckSender, Answer, Clocks, LinkStatus, Refusal, Replication, Written};
@@ -79,8 +81,10 @@ impl Replication for Recorder {
     }
 
     fn token(&self, writes: Vec<Written>) -> Answer<String> {
-        let text: Vec<String> =
-            writes.iter().map(|w| format!("{}:{}:{}:{}", w.shard.0, w.incarnation, w.seq, w.local_only)).collect();
+        let text: Vec<String> = writes
+            .iter()
+            .map(|w| format!("{}:{}:{}:{}", w.shard.0, w.incarnation, w.seq, w.local_only))
+            .collect();
         Box::pin(async move { Ok(text.join(",")) })
     }
 
@@ -267,7 +271,9 @@ impl Client {
             match self.stream.read(&mut chunk) {
                 Ok(0) => return None,
                 Ok(n) => self.buf.extend_from_slice(&chunk[..n]),
-                Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => return None,
+                Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => {
+                    return None;
+                }
                 Err(error) => panic!("no reply: {error}"),
             }
         }

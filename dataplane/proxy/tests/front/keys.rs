@@ -115,13 +115,18 @@ fn what_is_not_in_the_table_goes_nowhere() {
         client.ask(&["NOSUCH", "a", "b"]),
         "-ERR unknown command 'NOSUCH', with args beginning with: 'a' 'b' \r\n"
     );
-    for internal in ["MAS.EXEC", "MAS.MERGE", "MAS.FENCE", "MAS.PROMOTE", "MAS.APPLY", "MAS.NATIVE", "MAS.TRIM"] {
+    for internal in
+        ["MAS.EXEC", "MAS.MERGE", "MAS.FENCE", "MAS.PROMOTE", "MAS.APPLY", "MAS.NATIVE", "MAS.TRIM"]
+    {
         assert!(client.ask(&[internal, "x"]).starts_with("-ERR unknown command"), "{internal}");
     }
     let refused = client.ask(&["LPUSH", "a", "b"]);
     assert!(refused.starts_with("-ERR 'LPUSH' is not supported by a multi-active store: lists"), "{refused}");
     assert!(client.ask(&["CONFIG", "SET", "a", "b"]).contains("not supported"), "subcommands");
-    assert!(client.ask(&["SORT", LOW, "STORE", "x"]).contains("'SORT' with STORE is not supported"), "options");
+    assert!(
+        client.ask(&["SORT", LOW, "STORE", "x"]).contains("'SORT' with STORE is not supported"),
+        "options"
+    );
     assert_eq!(client.ask(&["GET"]), "-ERR wrong number of arguments for 'get' command\r\n");
     assert_eq!(client.ask(&["CLIENT", "NOSUCH"]), "-ERR unknown subcommand 'NOSUCH'. Try CLIENT HELP.\r\n");
     assert_eq!((low.executed().len(), high.executed().len()), (0, 0));

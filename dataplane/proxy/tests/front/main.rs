@@ -4,7 +4,7 @@
 mod abuse;
 mod acks;
 mod connection;
-mod fake_engine;
 mod failover;
+mod fake_engine;
 mod harness;
 mod keys;

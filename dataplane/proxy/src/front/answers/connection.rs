@@ -211,8 +211,9 @@ impl Ask<'_, '_> {
         let value = match valid_name(self.arg(3)) {
             Ok(value) => value.to_vec(),
             Err(_) => {
-                return self
-                    .error("ERR lib-name and lib-ver cannot contain spaces, newlines or special characters.");
+                return self.error(
+                    "ERR lib-name and lib-ver cannot contain spaces, newlines or special characters.",
+                );
             }
         };
         let (is_name, is_version) =
