@@ -46,6 +46,8 @@ async fn run(shared: Rc<Shared>, asks: mpsc::Receiver<Ask>) {
 }
 
 async fn supervise(shared: Rc<Shared>, asks: mpsc::Receiver<Ask>) {
+    // First of all: a connection that was made without the password would be kept.
+    read_password(&shared);
     let (outlet, outlets) = watch::channel(None);
     tokio::task::spawn_local(publisher::run(Rc::clone(&shared), outlet));
     tokio::task::spawn_local(Pump::new(Rc::clone(&shared), outlets).run());
@@ -59,15 +61,19 @@ async fn supervise(shared: Rc<Shared>, asks: mpsc::Receiver<Ask>) {
     configured.abort();
 }
 
+fn read_password(shared: &Shared) {
+    if let Err(error) = shared.engines.set_password_file(shared.config().engine_password_file.as_deref()) {
+        tracing::error!(%error, "cannot read the engines' password file: the one before stays in use");
+    }
+}
+
 /// Starts and stops readers as peers come and go; hands changed policies on.
 async fn follow_config(shared: Rc<Shared>) {
     let mut config = shared.config.clone();
     let mut readers: HashMap<u16, Vec<JoinHandle<()>>> = HashMap::new();
     loop {
         let now = Arc::clone(&config.borrow_and_update());
-        if let Err(error) = shared.engines.set_password_file(now.engine_password_file.as_deref()) {
-            tracing::error!(%error, "cannot read the engines' password file: the one before stays in use");
-        }
+        read_password(&shared);
         let members: Vec<&String> = now.shards.iter().flat_map(|s| &s.members).collect();
         shared.engines.keep(&|address| members.iter().any(|m| *m == address));
         let regions: Vec<RegionRef> =
