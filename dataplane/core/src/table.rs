@@ -181,22 +181,23 @@ impl Table {
         let Some(origin) = self.intern(stamp.origin) else { return false };
         let id = self.id_of(key);
         let slot = &mut self.slots[usize::from(slot_of(key))];
-        if slot.named(key).is_some() || stamp <= slot.floor {
+        if stamp <= slot.floor {
             return false;
         }
         let fresh = Plain::new(id, origin, stamp.hlc);
-        match slot.plain.entry(id.low, |p| p.id() == id, |p| p.id().low) {
-            hashbrown::hash_table::Entry::Occupied(mut entry) => {
-                if entry.get().hlc() >= stamp.hlc {
-                    return false;
-                }
-                *entry.get_mut() = fresh;
+        // A key has one entry, plain or named: who is found here is not looked for there.
+        if let Some(plain) = slot.plain.find_mut(id.low, |p| p.id() == id) {
+            let newer = stamp.hlc > plain.hlc();
+            if newer {
+                *plain = fresh;
             }
-            hashbrown::hash_table::Entry::Vacant(entry) => {
-                entry.insert(fresh);
-                self.plain += 1;
-            }
+            return newer;
         }
+        if slot.named(key).is_some() {
+            return false;
+        }
+        slot.plain.insert_unique(id.low, fresh, |p| p.id().low);
+        self.plain += 1;
         true
     }
 
