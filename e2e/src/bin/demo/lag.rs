@@ -43,7 +43,7 @@ impl Probe {
                         bail!("a probe was not seen in the other region within {LONGEST:?}");
                     }
                 }
-                lags.saturating_record(sent.elapsed().as_micros() as u64);
+                lags.record(sent.elapsed().as_micros() as u64).context("noting a lag failed")?;
                 thread::sleep(PACE);
             }
             Ok(lags)

@@ -1,0 +1,132 @@
+//! `kill -9` of every part under load: no acknowledged write is missing afterwards, at the level at which it was
+//! acknowledged, and the regions are equal.
+//!
+//! Three groups of writers run at once, one at each level. What SEMANTICS promises: `Local` survives the loss of a
+//! proxy or a broker, `Queued` the loss of the region's Redis, `Remote` that of the region.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use e2e::keyspace;
+use e2e::load::{Load, Plan, Report};
+use e2e::{Store, manifest, one_at_a_time, wait_for};
+
+const REGIONS: [&str; 2] = ["east", "west"];
+const LEVELS: [(&str, &[&str]); 3] =
+    [("local", &["LOCAL"]), ("queued", &["QUEUED"]), ("remote", &["REMOTE", "1"])];
+const WARM: u64 = 300;
+const SERVES_AGAIN_WITHIN: Duration = Duration::from_mins(1);
+const EQUAL_WITHIN: Duration = Duration::from_mins(1);
+
+/// From which level on nothing may be missing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Promise {
+    Local,
+    Queued,
+}
+
+/// Writes at all levels in both regions, calls `strike` in the middle, and counts.
+fn under_load(store: &Store, name: &str, promise: Promise, strike: impl FnOnce()) {
+    let started = Instant::now();
+    let prefixes = LEVELS.map(|(level, _)| format!("{name}-{level}"));
+    let loads: Vec<Load> = LEVELS
+        .iter()
+        .zip(&prefixes)
+        .map(|((_, level), prefix)| {
+            let plan = Plan { regions: &REGIONS, writers: 2, prefix, level, pace: Duration::from_millis(1) };
+            Load::start(store, &plan).unwrap()
+        })
+        .collect();
+    let more = |what: &str| {
+        for (load, (level, _)) in loads.iter().zip(LEVELS) {
+            if let Err(error) = load.wait_for_more(WARM, SERVES_AGAIN_WITHIN) {
+                let status = store.status().map(|status| status.summary());
+                panic!("{name}: no writes at {level} {what}: {error:#}; {status:?}");
+            }
+        }
+    };
+    more("before the strike");
+    strike();
+    more("after the strike");
+    store.wait_active().unwrap();
+    more("after everything was Active again");
+    let reports: Vec<Report> = loads.into_iter().map(|load| load.stop().unwrap()).collect();
+    let space = keyspace::wait_equal(store, &format!("{name}-*"), EQUAL_WITHIN).unwrap();
+    println!("{name}: {} keys equal in both regions, {:.1} s", space.len(), started.elapsed().as_secs_f64());
+    let mut broken = Vec::new();
+    for ((level, _), report) in LEVELS.iter().zip(&reports) {
+        let findings = report.ledger.check(&space);
+        println!(
+            "  {level:<6} {:>6} acknowledged, {:>3} unknown, {} missing, {} too many, longest wait {:.2} s {:?}",
+            report.ledger.acknowledged(),
+            report.ledger.unknown(),
+            findings.missing,
+            findings.surplus,
+            report.longest_gap.as_secs_f64(),
+            report.errors,
+        );
+        let promised = promise == Promise::Local || *level != "local";
+        if findings.surplus > 0 || (promised && findings.missing > 0) {
+            broken.push(format!("{level}: {findings}"));
+        }
+    }
+    assert!(broken.is_empty(), "{name}: {}", broken.join("; "));
+}
+
+fn strike_and_wait(store: &Store, component: &str) {
+    let pid = store.kill(component).unwrap();
+    store.wait_restarted(component, pid).unwrap();
+}
+
+#[test]
+fn with_replicas_and_appends_synced_every_second() {
+    let _alone = one_at_a_time();
+    let spec = "  shards: 1\n  redis: {replicas: 1, maxMemory: 128Mi}\n  broker: {replicas: 1}\n  proxy: {replicas: 2}";
+    let store = Store::start(&manifest("kill", &REGIONS, spec)).unwrap();
+
+    // A proxy between apply and publish: under this load some write is always there. Each of them reads a peer's
+    // stream or its own for some shard, so readers die as well.
+    under_load(&store, "proxy", Promise::Local, || {
+        for component in ["east/proxy-0", "east/proxy-1", "west/proxy-0", "west/proxy-1"] {
+            strike_and_wait(&store, component);
+        }
+    });
+    under_load(&store, "broker", Promise::Local, || strike_and_wait(&store, "east/broker-0"));
+    under_load(&store, "master", Promise::Queued, || {
+        let master = store.master("east", 0).unwrap();
+        store.kill(&master).unwrap();
+    });
+    under_load(&store, "files", Promise::Queued, || lose_files(&store, "west"));
+    under_load(&store, "all", Promise::Queued, || {
+        for component in ["east/proxy-0", "west/broker-0"] {
+            store.kill(component).unwrap();
+        }
+        store.kill(&store.master("west", 0).unwrap()).unwrap();
+    });
+    store.finish().unwrap();
+}
+
+#[test]
+fn alone_with_every_append_synced() {
+    let _alone = one_at_a_time();
+    let spec = "  shards: 1\n  redis: {replicas: 0, appendOnly: Always, maxMemory: 128Mi}\n  broker: {replicas: 1}\n  proxy: {replicas: 2}";
+    let store = Store::start(&manifest("synced", &REGIONS, spec)).unwrap();
+    under_load(&store, "synced", Promise::Local, || strike_and_wait(&store, "east/shard-0/redis-0"));
+    store.finish().unwrap();
+}
+
+/// The master dies and its disk with it.
+fn lose_files(store: &Store, region: &str) {
+    let master = store.master(region, 0).unwrap();
+    store.hold(&master).unwrap();
+    let appends = store.folder_of(&master).join("appendonlydir");
+    fs::remove_dir_all(&appends).unwrap_or_else(|error| panic!("removing {}: {error}", appends.display()));
+    let _ = fs::remove_file(store.folder_of(&master).join("dump.rdb"));
+    wait_for("another master", SERVES_AGAIN_WITHIN, || {
+        store.master(region, 0).ok().filter(|now| *now != master)
+    })
+    .unwrap();
+    store.resume(&master).unwrap();
+}
