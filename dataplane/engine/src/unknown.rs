@@ -6,10 +6,16 @@ use std::sync::Mutex;
 /// Most names that are remembered; beyond it the server is asked each time.
 const NAMES_MAX: usize = 1024;
 
+/// Longest name that a command may have, bytes.
+const NAME_MAX: usize = 128;
+
 static ASKED: Mutex<Option<HashMap<Vec<u8>, bool>>> = Mutex::new(None);
 
 /// Whether the server says that this command may write. Names that it does not know do not.
 pub(crate) fn may_write(name: &[u8]) -> bool {
+    if name.len() > NAME_MAX {
+        return false;
+    }
     let name = name.to_ascii_lowercase();
     let Ok(mut asked) = ASKED.lock() else { return true };
     let asked = asked.get_or_insert_default();

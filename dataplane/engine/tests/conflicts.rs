@@ -1,4 +1,5 @@
 //! Conflicting writes in several regions at once, merged in different orders and more than once: all end the same.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

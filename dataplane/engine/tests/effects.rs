@@ -1,4 +1,5 @@
 //! What a write changed on one engine is, merged into another, the same there; replicas have it too.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Who is master, and whether it serves: fenced at every start and on every change of role, promoted under rising epochs.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 
@@ -98,6 +99,22 @@ fn every_start_and_every_change_of_role_fences() {
     assert_eq!((a.identity("role"), a.identity("epoch")), ("replica".into(), "3".into()));
     assert_eq!(a.run("GET k"), Value::Bulk(b"w".to_vec()));
     assert_eq!(a.state(), b.state());
+}
+
+#[test]
+fn a_replica_by_configuration_is_one_from_the_start() {
+    let mut a = Engine::serving(1);
+    a.exec("SET k v");
+    let mut b = Engine::start(1, &["--replicaof", &format!("127.0.0.1 {}", a.port)]);
+    b.catch_up(&mut a);
+    assert_eq!((b.identity("role"), b.identity("state")), ("replica".into(), "fenced".into()));
+    assert_eq!(b.exec("SET k w").reply.code(), "MASREPLICA");
+    let mut c = Engine::start(1, &[]);
+    c.run(&format!("REPLICAOF 127.0.0.1 {}", b.port));
+    c.catch_up(&mut a);
+    a.exec("INCR n");
+    c.catch_up(&mut a);
+    assert_eq!((a.dump(), a.state()), (c.dump(), c.state()), "a replica's replica");
 }
 
 #[test]

@@ -1,4 +1,5 @@
 //! Writes that do not come through `MAS.EXEC`: captured where they can be, refused in words where not; nothing changes unseen.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 
@@ -139,5 +140,29 @@ fn keys_that_expire_natively_need_no_capture() {
     replica.catch_up(&mut a);
     assert_eq!((a.dump(), a.state()), (replica.dump(), replica.state()));
     assert_eq!(a.run("SMEMBERS t"), Value::Many(vec![Value::Bulk(b"n".to_vec())]));
+    assert_arrives(&mut a);
+}
+
+#[test]
+fn users_may_write_captured_what_they_may_write_natively() {
+    let mut a = Engine::serving(1);
+    a.run("ACL SETUSER some on nopass ~app:* +@all -del");
+    let mut user = common::Client::connect(a.port).expect("connected");
+    assert_eq!(user.call(&["AUTH", "some", "x"]), ok());
+    assert_eq!(user.call(&["SET", "app:1", "v"]), ok());
+    assert_eq!(user.call(&["INCR", "app:n"]), Value::Integer(1));
+    let script = "return redis.call('SET', KEYS[1], 'v')";
+    assert_eq!(user.call(&["EVAL", script, "1", "app:2"]), ok());
+    for words in [
+        &["SET", "other", "v"][..],
+        &["DEL", "app:1"],
+        &["MSET", "app:1", "w", "other", "v"],
+        &["RENAME", "app:1", "x"],
+    ] {
+        assert!(user.call(words).text().contains("NOPERM"), "{words:?}");
+    }
+    assert!(user.call(&["EVAL", "return redis.call('SET', 'other', 'v')", "0"]).is_error());
+    assert_eq!(a.run("DBSIZE"), Value::Integer(3));
+    assert_eq!(a.identity("seq"), "3");
     assert_arrives(&mut a);
 }

@@ -1,4 +1,5 @@
 //! What an engine knows lives through crashes, rewrites of the AOF, RDB files, full and partial resyncs, promotions.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

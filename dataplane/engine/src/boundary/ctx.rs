@@ -38,6 +38,17 @@ impl Name {
 const PLAIN: &CStr = c"Ev";
 /// The same, and the reply is in the protocol of the client.
 const AS_CLIENT: &CStr = c"E0v";
+/// The same, with the rights of the client's user.
+const AS_USER: &CStr = c"E0Cv";
+
+/// With whose rights a command runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rights {
+    /// The engine's: whoever may send `MAS.EXEC` is trusted with all keys.
+    Engine,
+    /// Those of the user who sent the native command, as if it had not been captured.
+    User,
+}
 
 // A context is also the witness that this is the server's thread, where a function of it takes none.
 #[allow(clippy::unused_self)]
@@ -160,9 +171,10 @@ impl Ctx {
     }
 
     /// Runs `words` (the first is the name) as the client wrote them; the reply is in the client's protocol.
-    pub(crate) fn run(self, name: &str, words: Words<'_>) -> Reply {
+    pub(crate) fn run(self, name: &str, words: Words<'_>, rights: Rights) -> Reply {
         let args = words.skip(1);
-        self.call_raw(name, AS_CLIENT, args.as_ptr(), args.len())
+        let how = if rights == Rights::User { AS_USER } else { AS_CLIENT };
+        self.call_raw(name, how, args.as_ptr(), args.len())
     }
 
     /// Runs a command with arguments of our own; the reply is in the client's protocol.

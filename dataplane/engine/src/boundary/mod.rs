@@ -16,7 +16,7 @@ mod reply;
 mod single;
 mod words;
 
-pub(crate) use ctx::Ctx;
+pub(crate) use ctx::{Ctx, Rights};
 pub(crate) use filter::Filtered;
 pub(crate) use keys::{KeyType, Native};
 pub use load::RedisModule_OnLoad;

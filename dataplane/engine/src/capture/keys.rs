@@ -115,7 +115,7 @@ fn is_merged_dump(payload: &[u8]) -> bool {
 /// `FLUSHALL`, `FLUSHDB`: a floor for every slot. There is one database, and `FLUSHALL` would also save an RDB file in the
 /// middle of this step.
 pub(super) fn flush(w: &mut Write<'_>) -> Reply {
-    let reply = w.ctx.run("FLUSHDB", w.words);
+    let reply = w.ctx.run("FLUSHDB", w.words, w.rights);
     if !reply.is_error() {
         w.changes.push(Change::Slots { first: 0, last: SLOTS - 1, floor: w.stamp });
     }

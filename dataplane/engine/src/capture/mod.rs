@@ -16,7 +16,7 @@ use mas_core::stamp::{Hlc, Stamp};
 
 pub(crate) use counters::Counted;
 
-use crate::boundary::{Ctx, KeyType, Native, Reply, Words};
+use crate::boundary::{Ctx, KeyType, Native, Reply, Rights, Words};
 use crate::refusal::Refusal;
 
 /// What the client is answered.
@@ -52,6 +52,7 @@ pub(crate) struct Write<'a> {
     native: Native,
     words: Words<'a>,
     command: &'static Command,
+    rights: Rights,
     wall_ms: u64,
     /// Stamp of what the command changed.
     stamp: Stamp,
@@ -68,6 +69,7 @@ impl<'a> Write<'a> {
         ctx: Ctx,
         words: Words<'a>,
         command: &'static Command,
+        rights: Rights,
         wall_ms: u64,
     ) -> Result<Self, Refusal> {
         let written = command.written_keys(&words).map_err(|why| Refusal::other(why.to_string()))?;
@@ -84,7 +86,19 @@ impl<'a> Write<'a> {
                 }
             }
         }
-        Ok(Self { shard, ctx, native, words, command, wall_ms, stamp, latest, changes, counted: None })
+        Ok(Self {
+            shard,
+            ctx,
+            native,
+            words,
+            command,
+            rights,
+            wall_ms,
+            stamp,
+            latest,
+            changes,
+            counted: None,
+        })
     }
 
     /// Runs the command and records what it changed.
@@ -133,7 +147,7 @@ impl<'a> Write<'a> {
 
     /// Runs the command as the client wrote it.
     fn run(&self) -> Reply {
-        self.ctx.run(self.command.name, self.words)
+        self.ctx.run(self.command.name, self.words, self.rights)
     }
 
     /// A stamp after all that were given out for this write.

@@ -6,7 +6,7 @@ use mas_core::shard::LOCAL_ENTRY;
 use mas_core::stamp::{Hlc, Incarnation};
 use mas_core::wire::EFFECT_BYTES_MAX;
 
-use crate::boundary::{Ctx, Native, Words};
+use crate::boundary::{Ctx, Native, Rights, Words};
 use crate::capture::{Answer, Write};
 use crate::commands::control::check_ahead;
 use crate::engine::{Engine, answer};
@@ -51,7 +51,7 @@ fn exec_words(engine: &mut Engine, ctx: Ctx, words: Words<'_>) -> Result<Option<
     let wall_ms = ctx.wall_ms();
     check_ahead(engine, seen, wall_ms)?;
     engine.shard.observe(seen);
-    write(engine, ctx, words.skip(2), wall_ms)
+    write(engine, ctx, words.skip(2), Rights::Engine, wall_ms)
 }
 
 fn header(word: &[u8]) -> Result<(Incarnation, Hlc), Refusal> {
@@ -86,7 +86,7 @@ fn native_words(engine: &mut Engine, ctx: Ctx, words: Words<'_>) -> Result<Optio
         return Err(Refusal::arity("MAS.NATIVE command [argument …]"));
     }
     engine.node.check_serving()?;
-    write(engine, ctx, words.skip(1), ctx.wall_ms())
+    write(engine, ctx, words.skip(1), Rights::User, ctx.wall_ms())
 }
 
 /// `MAS.REFUSED why`.
@@ -120,11 +120,17 @@ fn command_of(words: Words<'_>) -> Result<&'static Command, Refusal> {
 }
 
 /// Runs one write and leaves its effect in the engine's note, behind the head. `None`: the native error was sent.
-fn write(engine: &mut Engine, ctx: Ctx, words: Words<'_>, wall_ms: u64) -> Result<Option<Answer>, Refusal> {
+fn write(
+    engine: &mut Engine,
+    ctx: Ctx,
+    words: Words<'_>,
+    rights: Rights,
+    wall_ms: u64,
+) -> Result<Option<Answer>, Refusal> {
     let size: usize = words.iter().map(|word| word.len() + 8).sum();
     engine.note.clear();
     engine.note.resize(HEADER_BYTES, 0);
-    if words.len() == 3 && words.get(0).eq_ignore_ascii_case(b"SET") {
+    if rights == Rights::Engine && words.len() == 3 && words.get(0).eq_ignore_ascii_case(b"SET") {
         check_bounds(engine, ctx, size, wall_ms, None)?;
         set_plain(engine, ctx, words, wall_ms);
         log(engine, ctx);
@@ -132,7 +138,7 @@ fn write(engine: &mut Engine, ctx: Ctx, words: Words<'_>, wall_ms: u64) -> Resul
     }
     let command = command_of(words)?;
     check_bounds(engine, ctx, size, wall_ms, Some(command))?;
-    let mut write = Write::begin(&mut engine.shard, ctx, words, command, wall_ms)?;
+    let mut write = Write::begin(&mut engine.shard, ctx, words, command, rights, wall_ms)?;
     let captured = write.capture();
     let (effect, counted) = write.finish();
     if !effect.is_empty() {

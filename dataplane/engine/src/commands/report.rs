@@ -133,7 +133,9 @@ pub(crate) fn stamp(ctx: Ctx, words: Words<'_>) {
             return Err(Refusal::arity("MAS.STAMP key [field]"));
         }
         let field = (words.len() == 3).then(|| words.get(2));
-        let (kind, stamp, state) = engine.shard.table().read(words.get(1), |meta| stamp_of(meta, field));
+        let wall_ms = ctx.wall_ms();
+        let (kind, stamp, state) =
+            engine.shard.table().read(words.get(1), |meta| stamp_of(meta, field, wall_ms));
         let fields = [
             ("type", kind.map_or("none", type_name).to_owned()),
             ("region", stamp.origin.region.0.to_string()),
@@ -157,7 +159,7 @@ fn type_name(kind: Kind) -> &'static str {
 }
 
 /// The latest stamp of a key, or of one of its fields, and what it says.
-fn stamp_of(meta: &KeyMeta, field: Option<&[u8]>) -> (Option<Kind>, Stamp, &'static str) {
+fn stamp_of(meta: &KeyMeta, field: Option<&[u8]>, wall_ms: u64) -> (Option<Kind>, Stamp, &'static str) {
     let death = meta.death();
     let latest = |cell: &Cell| {
         let totals = cell.counter.iter().flat_map(|c| c.totals.iter());
@@ -173,7 +175,8 @@ fn stamp_of(meta: &KeyMeta, field: Option<&[u8]>) -> (Option<Kind>, Stamp, &'sta
         }
     };
     let stamp = if live { stamp } else { stamp.max(death) };
-    let state = match (live, stamp.is_zero()) {
+    let expired = meta.ttl.at_ms().is_some_and(|at| at <= wall_ms);
+    let state = match (live && !expired, stamp.is_zero()) {
         (true, _) => "live",
         (false, false) => "tombstone",
         (false, true) => "none",

@@ -1,4 +1,5 @@
 //! A client of the Redis protocol that hands out errors as values.
+#![allow(clippy::unwrap_used)]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -87,14 +88,13 @@ impl Client {
             ":" => Value::Integer(len()),
             "," => Value::Double(rest.into()),
             "_" => Value::Null,
-            "$" if len() < 0 => Value::Null,
+            "$" | "*" if len() < 0 => Value::Null,
             "$" => {
                 let mut bytes = vec![0; len() as usize + 2];
                 self.0.read_exact(&mut bytes).unwrap();
                 bytes.truncate(bytes.len() - 2);
                 Value::Bulk(bytes)
             }
-            "*" if len() < 0 => Value::Null,
             "*" | "~" => Value::Many((0..len()).map(|_| self.read()).collect()),
             "%" => Value::Many((0..len() * 2).map(|_| self.read()).collect()),
             other => panic!("unknown reply {other}{rest}"),

@@ -1,5 +1,6 @@
 //! Real redis-servers on loopback with the built module, a small client, and what compares them.
 #![allow(dead_code, unreachable_pub)]
+#![allow(clippy::unwrap_used)]
 
 mod client;
 pub mod random;
@@ -40,6 +41,9 @@ fn module() -> PathBuf {
         .find(|path| path.exists())
         .expect("the module is built with the tests")
 }
+
+/// A key's type, its value in an order of its own, and its time-to-live.
+pub type Shown = (String, Vec<Vec<u8>>, i64);
 
 /// A redis-server with the engine. Ended when dropped.
 pub struct Engine {
@@ -193,13 +197,13 @@ impl Engine {
     }
 
     /// Everything that the server shows: type, value in an order of its own, time-to-live.
-    pub fn dump(&mut self) -> BTreeMap<Vec<u8>, (String, Vec<Vec<u8>>, i64)> {
+    pub fn dump(&mut self) -> BTreeMap<Vec<u8>, Shown> {
         let Value::Many(keys) = self.call(&["KEYS", "*"]) else { panic!("no keys") };
         let keys: Vec<Vec<u8>> = keys.iter().map(|k| k.bytes().to_vec()).collect();
         keys.into_iter().filter_map(|key| self.dump_key(&key).map(|shown| (key, shown))).collect()
     }
 
-    fn dump_key(&mut self, key: &[u8]) -> Option<(String, Vec<Vec<u8>>, i64)> {
+    fn dump_key(&mut self, key: &[u8]) -> Option<Shown> {
         let kind = self.client.call_bytes(&[b"TYPE", key]).text();
         let value = match kind.as_str() {
             "none" => return None,
@@ -230,9 +234,9 @@ impl Engine {
         // A clock that ticked for a write that changed nothing is nobody else's business.
         cover.remove(1);
         let mut state = vec![Value::Many(cover), self.call(&["MAS.POSITIONS"])];
-        let stats = self.fields(&["MAS.STATS"]);
+        let counters = self.fields(&["MAS.STATS"]);
         for field in ["plain-keys", "rich-keys", "tombstones", "outbox-effects", "outbox-bytes", "damaged"] {
-            state.push(Value::Simple(format!("{field} {}", stats[field])));
+            state.push(Value::Simple(format!("{field} {}", counters[field])));
         }
         let keys: Vec<Vec<u8>> = self.dump().into_keys().collect();
         for key in keys {

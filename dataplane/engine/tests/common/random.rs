@@ -3,8 +3,7 @@
 use rand::Rng;
 use rand::rngs::StdRng;
 
-/// A random line; every supported write command is among them. `lasting`: none that sets a time-to-live shorter than
-/// the test takes, or takes the place of all keys.
+/// A random line; every supported write command is among them. Times to live are in the past or last longer than a test.
 pub fn line(rng: &mut StdRng) -> String {
     let (k, k2) = (key(rng), key(rng));
     let (f, f2) = (field(rng), field(rng));
