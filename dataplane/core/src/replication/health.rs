@@ -28,6 +28,8 @@ pub enum LinkState {
     Missing,
     /// Effects are held back: a clock is too far ahead.
     ClockSkew,
+    /// Effects are held back: memory is short, or too many gaps are open.
+    Held,
     /// Another proxy of this region reads it.
     Standby,
 }
@@ -43,6 +45,7 @@ impl LinkState {
             Self::Lapsed => "Lapsed",
             Self::Missing => "Missing",
             Self::ClockSkew => "ClockSkew",
+            Self::Held => "Held",
             Self::Standby => "Standby",
         }
     }
@@ -59,6 +62,8 @@ pub struct Link {
     pub truncated: bool,
     /// The last merge held effects back.
     pub held: bool,
+    /// Because of a clock.
+    pub skewed: bool,
     /// Above it a link is catching up, milliseconds.
     pub max_lag_ms: u64,
 }
@@ -199,7 +204,7 @@ impl Health {
         } else if !link.attached {
             LinkState::Disconnected
         } else if link.held {
-            LinkState::ClockSkew
+            if link.skewed { LinkState::ClockSkew } else { LinkState::Held }
         } else if self.missing > 0 && link.truncated {
             LinkState::Lapsed
         } else if self.missing > 0 {
@@ -232,7 +237,8 @@ mod tests {
 
     const PEER: RegionId = RegionId(2);
     const LIVE: Origin = Origin { region: PEER, incarnation: Incarnation(7) };
-    const LINK: Link = Link { reads: true, attached: true, truncated: false, held: false, max_lag_ms: 1000 };
+    const LINK: Link =
+        Link { reads: true, attached: true, truncated: false, held: false, skewed: false, max_lag_ms: 1000 };
 
     fn beat(epoch: u64, clock_ms: u64, issued: u64) -> Heartbeat {
         Heartbeat { epoch, clock: Hlc::from_millis(clock_ms), issued, cover: Cover::default() }
@@ -286,6 +292,15 @@ mod tests {
         assert_eq!(h.state(LINK, 0).0, LinkState::Missing);
         h.covered(&own(&[(1, 9)]));
         assert_eq!((h.missing(), h.state(lapsed, 0).0), (0, LinkState::Connected));
+    }
+
+    #[test]
+    fn what_is_held_back_is_shown_with_its_cause() {
+        let mut h = Health::new(PEER);
+        let held = Link { held: true, ..LINK };
+        assert_eq!(h.state(held, 5), (LinkState::Held, 5));
+        assert_eq!(h.state(Link { skewed: true, ..held }, 9), (LinkState::ClockSkew, 9));
+        assert_eq!(h.state(Link { reads: false, ..held }, 9).0, LinkState::Standby);
     }
 
     #[test]

@@ -19,8 +19,9 @@ use crate::wire::peek_effect;
 pub const MERGE_BYTES: usize = BATCH_BYTES;
 /// A position is stored at least so often while records are read that need no merge, milliseconds.
 pub const COMMIT_MS: u64 = 1000;
-/// Attached at a stored record, it must be delivered within this time, milliseconds; otherwise it is not there.
-pub const SILENCE_MS: u64 = 3000;
+/// Attached at a stored record, it must be delivered within this time, milliseconds; otherwise it is not there. Less than
+/// the patience of a recovery.
+pub const SILENCE_MS: u64 = 1000;
 /// After effects were held back (a clock far ahead, too many gaps), the merge is tried again after this time, milliseconds.
 pub const HELD_WAIT_MS: u64 = 1000;
 /// Records taken and not merged yet; beyond it the shell should deliver no more.
@@ -100,7 +101,7 @@ pub struct Reader {
     /// On the region's own stream: the incarnation whose effects the engine issued itself.
     live: Option<Incarnation>,
     state: State,
-    /// As the engine has it.
+    /// As the engine has it, as far as known.
     stored: Option<Position>,
     /// The last record read on this attachment.
     last: Option<Position>,
@@ -172,6 +173,13 @@ impl Reader {
     /// Whether the shell should deliver more.
     pub fn has_room(&self) -> bool {
         self.queue.len() < QUEUE_MAX
+    }
+
+    /// The broker has answered: records flow from now on.
+    pub fn attached(&mut self, now_ms: u64) {
+        if let State::Verifying(_, since_ms) = &mut self.state {
+            *since_ms = now_ms;
+        }
     }
 
     /// The stored record did not come in time (or the broker refused the offset): read from the first record left.

@@ -85,7 +85,8 @@ fn the_stored_record_must_be_there() {
     assert!(r.is_truncated());
     assert_eq!(r.next_merge(0).map(|m| m.to), Some(at(40, 99)));
 
-    r.begin(Some(at(7, 70)), Cover::default(), 100);
+    r.begin(Some(at(7, 70)), Cover::default(), 0);
+    r.attached(100);
     assert_eq!(r.silent(100 + SILENCE_MS - 1), None);
     assert_eq!(r.silent(100 + SILENCE_MS), Some(Attach::First), "the log is shorter now");
 }

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::engine::EngineError;
-use super::shared::{Seat, Shard, Shared};
+use super::hub::{Hub, Seat, Shard};
 use crate::front::replication::{Refusal, Written};
 
 /// How often an engine is asked for its cover while somebody awaits a token.
@@ -36,21 +36,21 @@ pub(crate) enum Ask {
 }
 
 /// Answers questions, side by side, until nobody can ask any more.
-pub(crate) async fn run(shared: Rc<Shared>, mut asks: mpsc::Receiver<Ask>) {
+pub(crate) async fn run(hub: Rc<Hub>, mut asks: mpsc::Receiver<Ask>) {
     while let Some(ask) = asks.recv().await {
-        let shared = Rc::clone(&shared);
+        let hub = Rc::clone(&hub);
         tokio::task::spawn_local(async move {
             // Who asked may be gone; then nobody is told.
             match ask {
-                Ask::Token { writes, reply } => drop(reply.send(token(&shared, &writes).await)),
+                Ask::Token { writes, reply } => drop(reply.send(token(&hub, &writes).await)),
                 Ask::AwaitToken { token, timeout, reply } => {
-                    drop(reply.send(await_token(&shared, &token, timeout).await));
+                    drop(reply.send(await_token(&hub, &token, timeout).await));
                 }
                 Ask::WaitRegions { writes, regions, timeout, reply } => {
-                    drop(reply.send(Ok(wait_regions(&shared, &writes, regions, timeout).await)));
+                    drop(reply.send(Ok(wait_regions(&hub, &writes, regions, timeout).await)));
                 }
                 Ask::Drain { timeout, reply } => {
-                    drain(&shared, timeout).await;
+                    drain(&hub, timeout).await;
                     drop(reply.send(Ok(())));
                 }
             }
@@ -58,19 +58,19 @@ pub(crate) async fn run(shared: Rc<Shared>, mut asks: mpsc::Receiver<Ask>) {
     }
 }
 
-async fn word_of(shared: &Shared, shard: &Shard) -> Result<(Seat, Word), Refusal> {
+async fn word_of(hub: &Hub, shard: &Shard) -> Result<(Seat, Word), Refusal> {
     let refuse = |why: &str| Refusal(format!("ERR shard {} has no master that answers: {why}", shard.id.0));
     let seat = shard.seat().ok_or_else(|| refuse("none is known"))?;
-    let word = shared.engines.cover(&seat.address).await.map_err(|e: EngineError| refuse(&e.to_string()))?;
+    let word = hub.engines.cover(&seat.address).await.map_err(|e: EngineError| refuse(&e.to_string()))?;
     Ok((seat, word))
 }
 
-async fn token(shared: &Shared, writes: &[Written]) -> Result<String, Refusal> {
-    let config = shared.config();
+async fn token(hub: &Hub, writes: &[Written]) -> Result<String, Refusal> {
+    let config = hub.config();
     let region = RegionId(config.region.id);
-    let words = join_all(shared.shards.iter().map(|shard| word_of(shared, shard))).await;
+    let words = join_all(hub.shards.iter().map(|shard| word_of(hub, shard))).await;
     let mut token = Token::default();
-    for (shard, word) in shared.shards.iter().zip(words) {
+    for (shard, word) in hub.shards.iter().zip(words) {
         let (_, word) = word?;
         let mut need = ShardNeed { shard: shard.id, cover: word.cover, hlc: word.clock, local_only: None };
         for written in writes.iter().filter(|w| w.shard == shard.id) {
@@ -88,14 +88,14 @@ async fn token(shared: &Shared, writes: &[Written]) -> Result<String, Refusal> {
     token.encode(&config.store).map_err(|e| Refusal(format!("ERR {e}")))
 }
 
-async fn await_token(shared: &Shared, text: &[u8], timeout: Duration) -> Result<bool, Refusal> {
-    let config = shared.config();
+async fn await_token(hub: &Hub, text: &[u8], timeout: Duration) -> Result<bool, Refusal> {
+    let config = hub.config();
     let token = Token::parse(text, &config.store).map_err(|e| Refusal(format!("ERR {e}")))?;
     check_names(&config, &token)?;
     let deadline = Instant::now() + timeout;
     for need in &token.shards {
-        let Some(shard) = shared.shard(need.shard) else { continue };
-        if !await_shard(shared, shard, need, deadline).await? {
+        let Some(shard) = hub.shard(need.shard) else { continue };
+        if !await_shard(hub, shard, need, deadline).await? {
             return Ok(false);
         }
     }
@@ -122,21 +122,16 @@ fn check_names(config: &ProxyConfig, token: &Token) -> Result<(), Refusal> {
     Ok(())
 }
 
-async fn await_shard(
-    shared: &Shared,
-    shard: &Shard,
-    need: &ShardNeed,
-    deadline: Instant,
-) -> Result<bool, Refusal> {
+async fn await_shard(hub: &Hub, shard: &Shard, need: &ShardNeed, deadline: Instant) -> Result<bool, Refusal> {
     let start = Instant::now();
     loop {
-        if let Ok((seat, word)) = word_of(shared, shard).await {
+        if let Ok((seat, word)) = word_of(hub, shard).await {
             if need.covered_by(&word.cover) {
                 return Ok(true);
             }
             if seat.recovered
                 && start.elapsed() >= LATE
-                && let Some((origin, seq)) = void(shared.region(), &seat, need, &word)
+                && let Some((origin, seq)) = void(hub.region(), &seat, need, &word)
             {
                 let local = need.local_only.is_some_and(|(of, last)| of == origin && seq <= last);
                 let level = if local { ", acknowledged at Local only" } else { "" };
@@ -161,14 +156,14 @@ fn void(region: RegionId, seat: &Seat, need: &ShardNeed, word: &Word) -> Option<
     (origin.region == region && origin.incarnation != seat.incarnation).then_some((origin, seq))
 }
 
-async fn wait_regions(shared: &Shared, writes: &[Written], regions: u16, timeout: Duration) -> u16 {
-    shared.want_beats.send_if_modified(|want| !std::mem::replace(want, true));
+async fn wait_regions(hub: &Hub, writes: &[Written], regions: u16, timeout: Duration) -> u16 {
+    hub.want_beats.send_if_modified(|want| !std::mem::replace(want, true));
     let deadline = Instant::now() + timeout;
     let reached = || {
         let of = |w: &Written| {
-            shared.shard(w.shard).map_or(0, |shard| shard.acks.borrow().regions_with(w.incarnation, w.seq))
+            hub.shard(w.shard).map_or(0, |shard| shard.acks.borrow().regions_with(w.incarnation, w.seq))
         };
-        writes.iter().map(of).min().unwrap_or(shared.config.borrow().peers.len() as u16)
+        writes.iter().map(of).min().unwrap_or(hub.config.borrow().peers.len() as u16)
     };
     loop {
         let have = reached();
@@ -176,17 +171,16 @@ async fn wait_regions(shared: &Shared, writes: &[Written], regions: u16, timeout
             return have;
         }
         let moved =
-            writes.iter().filter_map(|w| shared.shard(w.shard)).map(|s| Box::pin(s.peers_moved.notified()));
+            writes.iter().filter_map(|w| hub.shard(w.shard)).map(|s| Box::pin(s.peers_moved.notified()));
         let moved = futures_util::future::select_all(moved);
         let _ = tokio::time::timeout_at(deadline.min(Instant::now() + Duration::from_secs(1)), moved).await;
     }
 }
 
-async fn drain(shared: &Shared, timeout: Duration) {
+async fn drain(hub: &Hub, timeout: Duration) {
     let deadline = Instant::now() + timeout;
-    let busy =
-        || shared.shards.iter().any(|s| !s.batcher.borrow().is_idle() || s.batcher.borrow().has_trims());
-    shared.pump.notify_one();
+    let busy = || hub.shards.iter().any(|s| !s.batcher.borrow().is_idle() || s.batcher.borrow().has_trims());
+    hub.pump.notify_one();
     // The pump takes the inbox before it waits again.
     tokio::time::sleep(POLL).await;
     while busy() && Instant::now() < deadline {

@@ -22,6 +22,8 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 pub(crate) const DECLARE_LIMIT: Duration = Duration::from_secs(10);
 /// First and longest pause between attempts.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(3));
+/// Of attempts that fail in a row, every so many-th is told.
+const TELL_EVERY: u32 = 20;
 /// Most records that the dead letters keep, and their bytes.
 const DEAD_LETTERS: (i64, i64) = (10_000, 64 << 20);
 
@@ -121,13 +123,11 @@ async fn connect_node(
     };
     let properties = ConnectionProperties::default().with_connection_name(name.into());
     let connecting = Connection::connector(uri, runtime, open, properties);
-    match tokio::time::timeout(CONNECT_LIMIT, connecting).await {
-        Ok(connection) => Ok(BrokerConnection { connection: connection?, address: node.to_owned(), socket }),
-        Err(_) => {
-            hang_up(&socket);
-            Err(BrokerError::Silent(node.to_owned()))
-        }
-    }
+    let Ok(connection) = tokio::time::timeout(CONNECT_LIMIT, connecting).await else {
+        hang_up(&socket);
+        return Err(BrokerError::Silent(node.to_owned()));
+    };
+    Ok(BrokerConnection { connection: connection?, address: node.to_owned(), socket })
 }
 
 /// The stream of a shard.
@@ -182,16 +182,25 @@ pub(crate) async fn declare_beats(channel: &Channel, name: &str) -> lapin::Resul
 #[derive(Debug)]
 pub(crate) struct Backoff {
     next: Duration,
+    failures: u32,
 }
 
 impl Backoff {
     pub(crate) fn new() -> Self {
-        Self { next: BACKOFF.0 }
+        Self { next: BACKOFF.0, failures: 0 }
     }
 
     /// After a success.
     pub(crate) fn reset(&mut self) {
-        self.next = BACKOFF.0;
+        *self = Self::new();
+    }
+
+    /// Says why an attempt failed: the first time, and then now and then.
+    pub(crate) fn tell(&mut self, say: impl FnOnce()) {
+        if self.failures.is_multiple_of(TELL_EVERY) {
+            say();
+        }
+        self.failures += 1;
     }
 
     /// The pause before the next attempt.

@@ -38,7 +38,10 @@ pub(crate) enum EngineError {
     /// `MASINCARNATION`, `MASFENCED`, `MASREPLICA`, `MASRECOVERING`: not the master that was meant.
     #[error("the engine is not the master that was meant: {0}")]
     NotMaster(String),
-    /// The engine cannot take it now (a clock too far ahead, memory, too many gaps).
+    /// `MASSKEW`: a clock is too far ahead.
+    #[error("a clock is too far ahead: {0}")]
+    Skew(String),
+    /// The engine cannot take it now (memory, too many gaps).
     #[error("the engine cannot take it now: {0}")]
     Busy(String),
     /// No connection, or no answer.
@@ -348,6 +351,7 @@ fn read_error(code: &str, detail: &str) -> EngineError {
         "MASFENCED" | "MASRECOVERING" | "MASREPLICA" | "MASINCARNATION" | "MASEPOCH" | "READONLY" => {
             EngineError::NotMaster(format!("{code} {detail}"))
         }
+        "MASSKEW" => EngineError::Skew(detail.to_owned()),
         _ => EngineError::Busy(format!("{code} {detail}")),
     }
 }

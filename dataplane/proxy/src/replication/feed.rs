@@ -13,8 +13,8 @@ use mas_core::record::{Body, Record};
 use tokio::sync::watch;
 
 use super::broker::{self, Backoff, BrokerConnection};
+use super::hub::Hub;
 use super::metrics::OfBroker;
-use super::shared::Shared;
 
 /// Most heartbeats that wait for a listener, and for how long, milliseconds.
 const BEATS_KEPT: (i32, i32) = (256, 2000);
@@ -23,30 +23,26 @@ const BEATS_KEPT: (i32, i32) = (256, 2000);
 pub(crate) type Feed = watch::Receiver<Option<Rc<BrokerConnection>>>;
 
 /// Keeps a connection to a region's broker until the configuration names it no more.
-pub(crate) async fn run(
-    shared: Rc<Shared>,
-    region: RegionRef,
-    feed: watch::Sender<Option<Rc<BrokerConnection>>>,
-) {
-    let mut config = shared.config.clone();
+pub(crate) async fn run(hub: Rc<Hub>, region: RegionRef, feed: watch::Sender<Option<Rc<BrokerConnection>>>) {
+    let mut config = hub.config.clone();
     let mut backoff = Backoff::new();
     loop {
-        let now = shared.config();
+        let now = hub.config();
         let Some(broker) = broker_of(&now, region.id) else { return };
         let name = format!("{} {} {} read", now.store, now.region.name, now.proxy);
         match broker::connect(&broker, &name).await {
             Ok(connection) => {
                 tracing::info!(peer = %region.name, broker = %connection.address, "reading");
                 let of = OfBroker { region: region.name.clone(), purpose: "read" };
-                shared.metrics.reconnects.get_or_create(&of).inc();
+                hub.metrics.reconnects.get_or_create(&of).inc();
                 let connection = Rc::new(connection);
                 feed.send_replace(Some(Rc::clone(&connection)));
-                let why = hold(&shared, &connection, &region, &broker, &mut config).await;
+                let why = hold(&hub, &connection, &region, &broker, &mut config).await;
                 feed.send_replace(None);
                 tracing::warn!(peer = %region.name, %why, "reading stopped");
                 backoff.reset();
             }
-            Err(error) => tracing::warn!(peer = %region.name, %error, "cannot read"),
+            Err(error) => backoff.tell(|| tracing::warn!(peer = %region.name, %error, "cannot read")),
         }
         tokio::select! {
             () = tokio::time::sleep(backoff.pause()) => {}
@@ -64,24 +60,25 @@ pub(crate) fn broker_of(config: &mas_core::config::ProxyConfig, region: u16) -> 
 }
 
 async fn hold(
-    shared: &Rc<Shared>,
+    hub: &Rc<Hub>,
     connection: &Rc<BrokerConnection>,
     region: &RegionRef,
     broker: &BrokerConfig,
     config: &mut watch::Receiver<std::sync::Arc<mas_core::config::ProxyConfig>>,
 ) -> String {
     let mut events = Box::pin(connection.connection.events_listener());
-    let mut want = shared.want_beats.subscribe();
-    let is_peer = shared.config().region.id != region.id;
+    let mut want = hub.want_beats.subscribe();
+    let is_peer = hub.config().region.id != region.id;
     let mut listening = None;
     loop {
         if is_peer && listening.is_none() && *want.borrow_and_update() {
-            let listen = listen(Rc::clone(shared), Rc::clone(connection), region.id);
+            let listen = listen(Rc::clone(hub), Rc::clone(connection), region.id);
             listening = Some(tokio::task::spawn_local(listen));
         }
         tokio::select! {
             event = events.next() => match event {
-                Some(Event::Error(error)) => {
+                // Errors of one channel are told here too.
+                Some(Event::Error(error)) if !connection.connection.status().connected() => {
                     return error.to_string();
                 }
                 Some(_) => {}
@@ -98,15 +95,15 @@ async fn hold(
 }
 
 /// Listens to the heartbeats of a region, of all shards.
-async fn listen(shared: Rc<Shared>, connection: Rc<BrokerConnection>, region: u16) {
-    if let Err(error) = try_listen(&shared, &connection, region).await {
+async fn listen(hub: Rc<Hub>, connection: Rc<BrokerConnection>, region: u16) {
+    if let Err(error) = try_listen(&hub, &connection, region).await {
         tracing::debug!(%error, "heartbeats are not heard");
     }
 }
 
-async fn try_listen(shared: &Shared, connection: &BrokerConnection, region: u16) -> lapin::Result<()> {
+async fn try_listen(hub: &Hub, connection: &BrokerConnection, region: u16) -> lapin::Result<()> {
     let channel = connection.connection.create_channel().await?;
-    let exchange = broker::beats_name(&shared.config().store);
+    let exchange = broker::beats_name(&hub.config().store);
     broker::declare_beats(&channel, &exchange).await?;
     let mut arguments = FieldTable::default();
     arguments.insert("x-max-length".into(), AMQPValue::LongInt(BEATS_KEPT.0));
@@ -125,8 +122,8 @@ async fn try_listen(shared: &Shared, connection: &BrokerConnection, region: u16)
         if record.origin.region.0 != region {
             continue;
         }
-        if let Some(shard) = shared.shard(record.shard) {
-            shared.peer_beat(shard, record.origin, beat.epoch, beat.cover);
+        if let Some(shard) = hub.shard(record.shard) {
+            hub.peer_beat(shard, record.origin, beat.epoch, beat.cover);
         }
     }
     Ok(())

@@ -10,8 +10,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::StartError;
 use super::ask::Ask;
+use super::hub::{Hub, Inbox, Published};
 use super::metrics::Metrics;
-use super::shared::{Inbox, Published, Shared};
 use crate::front::replication::{Answer, LinkStatus, Refusal, Replication, Wiring, Written};
 use crate::link::Shipment;
 
@@ -44,8 +44,8 @@ impl Replicator {
         let (inbox, published) = (Arc::clone(&handle.inbox), Arc::clone(&handle.published));
         let metrics = handle.metrics.clone();
         std::thread::Builder::new().name("replication".to_owned()).spawn(move || {
-            let shared = Rc::new(Shared::new(wiring, inbox, published, metrics));
-            runtime.block_on(super::run(shared, asked));
+            let hub = Rc::new(Hub::new(wiring, inbox, published, metrics));
+            runtime.block_on(super::run(hub, asked));
         })?;
         Ok(handle)
     }

@@ -7,12 +7,12 @@ mod broker;
 mod engine;
 mod feed;
 mod handle;
+mod hub;
 mod metrics;
 mod publisher;
 mod pulse;
 mod pump;
 mod reading;
-mod shared;
 mod status;
 
 use std::collections::HashMap;
@@ -27,9 +27,9 @@ use tokio::task::{JoinHandle, LocalSet};
 
 use self::ask::Ask;
 pub use self::handle::Replicator;
+use self::hub::{Hub, LinkRow};
 use self::pulse::Pulse;
 use self::pump::Pump;
-use self::shared::{LinkRow, Shared};
 
 /// Why the replication side cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -40,42 +40,42 @@ pub enum StartError {
 }
 
 /// The thread's life: everything runs until all handles are gone.
-async fn run(shared: Rc<Shared>, asks: mpsc::Receiver<Ask>) {
+async fn run(hub: Rc<Hub>, asks: mpsc::Receiver<Ask>) {
     let local = LocalSet::new();
-    local.run_until(supervise(shared, asks)).await;
+    local.run_until(supervise(hub, asks)).await;
 }
 
-async fn supervise(shared: Rc<Shared>, asks: mpsc::Receiver<Ask>) {
+async fn supervise(hub: Rc<Hub>, asks: mpsc::Receiver<Ask>) {
     // First of all: a connection that was made without the password would be kept.
-    read_password(&shared);
+    read_password(&hub);
     let (outlet, outlets) = watch::channel(None);
-    tokio::task::spawn_local(publisher::run(Rc::clone(&shared), outlet));
-    tokio::task::spawn_local(Pump::new(Rc::clone(&shared), outlets).run());
-    for shard in &shared.shards {
-        tokio::task::spawn_local(Pulse::new(Rc::clone(&shared), Rc::clone(shard)).run());
-        tokio::task::spawn_local(pulse::trim(Rc::clone(&shared), Rc::clone(shard)));
+    tokio::task::spawn_local(publisher::run(Rc::clone(&hub), outlet));
+    tokio::task::spawn_local(Pump::new(Rc::clone(&hub), outlets).run());
+    for shard in &hub.shards {
+        tokio::task::spawn_local(Pulse::new(Rc::clone(&hub), Rc::clone(shard)).run());
+        tokio::task::spawn_local(pulse::trim(Rc::clone(&hub), Rc::clone(shard)));
     }
-    tokio::task::spawn_local(status::run(Rc::clone(&shared)));
-    let configured = tokio::task::spawn_local(follow_config(Rc::clone(&shared)));
-    ask::run(shared, asks).await;
+    tokio::task::spawn_local(status::run(Rc::clone(&hub)));
+    let configured = tokio::task::spawn_local(follow_config(Rc::clone(&hub)));
+    ask::run(hub, asks).await;
     configured.abort();
 }
 
-fn read_password(shared: &Shared) {
-    if let Err(error) = shared.engines.set_password_file(shared.config().engine_password_file.as_deref()) {
+fn read_password(hub: &Hub) {
+    if let Err(error) = hub.engines.set_password_file(hub.config().engine_password_file.as_deref()) {
         tracing::error!(%error, "cannot read the engines' password file: the one before stays in use");
     }
 }
 
 /// Starts and stops readers as peers come and go; hands changed policies on.
-async fn follow_config(shared: Rc<Shared>) {
-    let mut config = shared.config.clone();
+async fn follow_config(hub: Rc<Hub>) {
+    let mut config = hub.config.clone();
     let mut readers: HashMap<u16, Vec<JoinHandle<()>>> = HashMap::new();
     loop {
         let now = Arc::clone(&config.borrow_and_update());
-        read_password(&shared);
+        read_password(&hub);
         let members: Vec<&String> = now.shards.iter().flat_map(|s| &s.members).collect();
-        shared.engines.keep(&|address| members.iter().any(|m| *m == address));
+        hub.engines.keep(&|address| members.iter().any(|m| *m == address));
         let regions: Vec<RegionRef> =
             std::iter::once(now.region.clone()).chain(now.peers.iter().map(|p| p.region.clone())).collect();
         readers.retain(|id, tasks| {
@@ -85,7 +85,7 @@ async fn follow_config(shared: Rc<Shared>) {
             }
             stays
         });
-        for shard in &shared.shards {
+        for shard in &hub.shards {
             let mut acks = shard.acks.borrow_mut();
             acks.set_policy(now.on_broker_loss);
             acks.keep_peers(&|region| now.peers.iter().any(|p| p.region.id == region.0));
@@ -107,10 +107,10 @@ async fn follow_config(shared: Rc<Shared>) {
             readers.entry(region.id).or_insert_with(|| {
                 let (send, feed) = watch::channel(None);
                 let mut tasks =
-                    vec![tokio::task::spawn_local(feed::run(Rc::clone(&shared), region.clone(), send))];
-                for shard in &shared.shards {
-                    let (shared, shard) = (Rc::clone(&shared), Rc::clone(shard));
-                    let read = reading::run(shared, shard, region.clone(), feed.clone());
+                    vec![tokio::task::spawn_local(feed::run(Rc::clone(&hub), region.clone(), send))];
+                for shard in &hub.shards {
+                    let (hub, shard) = (Rc::clone(&hub), Rc::clone(shard));
+                    let read = reading::run(hub, shard, region.clone(), feed.clone());
                     tasks.push(tokio::task::spawn_local(read));
                 }
                 tasks

@@ -14,8 +14,8 @@ use mas_core::stamp::ShardId;
 use tokio::sync::{Notify, watch};
 
 use super::broker::{self, Backoff, BrokerConnection, BrokerError, DECLARE_LIMIT};
+use super::hub::Hub;
 use super::metrics::OfBroker;
-use super::shared::Shared;
 
 /// How long the broker may block this connection before it is made anew.
 const BLOCKED_LIMIT: std::time::Duration = std::time::Duration::from_secs(30);
@@ -67,12 +67,12 @@ impl Outlet {
     }
 
     /// Publishes heartbeats for listeners and dead letters; at most once, and unnoticed when it fails.
-    pub(crate) fn publish_extras(&self, shared: &Shared) {
+    pub(crate) fn publish_extras(&self, hub: &Hub) {
         if self.is_blocked() {
             return;
         }
-        let letters = std::mem::take(&mut *shared.dead_letters.borrow_mut());
-        let beats = std::mem::take(&mut *shared.beats.borrow_mut());
+        let letters = std::mem::take(&mut *hub.dead_letters.borrow_mut());
+        let beats = std::mem::take(&mut *hub.beats.borrow_mut());
         if letters.is_empty() && beats.is_empty() {
             return;
         }
@@ -98,18 +98,18 @@ impl Outlet {
 }
 
 /// Keeps an outlet open; tells the pump through `outlet`.
-pub(crate) async fn run(shared: Rc<Shared>, outlet: watch::Sender<Option<Rc<Outlet>>>) {
-    let mut config = shared.config.clone();
+pub(crate) async fn run(hub: Rc<Hub>, outlet: watch::Sender<Option<Rc<Outlet>>>) {
+    let mut config = hub.config.clone();
     let mut backoff = Backoff::new();
     let mut generation = 0;
     loop {
-        let now = shared.config();
+        let now = hub.config();
         generation += 1;
-        match open(&shared, &now, generation).await {
+        match open(&hub, &now, generation).await {
             Ok(open) => {
                 tracing::info!(broker = %open.connection.address, "publishing");
                 let of = OfBroker { region: now.region.name.clone(), purpose: "publish" };
-                shared.metrics.reconnects.get_or_create(&of).inc();
+                hub.metrics.reconnects.get_or_create(&of).inc();
                 let open = Rc::new(open);
                 outlet.send_replace(Some(Rc::clone(&open)));
                 let why = hold(&open, &now, &mut config).await;
@@ -117,13 +117,13 @@ pub(crate) async fn run(shared: Rc<Shared>, outlet: watch::Sender<Option<Rc<Outl
                 tracing::warn!(broker = %open.connection.address, %why, "publishing stopped");
                 backoff.reset();
             }
-            Err(error) => tracing::warn!(%error, "cannot publish"),
+            Err(error) => backoff.tell(|| tracing::warn!(%error, "cannot publish")),
         }
         tokio::time::sleep(backoff.pause()).await;
     }
 }
 
-async fn open(shared: &Shared, config: &ProxyConfig, generation: u64) -> Result<Outlet, BrokerError> {
+async fn open(hub: &Hub, config: &ProxyConfig, generation: u64) -> Result<Outlet, BrokerError> {
     let connection =
         broker::connect(&config.broker, &format!("{} {} publish", config.store, config.proxy)).await?;
     let setup = async {
@@ -131,7 +131,7 @@ async fn open(shared: &Shared, config: &ProxyConfig, generation: u64) -> Result<
         broker::declare_beats(&extras, &broker::beats_name(&config.store)).await?;
         declare(&connection, config, None).await?;
         let mut channels = HashMap::new();
-        for shard in &shared.shards {
+        for shard in &hub.shards {
             declare(&connection, config, Some(shard.id)).await?;
             let channel = connection.connection.create_channel().await?;
             channel.confirm_select(ConfirmSelectOptions::default()).await?;
@@ -139,7 +139,7 @@ async fn open(shared: &Shared, config: &ProxyConfig, generation: u64) -> Result<
         }
         Ok::<_, lapin::Error>((extras, channels))
     };
-    let limit = DECLARE_LIMIT + DECLARE_LIMIT * u32::try_from(shared.shards.len()).unwrap_or(1) / 8;
+    let limit = DECLARE_LIMIT + DECLARE_LIMIT * u32::try_from(hub.shards.len()).unwrap_or(1) / 8;
     let silent = |_| BrokerError::Silent(connection.address.clone());
     let (extras, channels) = tokio::time::timeout(limit, setup).await.map_err(silent)??;
     Ok(Outlet {
@@ -163,17 +163,14 @@ async fn declare(
     shard: Option<ShardId>,
 ) -> lapin::Result<()> {
     let channel = connection.connection.create_channel().await?;
-    let (name, declared) = match shard {
-        Some(shard) => {
-            let name = broker::stream_name(&config.store, shard.0);
-            let declared = broker::declare_stream(&channel, &name, config.retention).await;
-            (name, declared)
-        }
-        None => {
-            let name = broker::dead_letters_name(&config.store);
-            let declared = broker::declare_dead_letters(&channel, &name).await;
-            (name, declared)
-        }
+    let (name, declared) = if let Some(shard) = shard {
+        let name = broker::stream_name(&config.store, shard.0);
+        let declared = broker::declare_stream(&channel, &name, config.retention).await;
+        (name, declared)
+    } else {
+        let name = broker::dead_letters_name(&config.store);
+        let declared = broker::declare_dead_letters(&channel, &name).await;
+        (name, declared)
     };
     match declared {
         Err(error) if matches!(error.kind(), ErrorKind::ProtocolError(e) if e.get_id() == 406) => {
@@ -218,7 +215,10 @@ async fn hold(
                     outlet.blocked.set(false);
                     blocked_since = None;
                 }
-                Some(Event::Error(error)) => return error.to_string(),
+                // Errors of one channel are told here too.
+                Some(Event::Error(error)) if !outlet.connection.connection.status().connected() => {
+                    return error.to_string();
+                }
                 Some(_) => {}
                 None => return "the connection is gone".to_owned(),
             },

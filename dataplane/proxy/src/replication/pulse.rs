@@ -12,8 +12,8 @@ use mas_core::stamp::{Incarnation, Origin, RegionId};
 use rand::Rng;
 
 use super::engine::{EngineError, Identity, TRIM_RANGES_MAX};
+use super::hub::{Hub, Seat, Shard, new_id};
 use super::metrics::Metrics;
-use super::shared::{Seat, Shard, Shared, new_id};
 
 /// Time between two pulses while the engine recovers.
 const RECOVERING: Duration = Duration::from_millis(20);
@@ -37,7 +37,7 @@ const TRIM_GATHER: Duration = Duration::from_millis(4);
 
 /// See the module.
 pub(crate) struct Pulse {
-    shared: Rc<Shared>,
+    hub: Rc<Hub>,
     shard: Rc<Shard>,
     members: Members,
     own_duty: bool,
@@ -48,9 +48,9 @@ pub(crate) struct Pulse {
 }
 
 impl Pulse {
-    pub(crate) fn new(shared: Rc<Shared>, shard: Rc<Shard>) -> Self {
+    pub(crate) fn new(hub: Rc<Hub>, shard: Rc<Shard>) -> Self {
         Self {
-            shared,
+            hub,
             shard,
             members: Members::default(),
             own_duty: false,
@@ -62,14 +62,14 @@ impl Pulse {
     }
 
     pub(crate) async fn run(mut self) {
-        let mut masters = self.shared.wiring.masters.clone();
+        let mut masters = self.hub.wiring.masters.clone();
         loop {
             let recovering = match self.beat().await {
                 Ok(recovering) => recovering,
                 Err(error) => {
                     tracing::debug!(shard = self.shard.id.0, %error, "the master does not answer");
                     self.leave();
-                    self.shared.wiring.ask_again.notify_one();
+                    self.hub.wiring.ask_again.notify_one();
                     false
                 }
             };
@@ -98,7 +98,7 @@ impl Pulse {
     }
 
     fn master_moved(&self) -> bool {
-        let masters = self.shared.wiring.masters.borrow();
+        let masters = self.hub.wiring.masters.borrow();
         let now = masters.master(self.shard.id).map(|m| (m.address.clone(), m.incarnation));
         now.is_some() && now != self.shard.seat().map(|s| (s.address, s.incarnation))
     }
@@ -125,7 +125,7 @@ impl Pulse {
             recovered: identity.recovered,
         };
         self.take_seat(&seat, &identity);
-        let word = self.shared.engines.cover(&seat.address).await?;
+        let word = self.hub.engines.cover(&seat.address).await?;
         if word.incarnation != seat.incarnation {
             self.leave();
             return Ok(false);
@@ -133,7 +133,7 @@ impl Pulse {
         self.tell_word(&word);
         self.claim(&seat).await?;
         if self.own_duty {
-            let now_ms = self.shared.now_ms();
+            let now_ms = self.hub.now_ms();
             if now_ms + HEARTBEAT_MS / 4 >= self.beat_ms + HEARTBEAT_MS {
                 self.beat_ms = now_ms;
                 self.heartbeat(&seat).await?;
@@ -146,15 +146,15 @@ impl Pulse {
 
     /// The serving master that the front found, or else a recovering one, by asking the members.
     async fn find_master(&self) -> Result<Option<(String, Identity)>, EngineError> {
-        let engines = &self.shared.engines;
-        let known = self.shared.wiring.masters.borrow().master(self.shard.id).map(|m| m.address.clone());
+        let engines = &self.hub.engines;
+        let known = self.hub.wiring.masters.borrow().master(self.shard.id).map(|m| m.address.clone());
         if let Some(address) = known {
             let identity = engines.identity(&address).await?;
             if identity.master && (identity.serving || identity.recovering) {
                 return Ok(Some((address, identity)));
             }
         }
-        let config = self.shared.config();
+        let config = self.hub.config();
         let Some(shard) = config.shards.iter().find(|s| s.shard == self.shard.id.0) else { return Ok(None) };
         let ask = shard.members.iter().map(|address| async move {
             let identity = tokio::time::timeout(MEMBER_LIMIT, engines.identity(address)).await;
@@ -185,7 +185,7 @@ impl Pulse {
             *old = Some(seat.clone());
             changed
         });
-        self.shard.acks.borrow_mut().live(seat.incarnation, self.shared.now_ms());
+        self.shard.acks.borrow_mut().live(seat.incarnation, self.hub.now_ms());
         self.tell_outbox(identity);
     }
 
@@ -203,13 +203,13 @@ impl Pulse {
         let done = acks.has_done();
         drop(acks);
         if done {
-            self.shared.pump.notify_one();
+            self.hub.pump.notify_one();
         }
     }
 
     async fn ask_outbox(&self) {
         let Some(seat) = self.shard.seat() else { return };
-        if let Ok(identity) = self.shared.engines.identity(&seat.address).await
+        if let Ok(identity) = self.hub.engines.identity(&seat.address).await
             && identity.incarnation == seat.incarnation
         {
             self.tell_outbox(&identity);
@@ -218,7 +218,7 @@ impl Pulse {
 
     /// The master's word: for the readers, for the links' lag, for the front's clocks.
     fn tell_word(&self, word: &Word) {
-        self.shared.wiring.clocks.observe(self.shard.id, word.clock);
+        self.hub.wiring.clocks.observe(self.shard.id, word.clock);
         for row in self.shard.links.borrow_mut().values_mut() {
             row.health.covered(&word.cover);
         }
@@ -227,13 +227,13 @@ impl Pulse {
 
     /// Claims the duties, and tells the readers which are this proxy's.
     async fn claim(&mut self, seat: &Seat) -> Result<(), EngineError> {
-        let now_ms = self.shared.now_ms();
+        let now_ms = self.hub.now_ms();
         if self.claimed_ms.is_some_and(|at| now_ms < at + CLAIM_AGAIN_MS) {
             return Ok(());
         }
         self.claimed_ms = Some(now_ms);
-        let config = self.shared.config();
-        let (engines, proxy) = (&self.shared.engines, self.shared.proxy);
+        let config = self.hub.config();
+        let (engines, proxy) = (&self.hub.engines, self.hub.proxy);
         let claim =
             async |duty: String| engines.claim(&seat.address, seat.incarnation, &duty, proxy, CLAIM).await;
         let own = claim("own".to_owned()).await?;
@@ -257,10 +257,10 @@ impl Pulse {
     }
 
     async fn heartbeat(&mut self, seat: &Seat) -> Result<(), EngineError> {
-        let config = self.shared.config();
+        let config = self.hub.config();
         let Some(shard) = config.shards.iter().find(|s| s.shard == self.shard.id.0) else { return Ok(()) };
         self.members.configure(shard.members.iter().map(String::as_str));
-        let engines = &self.shared.engines;
+        let engines = &self.hub.engines;
         let others = shard.members.iter().filter(|m| **m != seat.address && !shard.fsync_always);
         let ask = others.map(|address| async move {
             let word = tokio::time::timeout(MEMBER_LIMIT, engines.cover(address)).await;
@@ -278,7 +278,7 @@ impl Pulse {
         let durable = self.members.durable(&word.cover, shard.fsync_always);
         let region = RegionId(config.region.id);
         let record = build_heartbeat(new_id(), region, self.shard.id, seat.epoch, &word, durable);
-        self.shared.publish_heartbeat(&self.shard, &record);
+        self.hub.publish_heartbeat(&self.shard, &record);
         Ok(())
     }
 
@@ -287,7 +287,7 @@ impl Pulse {
             self.recovery = None;
             return Ok(());
         }
-        let now_ms = self.shared.now_ms();
+        let now_ms = self.hub.now_ms();
         let recovery = match &mut self.recovery {
             Some(recovery) if recovery.incarnation() == seat.incarnation => recovery,
             other => other.insert(Recovery::new(seat.incarnation, now_ms)),
@@ -306,32 +306,37 @@ impl Pulse {
             progress: self.shard.progress.get(),
             clock: own.clock,
         };
-        match recovery.step(seen, now_ms, new_id()) {
+        let action = recovery.step(seen, now_ms, new_id());
+        if action != Action::Wait {
+            tracing::debug!(shard = self.shard.id.0, ?action, ?seen, "recovery");
+        }
+        match action {
             Action::Wait | Action::Done => {}
             Action::Sweep => self.sweep_once(seat, Duration::ZERO).await?,
             Action::PublishNonce(nonce) => {
-                let origin = Origin { region: self.shared.region(), incarnation: seat.incarnation };
+                let origin = Origin { region: self.hub.region(), incarnation: seat.incarnation };
                 let record = Record { id: new_id(), shard: self.shard.id, origin, body: Body::Nonce(nonce) };
                 self.shard.batcher.borrow_mut().push_nonce(&record);
-                self.shared.pump.notify_one();
+                self.hub.pump.notify_one();
             }
             Action::ServeFull(clock) => {
-                self.shared.engines.serve(&seat.address, seat.incarnation, true, clock).await?;
+                self.hub.engines.serve(&seat.address, seat.incarnation, true, clock).await?;
                 tracing::info!(shard = self.shard.id.0, incarnation = %seat.incarnation, "recovered");
-                self.shared.wiring.ask_again.notify_one();
+                self.shard.seat.send_replace(Some(Seat { serving: true, recovered: true, ..seat.clone() }));
+                self.hub.wiring.ask_again.notify_one();
             }
             Action::ServeDegraded => {
                 let zero = mas_core::stamp::Hlc::ZERO;
-                self.shared.engines.serve(&seat.address, seat.incarnation, false, zero).await?;
+                self.hub.engines.serve(&seat.address, seat.incarnation, false, zero).await?;
                 tracing::warn!(shard = self.shard.id.0, "serving without the broker's word");
-                self.shared.wiring.ask_again.notify_one();
+                self.hub.wiring.ask_again.notify_one();
             }
         }
         Ok(())
     }
 
     async fn sweep(&mut self, seat: &Seat, identity: &Identity) -> Result<(), EngineError> {
-        let now_ms = self.shared.now_ms();
+        let now_ms = self.hub.now_ms();
         if now_ms < self.swept_ms || identity.outbox_effects == 0 || !self.shard.batcher.borrow().is_online()
         {
             return Ok(());
@@ -344,9 +349,9 @@ impl Pulse {
         if !self.shard.batcher.borrow().has_room(SWEEP_BYTES) {
             return Ok(());
         }
-        let engines = &self.shared.engines;
+        let engines = &self.hub.engines;
         let effects = engines
-            .outbox(&seat.address, seat.incarnation, self.shared.proxy, min_age, SWEEP_BYTES, SWEEP_CLAIM)
+            .outbox(&seat.address, seat.incarnation, self.hub.proxy, min_age, SWEEP_BYTES, SWEEP_CLAIM)
             .await?;
         if effects.is_empty() {
             return Ok(());
@@ -363,15 +368,15 @@ impl Pulse {
             }
         }
         drop(batcher);
-        self.shared.metrics.swept_effects.get_or_create(&Metrics::of(self.shard.id)).inc_by(taken);
-        self.shared.pump.notify_one();
+        self.hub.metrics.swept_effects.get_or_create(&Metrics::of(self.shard.id)).inc_by(taken);
+        self.hub.pump.notify_one();
         Ok(())
     }
 }
 
 /// Tells the engine what was confirmed, gathered over a few milliseconds. What is lost on the way is swept, published
 /// and confirmed once more.
-pub(crate) async fn trim(shared: Rc<Shared>, shard: Rc<Shard>) {
+pub(crate) async fn trim(hub: Rc<Hub>, shard: Rc<Shard>) {
     loop {
         shard.trim.notified().await;
         tokio::time::sleep(TRIM_GATHER).await;
@@ -379,7 +384,7 @@ pub(crate) async fn trim(shared: Rc<Shared>, shard: Rc<Shard>) {
         let Some(seat) = shard.seat() else { continue };
         for (origin, ranges) in trims {
             for some in ranges.chunks(TRIM_RANGES_MAX) {
-                if let Err(error) = shared.engines.trim(&seat.address, seat.incarnation, origin, some).await {
+                if let Err(error) = hub.engines.trim(&seat.address, seat.incarnation, origin, some).await {
                     tracing::debug!(shard = shard.id.0, %error, "confirmed effects stay in the outbox for now");
                 }
             }

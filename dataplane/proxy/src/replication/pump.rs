@@ -18,9 +18,9 @@ use mas_core::stamp::ShardId;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::hub::{Hub, Shard, new_id};
 use super::metrics::Metrics;
 use super::publisher::Outlet;
-use super::shared::{Shard, Shared, new_id};
 use crate::link::{AckEvent, Acknowledged, Waiter};
 
 /// How long a write may wait for its level. Longer than any failover inside a region takes.
@@ -46,7 +46,7 @@ type Confirming = Pin<Box<dyn Future<Output = Settled>>>;
 
 /// See the module.
 pub(crate) struct Pump {
-    shared: Rc<Shared>,
+    hub: Rc<Hub>,
     outlet: watch::Receiver<Option<Rc<Outlet>>>,
     current: Option<Rc<Outlet>>,
     confirming: FuturesUnordered<Confirming>,
@@ -56,10 +56,10 @@ pub(crate) struct Pump {
 }
 
 impl Pump {
-    pub(crate) fn new(shared: Rc<Shared>, outlet: watch::Receiver<Option<Rc<Outlet>>>) -> Self {
-        let workers = shared.wiring.acks.len();
+    pub(crate) fn new(hub: Rc<Hub>, outlet: watch::Receiver<Option<Rc<Outlet>>>) -> Self {
+        let workers = hub.wiring.acks.len();
         Self {
-            shared,
+            hub,
             outlet,
             current: None,
             confirming: FuturesUnordered::new(),
@@ -69,12 +69,12 @@ impl Pump {
     }
 
     pub(crate) async fn run(mut self) {
-        let shared = Rc::clone(&self.shared);
+        let hub = Rc::clone(&self.hub);
         let mut ticked = Instant::now();
         loop {
             let wake = self.publish();
             self.tell();
-            let now_us = shared.now_us();
+            let now_us = hub.now_us();
             let pause = wake.map(|at| Duration::from_micros(at.saturating_sub(now_us)));
             let timer = async {
                 match pause {
@@ -82,13 +82,13 @@ impl Pump {
                     None => std::future::pending().await,
                 }
             };
-            let waiting = shared.shards.iter().any(|shard| shard.acks.borrow().waiting() > 0);
+            let waiting = hub.shards.iter().any(|shard| shard.acks.borrow().waiting() > 0);
             let tick = ticked + if waiting { TICK.0 } else { TICK.1 };
             tokio::select! {
                 biased;
                 Some(settled) = self.confirming.next() => self.settle(settled),
-                () = shared.inbox.wake.notified() => {}
-                () = shared.pump.notified() => {}
+                () = hub.inbox.wake.notified() => {}
+                () = hub.pump.notified() => {}
                 changed = self.outlet.changed() => {
                     if changed.is_err() {
                         return;
@@ -107,10 +107,10 @@ impl Pump {
     }
 
     fn take_inbox(&mut self) {
-        let deadline_ms = self.shared.now_ms() + WAIT_MS;
-        for shipped in self.shared.inbox.take() {
+        let deadline_ms = self.hub.now_ms() + WAIT_MS;
+        for shipped in self.hub.inbox.take() {
             let shipment = shipped.shipment;
-            let Some(shard) = self.shared.shard(shipment.shard) else {
+            let Some(shard) = self.hub.shard(shipment.shard) else {
                 if let Some(wait) = shipment.wait {
                     self.outgoing(wait.waiter, Acknowledged::Failed);
                 }
@@ -120,7 +120,7 @@ impl Pump {
             if let Some(wait) = shipment.wait {
                 let level = match wait.level {
                     AckLevel::Remote => {
-                        self.shared.want_beats.send_if_modified(|want| !std::mem::replace(want, true));
+                        self.hub.want_beats.send_if_modified(|want| !std::mem::replace(want, true));
                         Level::Remote(wait.regions)
                     }
                     AckLevel::Queued | AckLevel::Local => Level::Queued,
@@ -137,15 +137,15 @@ impl Pump {
 
     /// Publishes what is due; says when something is due next, microseconds.
     fn publish(&mut self) -> Option<u64> {
-        let Some(outlet) = self.current.clone() else { return None };
-        let now_us = self.shared.now_us();
+        let outlet = self.current.clone()?;
+        let now_us = self.hub.now_us();
         let mut wake: Option<u64> = None;
-        for shard in &self.shared.shards {
+        for shard in &self.hub.shards {
             let Some(channel) = outlet.channel(shard.id) else { continue };
             let mut batcher = shard.batcher.borrow_mut();
             while let Some(publish) = batcher.poll(now_us, &mut new_id) {
                 let of = Metrics::of(shard.id);
-                let metrics = &self.shared.metrics;
+                let metrics = &self.hub.metrics;
                 metrics.published_records.get_or_create(&of).inc();
                 if publish.effects > 0 {
                     metrics.published_effects.get_or_create(&of).inc_by(publish.effects as u64);
@@ -165,7 +165,7 @@ impl Pump {
                 (a, b) => a.or(b),
             };
         }
-        outlet.publish_extras(&self.shared);
+        outlet.publish_extras(&self.hub);
         wake
     }
 
@@ -184,13 +184,13 @@ impl Pump {
             }
         }
         let generation = self.current.as_ref().map(|outlet| outlet.generation);
-        let now_us = self.shared.now_us();
+        let now_us = self.hub.now_us();
         let mut broken = None;
         for settled in group {
             if Some(settled.generation) != generation {
                 continue;
             }
-            let Some(shard) = self.shared.shard(settled.shard).cloned() else { continue };
+            let Some(shard) = self.hub.shard(settled.shard).cloned() else { continue };
             let confirmed = match &settled.word {
                 Ok((acked, _)) => *acked && !doubtful.contains(&settled.id),
                 Err(error) => {
@@ -200,7 +200,7 @@ impl Pump {
             };
             let of = Metrics::of(shard.id);
             if !confirmed {
-                self.shared.metrics.refused_records.get_or_create(&of).inc();
+                self.hub.metrics.refused_records.get_or_create(&of).inc();
                 if let Some(outlet) = &self.current {
                     outlet.refused(shard.id);
                 }
@@ -208,8 +208,8 @@ impl Pump {
             let released = shard.batcher.borrow_mut().settle(settled.ticket, confirmed, now_us);
             if let Some(released) = released {
                 let effects: u64 = released.ranges.iter().map(|(first, last)| last - first + 1).sum();
-                self.shared.metrics.confirmed_effects.get_or_create(&of).inc_by(effects);
-                self.shared.metrics.confirm_seconds.observe(released.took_us as f64 / 1e6);
+                self.hub.metrics.confirmed_effects.get_or_create(&of).inc_by(effects);
+                self.hub.metrics.confirm_seconds.observe(released.took_us as f64 / 1e6);
                 shard.acks.borrow_mut().confirmed(released.incarnation, &released.ranges);
                 shard.moved();
                 shard.trim.notify_one();
@@ -221,8 +221,8 @@ impl Pump {
     }
 
     fn change_outlet(&mut self) {
-        self.current = self.outlet.borrow_and_update().clone();
-        for shard in &self.shared.shards {
+        self.current.clone_from(&self.outlet.borrow_and_update());
+        for shard in &self.hub.shards {
             let mut batcher = shard.batcher.borrow_mut();
             batcher.go_offline();
             if self.current.as_ref().is_some_and(|outlet| outlet.channel(shard.id).is_some()) {
@@ -234,7 +234,8 @@ impl Pump {
 
     /// Deadlines, and whether the broker is away.
     fn tick(&mut self) {
-        let (now_ms, now_us) = (self.shared.now_ms(), self.shared.now_us());
+        let micros = self.hub.now_us();
+        let now_ms = micros / 1000;
         let reachable = self.current.as_ref().is_some_and(|outlet| !outlet.is_blocked());
         match (reachable, self.away_since_ms) {
             (true, _) => self.away_since_ms = None,
@@ -243,10 +244,12 @@ impl Pump {
         }
         let gone = self.away_since_ms.is_some_and(|since| now_ms >= since + AWAY_MS);
         let mut degraded = false;
-        for shard in &self.shared.shards {
+        for shard in &self.hub.shards {
             let batcher = shard.batcher.borrow();
-            let stuck = batcher.oldest_us().is_some_and(|oldest| now_us >= oldest + STUCK_US);
-            let unrecovered = shard.seat.borrow().as_ref().is_some_and(|seat| !seat.recovered);
+            let stuck = batcher.oldest_us().is_some_and(|oldest| micros >= oldest + STUCK_US);
+            // A recovering engine takes no writes; one that serves unrecovered promises `Local` at most.
+            let unrecovered =
+                shard.seat.borrow().as_ref().is_some_and(|seat| seat.serving && !seat.recovered);
             let mut acks = shard.acks.borrow_mut();
             acks.broker(gone || stuck || unrecovered);
             degraded |= gone || stuck || unrecovered;
@@ -255,11 +258,11 @@ impl Pump {
                 shard.outbox_wanted.notify_one();
             }
             let of = Metrics::of(shard.id);
-            self.shared.metrics.unconfirmed.get_or_create(&of).set(batcher.unconfirmed() as i64);
-            self.shared.metrics.kept.get_or_create(&of).set(batcher.kept_bytes() as i64);
+            self.hub.metrics.unconfirmed.get_or_create(&of).set(batcher.unconfirmed() as i64);
+            self.hub.metrics.kept.get_or_create(&of).set(batcher.kept_bytes() as i64);
         }
-        self.shared.metrics.degraded.set(i64::from(degraded));
-        self.shared.published.degraded.store(degraded, std::sync::atomic::Ordering::Relaxed);
+        self.hub.metrics.degraded.set(i64::from(degraded));
+        self.hub.published.degraded.store(degraded, std::sync::atomic::Ordering::Relaxed);
     }
 
     fn outgoing(&mut self, waiter: Waiter, outcome: Acknowledged) {
@@ -270,7 +273,7 @@ impl Pump {
 
     /// Sends what the workers are to be told, one message a worker.
     fn tell(&mut self) {
-        let shards: Vec<Rc<Shard>> = self.shared.shards.clone();
+        let shards: Vec<Rc<Shard>> = self.hub.shards.clone();
         for shard in shards {
             if !shard.acks.borrow().has_done() {
                 continue;
@@ -280,12 +283,12 @@ impl Pump {
                 let outcome = match outcome {
                     Outcome::Reached => Acknowledged::Yes,
                     Outcome::Degraded => {
-                        self.shared.metrics.degraded_writes.inc();
+                        self.hub.metrics.degraded_writes.inc();
                         Acknowledged::Degraded
                     }
                     Outcome::Unavailable => Acknowledged::Unavailable,
                     Outcome::Failed => {
-                        self.shared.metrics.failed_writes.inc();
+                        self.hub.metrics.failed_writes.inc();
                         Acknowledged::Failed
                     }
                 };
@@ -295,7 +298,7 @@ impl Pump {
         for (worker, events) in self.outgoing.iter_mut().enumerate() {
             if !events.is_empty() {
                 // A worker that is gone has nobody left to tell.
-                let _ = self.shared.wiring.acks[worker].send(std::mem::take(events));
+                let _ = self.hub.wiring.acks[worker].send(std::mem::take(events));
             }
         }
     }

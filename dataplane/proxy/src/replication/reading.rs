@@ -19,8 +19,8 @@ use mas_core::stamp::RegionId;
 use super::broker::{self, BrokerConnection};
 use super::engine::{EngineError, MergeCounts};
 use super::feed::Feed;
+use super::hub::{Hub, OwnStream, Seat, Shard, wall_ms};
 use super::metrics::OfLink;
-use super::shared::{OwnStream, Seat, Shard, Shared, wall_ms};
 
 /// Messages that the broker sends ahead. With batches of up to 256 KiB: at most 16 MiB, 64 with parts.
 const PREFETCH: u16 = 64;
@@ -57,7 +57,7 @@ enum Ended {
 type Merging = Pin<Box<dyn Future<Output = (Merge, Result<MergeCounts, EngineError>)>>>;
 
 /// Reads whenever this proxy has the duty and the broker is there.
-pub(crate) async fn run(shared: Rc<Shared>, shard: Rc<Shard>, region: RegionRef, mut feed: Feed) {
+pub(crate) async fn run(hub: Rc<Hub>, shard: Rc<Shard>, region: RegionRef, mut feed: Feed) {
     let mut duties = shard.duties.subscribe();
     let id = RegionId(region.id);
     loop {
@@ -69,14 +69,14 @@ pub(crate) async fn run(shared: Rc<Shared>, shard: Rc<Shard>, region: RegionRef,
             row.link.attached = false;
         });
         if let (true, Some(connection), Some(seat)) = (has_duty, connection, seat) {
-            let session = Session::new(&shared, &shard, &region, seat);
+            let session = Session::new(&hub, &shard, &region, seat);
             match session.run(&connection, &mut feed).await {
                 Ended::Again => continue,
                 Ended::Duty => {}
                 ended => {
                     tracing::debug!(peer = %region.name, shard = shard.id.0, why = %ended, "reading ended");
                     if matches!(ended, Ended::Engine(_)) {
-                        shared.wiring.ask_again.notify_one();
+                        hub.wiring.ask_again.notify_one();
                     }
                     tokio::time::sleep(PAUSE).await;
                 }
@@ -90,14 +90,14 @@ pub(crate) async fn run(shared: Rc<Shared>, shard: Rc<Shard>, region: RegionRef,
     }
 }
 
-fn mark(shard: &Shard, region: RegionId, change: impl FnOnce(&mut super::shared::LinkRow)) {
+fn mark(shard: &Shard, region: RegionId, change: impl FnOnce(&mut super::hub::LinkRow)) {
     if let Some(row) = shard.links.borrow_mut().get_mut(&region) {
         change(row);
     }
 }
 
 struct Session<'a> {
-    shared: &'a Rc<Shared>,
+    hub: &'a Rc<Hub>,
     shard: &'a Rc<Shard>,
     region: RegionId,
     own: bool,
@@ -107,16 +107,18 @@ struct Session<'a> {
     /// A nonce read, and the offset that must be merged before it counts.
     nonce: Option<(u64, u64)>,
     unacked: u64,
+    /// The highest tag acknowledged on this channel; twice would close it.
+    acked: u64,
 }
 
 impl<'a> Session<'a> {
-    fn new(shared: &'a Rc<Shared>, shard: &'a Rc<Shard>, region: &RegionRef, seat: Seat) -> Self {
+    fn new(hub: &'a Rc<Hub>, shard: &'a Rc<Shard>, region: &RegionRef, seat: Seat) -> Self {
         let id = RegionId(region.id);
-        let own = id == shared.region();
+        let own = id == hub.region();
         let live = own.then_some(seat.incarnation);
         let of = OfLink { peer: region.name.clone(), shard: shard.id.0 };
         let machine = Reader::new(id, shard.id, live);
-        Self { shared, shard, region: id, own, of, seat, machine, nonce: None, unacked: 0 }
+        Self { hub, shard, region: id, own, of, seat, machine, nonce: None, unacked: 0, acked: 0 }
     }
 
     async fn run(mut self, connection: &BrokerConnection, feed: &mut Feed) -> Ended {
@@ -131,14 +133,14 @@ impl<'a> Session<'a> {
         connection: &BrokerConnection,
         feed: &mut Feed,
     ) -> Result<std::convert::Infallible, Ended> {
-        let engines = &self.shared.engines;
+        let engines = &self.hub.engines;
         // The cover first: it may lack what the position says, never the other way round.
         let word = engines.cover(&self.seat.address).await?;
         if word.incarnation != self.seat.incarnation {
             return Err(Ended::Duty);
         }
         let stored = engines.position(&self.seat.address, self.region).await?;
-        let mut attach = self.machine.begin(stored, word.cover, self.shared.now_ms());
+        let mut attach = self.machine.begin(stored, word.cover, self.hub.now_ms());
         loop {
             let channel = connection.connection.create_channel().await?;
             let consumer = match tokio::time::timeout(ATTACH_LIMIT, self.attach(&channel, attach)).await {
@@ -155,9 +157,11 @@ impl<'a> Session<'a> {
                 Ok(Err(error)) => return Err(error.into()),
                 Err(_) => return Err(Ended::Silent),
             };
+            tracing::debug!(peer = %self.of.peer, shard = self.of.shard, ?attach, "attached");
+            self.machine.attached(self.hub.now_ms());
             mark(self.shard, self.region, |row| row.link.attached = true);
             attach = self.read(consumer, &channel, feed).await?;
-            self.unacked = 0;
+            (self.unacked, self.acked) = (0, 0);
             let _ = channel.close(200, "again".into()).await;
         }
     }
@@ -170,7 +174,7 @@ impl<'a> Session<'a> {
             Attach::First => AMQPValue::LongString("first".into()),
         };
         arguments.insert("x-stream-offset".into(), from);
-        let stream = broker::stream_name(&self.shared.config().store, self.shard.id.0);
+        let stream = broker::stream_name(&self.hub.config().store, self.shard.id.0);
         channel.basic_consume(stream.into(), "".into(), BasicConsumeOptions::default(), arguments).await
     }
 
@@ -186,7 +190,7 @@ impl<'a> Session<'a> {
         let mut seats = self.shard.seat.subscribe();
         let mut words = self.shard.word.subscribe();
         loop {
-            let now_ms = self.shared.now_ms();
+            let now_ms = self.hub.now_ms();
             if merging.is_none()
                 && let Some(merge) = self.machine.next_merge(now_ms)
             {
@@ -231,11 +235,10 @@ impl<'a> Session<'a> {
                         return Err(Ended::Silent);
                     }
                 }
-                () = tokio::time::sleep(Duration::from_millis(pause)) => {
-                    if let Some(attach) = self.machine.silent(self.shared.now_ms()) {
-                        return Ok(attach);
-                    }
-                }
+                () = tokio::time::sleep(Duration::from_millis(pause)) => {}
+            }
+            if let Some(attach) = self.machine.silent(self.hub.now_ms()) {
+                return Ok(attach);
             }
         }
     }
@@ -265,7 +268,7 @@ impl<'a> Session<'a> {
                 row.backlog_bytes = self.machine.backlog_bytes();
             });
             if !self.own {
-                self.shared.peer_beat(self.shard, origin, beat.epoch, beat.cover);
+                self.hub.peer_beat(self.shard, origin, beat.epoch, beat.cover);
             }
         }
         if let Some(nonce) = seen.nonce {
@@ -297,6 +300,10 @@ impl<'a> Session<'a> {
 
     fn ack(&mut self, tag: u64, channel: &Channel) {
         self.unacked = 0;
+        if tag <= self.acked {
+            return;
+        }
+        self.acked = tag;
         let channel = channel.clone();
         tokio::task::spawn_local(async move {
             // Only flow control: where reading goes on is stored with the data.
@@ -305,9 +312,9 @@ impl<'a> Session<'a> {
     }
 
     fn merge(&self, merge: Merge) -> Merging {
-        let (shared, seat, region) = (Rc::clone(self.shared), self.seat.clone(), self.region);
+        let (hub, seat, region) = (Rc::clone(self.hub), self.seat.clone(), self.region);
         Box::pin(async move {
-            let result = shared.engines.merge(&seat.address, seat.incarnation, region, &merge).await;
+            let result = hub.engines.merge(&seat.address, seat.incarnation, region, &merge).await;
             (merge, result)
         })
     }
@@ -318,22 +325,31 @@ impl<'a> Session<'a> {
         result: Result<MergeCounts, EngineError>,
         channel: &Channel,
     ) -> Result<(), Ended> {
-        let now_ms = self.shared.now_ms();
-        let metrics = &self.shared.metrics;
+        let now_ms = self.hub.now_ms();
+        let metrics = &self.hub.metrics;
+        let mut skewed = false;
         let outcome = match result {
-            Ok(counts) if counts.held > 0 => Merged::Held,
+            Ok(counts) if counts.held > 0 => {
+                skewed = true;
+                Merged::Held
+            }
             Ok(counts) => {
                 metrics.merged.get_or_create(&self.of).inc_by(counts.merged);
                 metrics.duplicates.get_or_create(&self.of).inc_by(counts.duplicates);
                 metrics.overruled.get_or_create(&self.of).inc_by(counts.overruled);
                 if counts.merged > 0 {
-                    self.shared.wiring.clocks.observe(self.shard.id, merge.hlc);
+                    self.hub.wiring.clocks.observe(self.shard.id, merge.hlc);
                     let lag_ms = wall_ms().saturating_sub(merge.hlc.millis());
                     metrics.merge_lag_seconds.observe(lag_ms as f64 / 1000.0);
                 }
                 Merged::Done
             }
             Err(EngineError::Decode(index)) => Merged::Undecodable(index),
+            Err(EngineError::Skew(why)) => {
+                tracing::warn!(peer = %self.of.peer, shard = self.of.shard, %why, "a merge is held back");
+                skewed = true;
+                Merged::Held
+            }
             Err(EngineError::Busy(why)) => {
                 tracing::warn!(peer = %self.of.peer, shard = self.of.shard, %why, "a merge is held back");
                 Merged::Held
@@ -348,6 +364,7 @@ impl<'a> Session<'a> {
         let (tag, dead) = self.machine.merged(outcome, now_ms);
         mark(self.shard, self.region, |row| {
             row.link.held = held;
+            row.link.skewed = skewed;
             row.backlog_bytes = self.machine.backlog_bytes();
         });
         if let Some(record) = dead {
@@ -362,8 +379,8 @@ impl<'a> Session<'a> {
 
     fn dead(&self, record: Bytes, why: &str) {
         tracing::error!(peer = %self.of.peer, shard = self.of.shard, %why, "a record goes to the dead letters");
-        self.shared.metrics.dead_letters.get_or_create(&self.of).inc();
-        self.shared.dead_letter(record);
+        self.hub.metrics.dead_letters.get_or_create(&self.of).inc();
+        self.hub.dead_letter(record);
     }
 
     /// The engine told its cover.

@@ -3,28 +3,28 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::hub::{Hub, wall_ms};
 use super::metrics::OfLink;
-use super::shared::{Shared, wall_ms};
 use crate::front::replication::LinkStatus;
 
 const REFRESH: Duration = Duration::from_millis(200);
 
 /// Refreshes until the thread ends.
-pub(crate) async fn run(shared: Rc<Shared>) {
+pub(crate) async fn run(hub: Rc<Hub>) {
     loop {
-        let links = links(&shared);
-        let info = info(&shared);
-        *shared.published.links.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = links;
-        *shared.published.info.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = info;
+        let links = links(&hub);
+        let info = info(&hub);
+        *hub.published.links.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = links;
+        *hub.published.info.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = info;
         tokio::time::sleep(REFRESH).await;
     }
 }
 
-fn links(shared: &Shared) -> Vec<LinkStatus> {
-    let own = shared.region();
+fn links(hub: &Hub) -> Vec<LinkStatus> {
+    let own = hub.region();
     let now_ms = wall_ms();
     let mut rows = Vec::new();
-    for shard in &shared.shards {
+    for shard in &hub.shards {
         for (region, row) in shard.links.borrow_mut().iter_mut().filter(|(region, _)| **region != own) {
             let (state, since) = row.health.state(row.link, now_ms);
             let status = LinkStatus {
@@ -37,7 +37,7 @@ fn links(shared: &Shared) -> Vec<LinkStatus> {
                 since,
             };
             let of = OfLink { peer: row.name.clone(), shard: shard.id.0 };
-            let metrics = &shared.metrics;
+            let metrics = &hub.metrics;
             metrics.lag_ms.get_or_create(&of).set(status.lag_millis as i64);
             metrics.lag_effects.get_or_create(&of).set(status.lag_effects as i64);
             metrics.missing.get_or_create(&of).set(row.health.missing() as i64);
@@ -48,11 +48,11 @@ fn links(shared: &Shared) -> Vec<LinkStatus> {
     rows
 }
 
-fn info(shared: &Shared) -> Vec<(String, String)> {
+fn info(hub: &Hub) -> Vec<(String, String)> {
     let mut lines = Vec::new();
-    let degraded = shared.published.is_degraded();
+    let degraded = hub.published.is_degraded();
     lines.push(("broker".to_owned(), if degraded { "away" } else { "connected" }.to_owned()));
-    for shard in &shared.shards {
+    for shard in &hub.shards {
         let n = shard.id.0;
         let batcher = shard.batcher.borrow();
         let state = match &*shard.seat.borrow() {
@@ -65,7 +65,7 @@ fn info(shared: &Shared) -> Vec<(String, String)> {
         lines.push((format!("shard{n}_unconfirmed_bytes"), batcher.kept_bytes().to_string()));
         lines.push((
             format!("shard{n}_reads_own_stream"),
-            u8::from(shard.duties.borrow().contains(&shared.region())).to_string(),
+            u8::from(shard.duties.borrow().contains(&hub.region())).to_string(),
         ));
     }
     lines

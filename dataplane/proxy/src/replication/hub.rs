@@ -162,7 +162,7 @@ impl Shard {
 }
 
 /// See the module.
-pub(crate) struct Shared {
+pub(crate) struct Hub {
     pub(crate) config: watch::Receiver<Arc<ProxyConfig>>,
     pub(crate) wiring: Wiring,
     pub(crate) engines: Engines,
@@ -182,7 +182,7 @@ pub(crate) struct Shared {
     start: Instant,
 }
 
-impl Shared {
+impl Hub {
     pub(crate) fn new(
         wiring: Wiring,
         inbox: Arc<Inbox>,

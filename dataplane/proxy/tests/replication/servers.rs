@@ -1,0 +1,227 @@
+//! Real servers on loopback: RabbitMQ nodes and Redis with the engine, each in a folder of its own, ended when dropped.
+
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+const RABBITMQ: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
+/// One scheduler, no busy waiting: the tests share a small machine.
+const ERLANG: &str =
+    "+S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {127,0,0,1}";
+
+/// Waits until `f` gives something, at most `seconds`.
+pub fn wait_for<T>(what: &str, seconds: u64, mut f: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(seconds);
+    loop {
+        if let Some(found) = f() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("its address").port()
+}
+
+fn end(child: &mut Child) {
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+/// A RabbitMQ node.
+pub struct Broker {
+    child: Child,
+    dir: TempDir,
+    pub port: u16,
+    ports: (u16, u16),
+    name: String,
+}
+
+impl Broker {
+    pub fn start() -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (port, ports) = (free_port(), (free_port(), free_port()));
+        let name = format!("mas-test-{port}@localhost");
+        std::fs::write(dir.path().join("password"), "guest\n").expect("a password");
+        let child = Self::launch(dir.path(), port, ports, &name);
+        let broker = Self { child, dir, port, ports, name };
+        broker.wait();
+        broker
+    }
+
+    fn launch(dir: &Path, port: u16, (distribution, mapper): (u16, u16), name: &str) -> Child {
+        let file = |name: &str, text: &str| {
+            let path = dir.join(name);
+            std::fs::write(&path, text).expect("a configuration");
+            path
+        };
+        let config =
+            format!("listeners.tcp.1 = 127.0.0.1:{port}\nlog.console.level = warning\nlog.file = false\n");
+        let log = std::fs::File::options().create(true).append(true).open(dir.join("log")).expect("a log");
+        Command::new(RABBITMQ)
+            .env("HOME", dir)
+            .env("LANG", "C.UTF-8")
+            .env("ERL_EPMD_PORT", mapper.to_string())
+            .env("ERL_EPMD_ADDRESS", "127.0.0.1")
+            .env("RABBITMQ_NODENAME", name)
+            .env("RABBITMQ_DIST_PORT", distribution.to_string())
+            .env("RABBITMQ_CONFIG_FILE", file("rabbitmq.conf", &config))
+            .env("RABBITMQ_CONF_ENV_FILE", "/dev/null")
+            .env("RABBITMQ_ENABLED_PLUGINS_FILE", file("plugins", "[].\n"))
+            .env("RABBITMQ_MNESIA_BASE", dir)
+            .env("RABBITMQ_LOG_BASE", dir)
+            .env("RABBITMQ_LOGS", "-")
+            .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", ERLANG)
+            // The script becomes the server, so that one process is to be ended.
+            .env("detached", "1")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a log"))
+            .stderr(log)
+            .spawn()
+            .expect("rabbitmq-server is installed")
+    }
+
+    fn wait(&self) {
+        wait_for("the broker", 60, || TcpStream::connect(("127.0.0.1", self.port)).ok());
+    }
+
+    pub fn kill(&mut self) {
+        end(&mut self.child);
+    }
+
+    pub fn restart(&mut self) {
+        self.kill();
+        self.child = Self::launch(self.dir.path(), self.port, self.ports, &self.name);
+        self.wait();
+    }
+
+    /// `SIGSTOP` or `SIGCONT`.
+    pub fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status();
+        assert!(sent.expect("kill runs").success());
+    }
+
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    pub fn password_file(&self) -> PathBuf {
+        self.dir.path().join("password")
+    }
+
+    /// A channel to look at it with.
+    pub async fn channel(&self) -> (lapin::Connection, lapin::Channel) {
+        let uri = format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.port);
+        let connection = lapin::Connection::connect(&uri, lapin::ConnectionProperties::default()).await;
+        let connection = connection.expect("a connection");
+        let channel = connection.create_channel().await.expect("a channel");
+        (connection, channel)
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        end(&mut self.child);
+        // The port mapper that this node started goes by itself only when asked.
+        let _ = Command::new("epmd")
+            .env("ERL_EPMD_PORT", self.ports.1.to_string())
+            .arg("-kill")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+    }
+}
+
+fn module() -> PathBuf {
+    if let Some(path) = std::env::var_os("MAS_ENGINE") {
+        return path.into();
+    }
+    let here = std::env::current_exe().expect("this program's path");
+    here.ancestors()
+        .skip(1)
+        .take(2)
+        .map(|folder| folder.join("libmas_engine.so"))
+        .find(|path| path.is_file())
+        .expect("the engine is built: run `cargo build -p mas-engine`, or name it in MAS_ENGINE")
+}
+
+/// A redis-server with the engine.
+pub struct Engine {
+    child: Child,
+    dir: TempDir,
+    pub port: u16,
+}
+
+impl Engine {
+    pub fn start() -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        let port = free_port();
+        let engine = Self { child: Self::launch(dir.path(), port), dir, port };
+        engine.wait();
+        engine
+    }
+
+    fn launch(dir: &Path, port: u16) -> Child {
+        Command::new("redis-server")
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"])
+            .args(["--appendfsync", "always", "--enable-debug-command", "yes", "--loadmodule"])
+            .arg(module())
+            .current_dir(dir)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("redis-server is installed")
+    }
+
+    fn wait(&self) {
+        wait_for("the engine", 20, || self.call::<String>(&["PING"]).ok());
+    }
+
+    pub fn restart(&mut self) {
+        end(&mut self.child);
+        self.child = Self::launch(self.dir.path(), self.port);
+        self.wait();
+    }
+
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    pub fn call<T: redis::FromRedisValue>(&self, words: &[&str]) -> redis::RedisResult<T> {
+        let words: Vec<&[u8]> = words.iter().map(|w| w.as_bytes()).collect();
+        self.call_bytes(&words)
+    }
+
+    pub fn call_bytes<T: redis::FromRedisValue>(&self, words: &[&[u8]]) -> redis::RedisResult<T> {
+        let client = redis::Client::open(format!("redis://127.0.0.1:{}/", self.port))?;
+        let mut connection = client.get_connection_with_timeout(Duration::from_secs(2))?;
+        let mut command = redis::cmd(&String::from_utf8_lossy(words[0]));
+        for word in &words[1..] {
+            command.arg(*word);
+        }
+        command.query(&mut connection)
+    }
+
+    /// The value of a field of `MAS.IDENTITY`.
+    pub fn identity(&self, field: &str) -> String {
+        let fields: Vec<String> = self.call(&["MAS.IDENTITY"]).expect("an identity");
+        let at = fields.iter().position(|f| f == field).expect("the field");
+        fields[at + 1].clone()
+    }
+
+    pub fn get(&self, key: &str) -> Option<String> {
+        self.call(&["GET", key]).expect("GET")
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        end(&mut self.child);
+    }
+}
