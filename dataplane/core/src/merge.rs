@@ -314,9 +314,12 @@ pub fn state_ops(meta: &KeyMeta, key: &[u8], limit: usize, ks: &mut dyn Keyspace
         let name = Bytes::copy_from_slice(name);
         size += name.len() + 32;
         if cell.present && cell.base > death {
+            // Beside live totals only the number below them counts; without one, what is shown is what was set.
             let value = match &cell.counter {
-                Some(counter) => counter.base.map_or(Value::Bytes(Bytes::new()), shown),
-                None => ks.read(key, kind, &name)?,
+                Some(counter) if cell.counted(death) => {
+                    counter.base.map_or(Value::Bytes(Bytes::new()), shown)
+                }
+                Some(_) | None => ks.read(key, kind, &name)?,
             };
             size += if let Value::Bytes(bytes) = &value { bytes.len() } else { 8 };
             ops.push(Op::Put {

@@ -286,6 +286,19 @@ impl KeyMeta {
         }
     }
 
+    /// What a key has of which nothing is known but its slot's floor: times to live at or below are void too.
+    pub fn below(floor: Stamp) -> Self {
+        Self { floor, ttl: Ttl { clear: floor, lives: Vec::new() }, ..Self::default() }
+    }
+
+    /// Whether [`KeyMeta::below`] says all that there is to say.
+    pub fn says_no_more_than(&self, floor: Stamp) -> bool {
+        self.cells == Cells::None
+            && self.ttl.lives.is_empty()
+            && self.floor <= floor
+            && self.ttl.clear <= floor
+    }
+
     /// The stamp, if [`KeyMeta::plain`] says all that there is to say: a floor below a live string is implied by it.
     pub fn as_plain(&self) -> Option<Stamp> {
         match &self.cells {

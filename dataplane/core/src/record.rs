@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::cover::Cover;
-use crate::stamp::{Hlc, Origin, ShardId};
+use crate::stamp::{Hlc, Incarnation, Origin, RegionId, ShardId};
 use crate::wire::{Reader, WireError, Writer};
 
 /// First bytes of every record.
@@ -159,6 +159,18 @@ impl Record {
             _ => return Err(WireError::Unknown("kind of record")),
         };
         Ok(Self { id, shard, origin, body })
+    }
+
+    /// Who numbered the effects (or the part of one) in an encoded record; `None` for other kinds and for what is no
+    /// record of this version. Reads nothing beyond the head.
+    pub fn peek_effects_of(bytes: &[u8]) -> Option<Origin> {
+        let head = bytes.get(..HEAD_BYTES)?;
+        if head[..3] != MAGIC || head[3] != VERSION || head[4] > 1 {
+            return None;
+        }
+        let region = u16::from_le_bytes(head[15..17].try_into().ok()?);
+        let incarnation = u64::from_le_bytes(head[17..25].try_into().ok()?);
+        Some(Origin { region: RegionId(region), incarnation: Incarnation(incarnation) })
     }
 
     /// The record's id, from its encoded form, if that is a record at all.

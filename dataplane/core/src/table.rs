@@ -172,7 +172,7 @@ impl Table {
         let id = self.id_of(key);
         match slot.plain.find(id.low, |p| p.id() == id) {
             Some(plain) => f(&KeyMeta::plain(self.stamp_of(plain))),
-            None => f(&KeyMeta { floor: slot.floor, ..KeyMeta::default() }),
+            None => f(&KeyMeta::below(slot.floor)),
         }
     }
 
@@ -216,7 +216,7 @@ impl Table {
                     self.slots[at].forget(key);
                     self.rich -= 1;
                 }
-            } else if meta.cells == Cells::None && meta.ttl.lives.is_empty() && meta.floor <= floor {
+            } else if meta.says_no_more_than(floor) {
                 self.slots[at].forget(key);
                 self.rich -= 1;
                 self.tombstones -= 1;
@@ -226,7 +226,7 @@ impl Table {
         let found = self.slots[at].plain.find(id.low, |p| p.id() == id).copied();
         let mut meta = match &found {
             Some(plain) => KeyMeta::plain(self.stamp_of(plain)),
-            None => KeyMeta { floor: self.slots[at].floor, ..KeyMeta::default() },
+            None => KeyMeta::below(floor),
         };
         let result = f(&mut meta);
         if let Some(stamp) = meta.as_plain()
@@ -259,8 +259,7 @@ impl Table {
 
     fn insert_rich(&mut self, at: usize, key: &[u8], meta: KeyMeta) {
         let slot = &mut self.slots[at];
-        let empty = meta.cells == Cells::None && meta.ttl.lives.is_empty();
-        if empty && meta.floor <= slot.floor && meta.ttl.clear <= slot.floor {
+        if meta.says_no_more_than(slot.floor) {
             return;
         }
         self.rich += 1;
@@ -289,7 +288,7 @@ impl Table {
             meta.ttl.clear(floor);
             meta.raise_floor(floor);
             let empty = meta.cells == Cells::None;
-            let keep = !empty || !meta.ttl.lives.is_empty() || meta.floor > floor;
+            let keep = !meta.says_no_more_than(floor);
             gone += u64::from(!keep);
             tombstones += i64::from(keep && empty) - i64::from(was);
             keep

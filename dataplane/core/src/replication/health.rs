@@ -54,6 +54,8 @@ impl LinkState {
 /// What the shell knows of a link beside heartbeats and cover.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Link {
+    /// The peer's broker can be reached.
+    pub connected: bool,
     /// This proxy does the reading.
     pub reads: bool,
     /// Attached to the stream.
@@ -199,7 +201,9 @@ impl Health {
     /// The state now, and since when it holds, unix milliseconds.
     pub fn state(&mut self, link: Link, now_ms: u64) -> (LinkState, u64) {
         let fresh = self.heard_ms.is_some_and(|heard| now_ms.saturating_sub(heard) <= STALE_MS);
-        let state = if !link.reads {
+        let state = if !link.connected {
+            LinkState::Disconnected
+        } else if !link.reads {
             LinkState::Standby
         } else if !link.attached {
             LinkState::Disconnected
@@ -237,8 +241,15 @@ mod tests {
 
     const PEER: RegionId = RegionId(2);
     const LIVE: Origin = Origin { region: PEER, incarnation: Incarnation(7) };
-    const LINK: Link =
-        Link { reads: true, attached: true, truncated: false, held: false, skewed: false, max_lag_ms: 1000 };
+    const LINK: Link = Link {
+        connected: true,
+        reads: true,
+        attached: true,
+        truncated: false,
+        held: false,
+        skewed: false,
+        max_lag_ms: 1000,
+    };
 
     fn beat(epoch: u64, clock_ms: u64, issued: u64) -> Heartbeat {
         Heartbeat { epoch, clock: Hlc::from_millis(clock_ms), issued, cover: Cover::default() }

@@ -22,8 +22,10 @@ pub const COMMIT_MS: u64 = 1000;
 /// Attached at a stored record, it must be delivered within this time, milliseconds; otherwise it is not there. Less than
 /// the patience of a recovery.
 pub const SILENCE_MS: u64 = 1000;
-/// After effects were held back (a clock far ahead, too many gaps), the merge is tried again after this time, milliseconds.
+/// After effects were held back, the merge is tried again after this time, milliseconds.
 pub const HELD_WAIT_MS: u64 = 1000;
+/// Bound of what is kept while records further on are looked for that close gaps, bytes.
+pub const AHEAD_BYTES_MAX: u64 = 64 << 20;
 /// Records taken and not merged yet; beyond it the shell should deliver no more.
 pub const QUEUE_MAX: usize = 256;
 
@@ -72,8 +74,19 @@ pub enum Merged {
     Done,
     /// Body `index` cannot be decoded; nothing was merged.
     Undecodable(usize),
-    /// Held back for now; nothing was merged.
+    /// It would open more gaps than a cover holds; nothing was merged. What closes gaps comes later in the log: it is
+    /// merged first, and the position waits.
+    Gaps,
+    /// Held back for now (a clock, memory); nothing was merged.
     Held,
+}
+
+/// A part of the queue that is being merged.
+#[derive(Clone, Copy, Debug)]
+struct Batch {
+    start: usize,
+    count: usize,
+    to: Position,
 }
 
 #[derive(Clone, Debug)]
@@ -108,7 +121,9 @@ pub struct Reader {
     cover: Cover,
     assembly: Assembly,
     queue: VecDeque<Item>,
-    merging: Option<(usize, Position)>,
+    merging: Option<Batch>,
+    /// Records at the front of the queue that are passed over for now, for they would open too many gaps.
+    ahead: usize,
     /// Records read since the position was stored that need no merge.
     committed_ms: u64,
     not_before_ms: u64,
@@ -130,6 +145,7 @@ impl Reader {
             assembly: Assembly::default(),
             queue: VecDeque::new(),
             merging: None,
+            ahead: 0,
             committed_ms: 0,
             not_before_ms: 0,
             truncated: false,
@@ -152,6 +168,7 @@ impl Reader {
         self.assembly = Assembly::default();
         self.queue.clear();
         self.merging = None;
+        self.ahead = 0;
         self.not_before_ms = 0;
         match state {
             State::Verifying(at, _) => Attach::At(at.offset),
@@ -172,7 +189,7 @@ impl Reader {
 
     /// Whether the shell should deliver more.
     pub fn has_room(&self) -> bool {
-        self.queue.len() < QUEUE_MAX
+        self.queue.len() < QUEUE_MAX || (self.ahead > 0 && self.backlog_bytes() < AHEAD_BYTES_MAX)
     }
 
     /// The broker has answered: records flow from now on.
@@ -223,22 +240,12 @@ impl Reader {
         let before = self.last;
         self.last = Some(read);
         let mut seen = Seen::default();
-        let body = match Record::decode(bytes.clone()) {
-            Err(why) => {
-                seen.dead = Some(why.to_string());
-                None
-            }
-            Ok(record) if record.origin.region != self.region || record.shard != self.shard => {
-                seen.dead = Some("the record is not of this stream's region and shard".to_owned());
-                None
-            }
-            Ok(record) => self.read_record(record, bytes, before, &mut seen),
-        };
+        let body = self.read_body(bytes, before, &mut seen);
         let safe = self.assembly.safe(read);
         let hlc = body.as_ref().map_or(Hlc::ZERO, |(_, hlc)| *hlc);
         let body = body.map(|(bytes, _)| bytes);
         // Records that need no merge only move the position: of several in a row the last one counts.
-        let free = self.queue.len() > self.merging.map_or(0, |(count, _)| count);
+        let free = self.queue.len() > self.merging.map_or(self.ahead, |batch| batch.start + batch.count);
         match self.queue.back_mut() {
             Some(back) if back.body.is_none() && body.is_none() && free => {
                 *back = Item { read, safe, body, hlc, tag };
@@ -253,6 +260,26 @@ impl Reader {
         seen
     }
 
+    fn read_body(&mut self, bytes: Bytes, before: Option<Position>, seen: &mut Seen) -> Option<(Bytes, Hlc)> {
+        // On the own stream nearly everything is the live incarnation's own: passed over unread.
+        if let (Some(live), Some(of)) = (self.live, Record::peek_effects_of(&bytes))
+            && of == (Origin { region: self.region, incarnation: live })
+        {
+            return None;
+        }
+        match Record::decode(bytes.clone()) {
+            Err(why) => {
+                seen.dead = Some(why.to_string());
+                None
+            }
+            Ok(record) if record.origin.region != self.region || record.shard != self.shard => {
+                seen.dead = Some("the record is not of this stream's region and shard".to_owned());
+                None
+            }
+            Ok(record) => self.read_record(record, bytes, before, seen),
+        }
+    }
+
     fn read_record(
         &mut self,
         record: Record,
@@ -261,18 +288,16 @@ impl Reader {
         seen: &mut Seen,
     ) -> Option<(Bytes, Hlc)> {
         let Record { id, shard, origin, body } = record;
-        let own = self.live == Some(origin.incarnation);
         match body {
             Body::Effects(effects) => {
                 let last = effects.last().and_then(|e| peek_effect(e).ok());
-                let known = own
-                    || effects
-                        .iter()
-                        .all(|e| peek_effect(e).is_ok_and(|(seq, _)| self.cover.contains(origin, seq)));
+                let known = effects
+                    .iter()
+                    .all(|e| peek_effect(e).is_ok_and(|(seq, _)| self.cover.contains(origin, seq)));
                 (!known).then(|| (bytes, last.map_or(Hlc::ZERO, |(_, hlc)| hlc)))
             }
             Body::Part { seq, index, count, bytes } => {
-                if own || self.cover.contains(origin, seq) {
+                if self.cover.contains(origin, seq) {
                     return None;
                 }
                 match self.assembly.take(Part { origin, seq, index, count, bytes }, before) {
@@ -301,12 +326,18 @@ impl Reader {
 
     /// The next merge to ask for, if any; one at a time. Without bodies it only stores the position, now and then.
     pub fn next_merge(&mut self, now_ms: u64) -> Option<Merge> {
-        if self.merging.is_some() || now_ms < self.not_before_ms {
+        if self.merging.is_some() {
             return None;
         }
+        if now_ms >= self.not_before_ms {
+            self.ahead = 0;
+        } else if self.ahead == 0 {
+            return None;
+        }
+        let start = self.ahead;
         let mut bodies = Vec::new();
         let (mut bytes, mut count, mut hlc) = (0usize, 0usize, Hlc::ZERO);
-        for item in &self.queue {
+        for item in self.queue.iter().skip(start) {
             if let Some(body) = &item.body {
                 if !bodies.is_empty() && bytes + body.len() > MERGE_BYTES {
                     break;
@@ -317,22 +348,31 @@ impl Reader {
             }
             count += 1;
         }
-        let last = self.queue.get(count.checked_sub(1)?)?;
-        let to = last.safe.or(self.stored);
-        if bodies.is_empty() && (to == self.stored || now_ms < self.committed_ms + COMMIT_MS) {
+        let last = self.queue.get(start + count.checked_sub(1)?)?;
+        let to = if start == 0 { last.safe.or(self.stored) } else { self.stored };
+        let commit_due = start == 0 && to != self.stored && now_ms >= self.committed_ms + COMMIT_MS;
+        if bodies.is_empty() && !commit_due {
             return None;
         }
         // Nothing may be stored yet and nothing is: merged beyond the start, to be read again from there.
         let to = to.unwrap_or(START);
-        self.merging = Some((count, to));
+        self.merging = Some(Batch { start, count, to });
         Some(Merge { expected: self.stored, to, bodies, hlc })
     }
 
     /// How the merge ended. Returns the highest tag of the records that are done with (with [`Merged::Done`]), or the
     /// record to be copied to the dead letters (with [`Merged::Undecodable`]).
     pub fn merged(&mut self, outcome: Merged, now_ms: u64) -> (Option<u64>, Option<Bytes>) {
-        let Some((count, to)) = self.merging.take() else { return (None, None) };
+        let Some(Batch { start, count, to }) = self.merging.take() else { return (None, None) };
+        let batch = self.queue.iter_mut().skip(start).take(count);
         match outcome {
+            Merged::Done if start > 0 => {
+                // Gaps may be closed now: try again what was passed over.
+                batch.for_each(|item| item.body = None);
+                self.stored = Some(to);
+                self.not_before_ms = 0;
+                (None, None)
+            }
             Merged::Done => {
                 self.stored = Some(to);
                 self.committed_ms = now_ms;
@@ -340,11 +380,20 @@ impl Reader {
                 (tag, None)
             }
             Merged::Undecodable(index) => {
-                let mut bodies = self.queue.iter_mut().take(count).filter(|item| item.body.is_some());
-                (None, bodies.nth(index).and_then(|item| item.body.take()))
+                let dead =
+                    batch.filter(|item| item.body.is_some()).nth(index).and_then(|item| item.body.take());
+                (None, dead)
+            }
+            Merged::Gaps => {
+                if start == 0 {
+                    self.not_before_ms = now_ms + HELD_WAIT_MS;
+                }
+                self.ahead = start + count;
+                (None, None)
             }
             Merged::Held => {
                 self.not_before_ms = now_ms + HELD_WAIT_MS;
+                self.ahead = 0;
                 (None, None)
             }
         }
@@ -357,6 +406,11 @@ impl Reader {
         }
         let due = if self.queue.iter().any(|i| i.body.is_some()) { 0 } else { self.committed_ms + COMMIT_MS };
         Some(due.max(self.not_before_ms))
+    }
+
+    /// Looks for records further on that close gaps: deliveries must go on although nothing can be stored.
+    pub fn looks_ahead(&self) -> bool {
+        self.ahead > 0
     }
 
     /// Whether everything delivered up to `offset` is merged.

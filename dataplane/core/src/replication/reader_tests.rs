@@ -160,6 +160,39 @@ fn held_back_effects_are_tried_again_later() {
     assert!(r.next_merge(50 + HELD_WAIT_MS).is_some());
 }
 
+#[test]
+fn what_closes_gaps_is_merged_first() {
+    let mut r = reader();
+    r.delivered(0, effects(100, &[5]), 1);
+    assert_eq!(r.next_merge(0).map(|m| m.bodies.len()), Some(1));
+    r.merged(Merged::Gaps, 0);
+    assert!(r.looks_ahead());
+    assert_eq!(r.next_merge(1), None, "nothing further on yet");
+    r.delivered(1, beat(101), 2);
+    r.delivered(2, effects(102, &[3]), 3);
+    r.delivered(3, effects(103, &[4]), 4);
+    let merge = r.next_merge(2).expect("further on");
+    assert_eq!((merge.expected, merge.to), (None, START), "the position stays");
+    assert_eq!(merge.bodies, [effects(102, &[3]), effects(103, &[4])]);
+    r.merged(Merged::Done, 3);
+    let merge = r.next_merge(4).expect("the front again, at once");
+    assert_eq!((merge.expected, merge.to, merge.bodies.len()), (Some(START), at(3, 103), 1));
+    assert_eq!(r.merged(Merged::Done, 5), (Some(4), None));
+    assert!(!r.looks_ahead());
+}
+
+#[test]
+fn with_gaps_that_stay_the_front_is_tried_now_and_then() {
+    let mut r = reader();
+    r.delivered(0, effects(100, &[5]), 1);
+    for n in 0..3 {
+        let now = n * HELD_WAIT_MS;
+        assert!(r.next_merge(now).is_some());
+        r.merged(Merged::Gaps, now);
+        assert_eq!((r.next_merge(now + 1), r.wake_ms()), (None, Some(now + HELD_WAIT_MS)));
+    }
+}
+
 /// A log, and an engine that keeps a cover and a position as one.
 #[derive(Clone, Default)]
 struct Engine {
