@@ -180,6 +180,21 @@ impl Engine {
             .collect()
     }
 
+    /// Takes the effects out of the outbox, as a proxy does that has published them.
+    pub fn take_outbox(&mut self) -> Vec<Bytes> {
+        let incarnation = self.incarnation();
+        let Value::Many(items) = self.call(&["MAS.OUTBOX", &incarnation, "1", "0", "100000000", "0"]) else {
+            panic!("no outbox")
+        };
+        let mut effects = Vec::new();
+        for item in items.chunks(3) {
+            let (origin, seq) = (item[0].text(), item[1].text());
+            assert_eq!(self.call(&["MAS.TRIM", &incarnation, &origin, &seq, &seq]), Value::Integer(1));
+            effects.push(Bytes::from(item[2].bytes().to_vec()));
+        }
+        effects
+    }
+
     /// Merges records of a region's stream, wherever its position is.
     pub fn merge(&mut self, region: u16, records: &[Bytes]) -> Value {
         let Value::Many(positions) = self.call(&["MAS.POSITIONS"]) else { panic!("no positions") };
