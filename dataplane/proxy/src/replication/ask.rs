@@ -3,7 +3,9 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
 use mas_core::config::ProxyConfig;
 use mas_core::replication::heartbeat::Word;
 use mas_core::replication::token::{ShardNeed, Token, add_written};
@@ -62,6 +64,19 @@ async fn word_of(hub: &Hub, shard: &Shard) -> Result<(Seat, Word), Refusal> {
     let refuse = |why: &str| Refusal(format!("ERR shard {} has no master that answers: {why}", shard.id.0));
     let seat = shard.seat().ok_or_else(|| refuse("none is known"))?;
     let word = hub.engines.cover(&seat.address).await.map_err(|e: EngineError| refuse(&e.to_string()))?;
+    Ok((seat, word))
+}
+
+/// Many may wait for one shard: they share an answer that is at most [`POLL`] old.
+async fn recent_word_of(hub: &Hub, shard: &Shard) -> Result<(Seat, Word), Refusal> {
+    let mut recent = shard.recent.lock().await;
+    if let Some((at, seat, word)) = &*recent
+        && at.elapsed() < POLL
+    {
+        return Ok((seat.clone(), word.clone()));
+    }
+    let (seat, word) = word_of(hub, shard).await?;
+    *recent = Some((Instant::now(), seat.clone(), word.clone()));
     Ok((seat, word))
 }
 
@@ -125,7 +140,7 @@ fn check_names(config: &ProxyConfig, token: &Token) -> Result<(), Refusal> {
 async fn await_shard(hub: &Hub, shard: &Shard, need: &ShardNeed, deadline: Instant) -> Result<bool, Refusal> {
     let start = Instant::now();
     loop {
-        if let Ok((seat, word)) = word_of(hub, shard).await {
+        if let Ok((seat, word)) = recent_word_of(hub, shard).await {
             if need.covered_by(&word.cover) {
                 return Ok(true);
             }
@@ -170,10 +185,15 @@ async fn wait_regions(hub: &Hub, writes: &[Written], regions: u16, timeout: Dura
         if have >= regions || Instant::now() >= deadline {
             return have;
         }
-        let moved =
-            writes.iter().filter_map(|w| hub.shard(w.shard)).map(|s| Box::pin(s.peers_moved.notified()));
-        let moved = futures_util::future::select_all(moved);
-        let _ = tokio::time::timeout_at(deadline.min(Instant::now() + Duration::from_secs(1)), moved).await;
+        let mut moved = FuturesUnordered::new();
+        for shard in writes.iter().filter_map(|w| hub.shard(w.shard)) {
+            moved.push(shard.peers_moved.notified());
+        }
+        let until = deadline.min(Instant::now() + LATE);
+        tokio::select! {
+            Some(()) = moved.next() => {}
+            () = tokio::time::sleep_until(until) => {}
+        }
     }
 }
 

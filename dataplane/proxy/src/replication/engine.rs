@@ -38,10 +38,13 @@ pub(crate) enum EngineError {
     /// `MASINCARNATION`, `MASFENCED`, `MASREPLICA`, `MASRECOVERING`: not the master that was meant.
     #[error("the engine is not the master that was meant: {0}")]
     NotMaster(String),
-    /// `MASSKEW`: a clock is too far ahead.
+    /// `MASGAPS`.
+    #[error("too many gaps in the cover")]
+    Gaps,
+    /// `MASSKEW`, `MASHELD`: a clock is too far ahead.
     #[error("a clock is too far ahead: {0}")]
     Skew(String),
-    /// The engine cannot take it now (memory, too many gaps).
+    /// The engine cannot take it now (memory).
     #[error("the engine cannot take it now: {0}")]
     Busy(String),
     /// No connection, or no answer.
@@ -351,7 +354,8 @@ fn read_error(code: &str, detail: &str) -> EngineError {
         "MASFENCED" | "MASRECOVERING" | "MASREPLICA" | "MASINCARNATION" | "MASEPOCH" | "READONLY" => {
             EngineError::NotMaster(format!("{code} {detail}"))
         }
-        "MASSKEW" => EngineError::Skew(detail.to_owned()),
+        "MASSKEW" | "MASHELD" => EngineError::Skew(detail.to_owned()),
+        "MASGAPS" => EngineError::Gaps,
         _ => EngineError::Busy(format!("{code} {detail}")),
     }
 }

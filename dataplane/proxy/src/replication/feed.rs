@@ -10,6 +10,7 @@ use lapin::options::{BasicConsumeOptions, QueueBindOptions, QueueDeclareOptions}
 use lapin::types::{AMQPValue, FieldTable};
 use mas_core::config::{BrokerConfig, RegionRef};
 use mas_core::record::{Body, Record};
+use mas_core::stamp::RegionId;
 use tokio::sync::watch;
 
 use super::broker::{self, Backoff, BrokerConnection};
@@ -36,8 +37,10 @@ pub(crate) async fn run(hub: Rc<Hub>, region: RegionRef, feed: watch::Sender<Opt
                 let of = OfBroker { region: region.name.clone(), purpose: "read" };
                 hub.metrics.reconnects.get_or_create(&of).inc();
                 let connection = Rc::new(connection);
+                mark(&hub, &region, true);
                 feed.send_replace(Some(Rc::clone(&connection)));
                 let why = hold(&hub, &connection, &region, &broker, &mut config).await;
+                mark(&hub, &region, false);
                 feed.send_replace(None);
                 tracing::warn!(peer = %region.name, %why, "reading stopped");
                 backoff.reset();
@@ -47,6 +50,14 @@ pub(crate) async fn run(hub: Rc<Hub>, region: RegionRef, feed: watch::Sender<Opt
         tokio::select! {
             () = tokio::time::sleep(backoff.pause()) => {}
             changed = config.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+fn mark(hub: &Hub, region: &RegionRef, connected: bool) {
+    for shard in &hub.shards {
+        if let Some(row) = shard.links.borrow_mut().get_mut(&RegionId(region.id)) {
+            row.link.connected = connected;
         }
     }
 }

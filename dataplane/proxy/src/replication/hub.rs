@@ -130,6 +130,8 @@ pub(crate) struct Shard {
     pub(crate) outbox_wanted: Notify,
     /// A peer's cover has grown.
     pub(crate) peers_moved: Notify,
+    /// The last answer to who awaits a token.
+    pub(crate) recent: tokio::sync::Mutex<Option<(tokio::time::Instant, Seat, Word)>>,
 }
 
 impl Shard {
@@ -148,6 +150,7 @@ impl Shard {
             trim: Notify::new(),
             outbox_wanted: Notify::new(),
             peers_moved: Notify::new(),
+            recent: tokio::sync::Mutex::default(),
         }
     }
 

@@ -237,14 +237,23 @@ impl Pulse {
         let claim =
             async |duty: String| engines.claim(&seat.address, seat.incarnation, &duty, proxy, CLAIM).await;
         let own = claim("own".to_owned()).await?;
-        let peers = join_all(config.peers.iter().map(|peer| claim(format!("read:{}", peer.region.id)))).await;
+        // Who cannot reach a peer leaves its stream to others.
+        let peers: Vec<RegionId> = {
+            let links = self.shard.links.borrow();
+            links
+                .iter()
+                .filter(|(id, row)| id.0 != config.region.id && row.link.connected)
+                .map(|(id, _)| *id)
+                .collect()
+        };
+        let claims = join_all(peers.iter().map(|peer| claim(format!("read:{}", peer.0)))).await;
         let mut duties = Vec::new();
         if own {
             duties.push(RegionId(config.region.id));
         }
-        for (peer, claimed) in config.peers.iter().zip(peers) {
+        for (peer, claimed) in peers.into_iter().zip(claims) {
             if claimed? {
-                duties.push(RegionId(peer.region.id));
+                duties.push(peer);
             }
         }
         self.own_duty = own;

@@ -28,6 +28,8 @@ const PREFETCH: u16 = 64;
 const IDLE_ACK: u64 = 16;
 /// Pause after a session that ended, before the next.
 const PAUSE: Duration = Duration::from_millis(200);
+/// The same, when the stream is not there: its region declares it.
+const MISSING_PAUSE: Duration = Duration::from_millis(500);
 /// How long attaching may take.
 const ATTACH_LIMIT: Duration = Duration::from_secs(5);
 
@@ -78,7 +80,8 @@ pub(crate) async fn run(hub: Rc<Hub>, shard: Rc<Shard>, region: RegionRef, mut f
                     if matches!(ended, Ended::Engine(_)) {
                         hub.wiring.ask_again.notify_one();
                     }
-                    tokio::time::sleep(PAUSE).await;
+                    let missing = matches!(&ended, Ended::Broker(error) if is_not_found(error));
+                    tokio::time::sleep(if missing { MISSING_PAUSE } else { PAUSE }).await;
                 }
             }
             continue;
@@ -278,7 +281,9 @@ impl<'a> Session<'a> {
             self.shard.moved();
         }
         self.check_nonce();
-        if self.unacked >= IDLE_ACK
+        if self.machine.looks_ahead() {
+            self.ack(tag, channel);
+        } else if self.unacked >= IDLE_ACK
             && let Some(tag) = self.machine.idle_tag()
         {
             self.ack(tag, channel);
@@ -350,6 +355,7 @@ impl<'a> Session<'a> {
                 skewed = true;
                 Merged::Held
             }
+            Err(EngineError::Gaps) => Merged::Gaps,
             Err(EngineError::Busy(why)) => {
                 tracing::warn!(peer = %self.of.peer, shard = self.of.shard, %why, "a merge is held back");
                 Merged::Held
@@ -357,7 +363,7 @@ impl<'a> Session<'a> {
             Err(EngineError::Position) => return Err(Ended::Again),
             Err(error) => return Err(error.into()),
         };
-        let held = outcome == Merged::Held;
+        let held = matches!(outcome, Merged::Held | Merged::Gaps);
         if held {
             metrics.held.get_or_create(&self.of).inc();
         }
