@@ -373,6 +373,16 @@ impl KeyMeta {
         true
     }
 
+    /// Forgets a cell's counter that has no totals: it says nothing.
+    pub fn drop_idle_counter(&mut self, name: &[u8]) {
+        if self.cells.get(name).is_some()
+            && let Some(cell) = self.cell_mut(name)
+            && cell.counter.as_ref().is_some_and(|counter| counter.totals.is_empty())
+        {
+            cell.counter = None;
+        }
+    }
+
     /// The cell of this name; it must be entered before.
     pub fn cell_mut(&mut self, name: &[u8]) -> Option<&mut Cell> {
         match &mut self.cells {

@@ -312,6 +312,11 @@ impl Shard {
         })
     }
 
+    /// Takes back [`Shard::prepare_count`], when the command then changed nothing: replicas never hear of it.
+    pub fn abandon_count(&mut self, key: &[u8], name: &[u8]) {
+        self.table.update(key, |meta| meta.drop_idle_counter(name));
+    }
+
     /// The operation that adds `delta` to this origin's total. `None` when the total would leave its range.
     pub fn count_op(&self, at: Counting, kind: Kind, name: Bytes, delta: Amount, now: Hlc) -> Option<Op> {
         let (started, amount) = match (at.total, delta) {

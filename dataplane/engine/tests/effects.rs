@@ -157,7 +157,7 @@ fn replies_are_those_of_a_plain_server() {
         let (ours, native) = (a.exec(&line).reply, plain.run(&line));
         assert_eq!(ours, native, "seed {seed} step {step}: {line}");
     }
-    assert_eq!(a.dump(), plain.dump(), "seed {seed}");
+    assert_eq!(common::roughly(a.dump()), common::roughly(plain.dump()), "seed {seed}");
 }
 
 #[test]

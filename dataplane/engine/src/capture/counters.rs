@@ -6,7 +6,7 @@ use mas_core::amount::{Amount, Decimal, is_redis_integer};
 use mas_core::effect::{Kind, Value};
 use mas_core::keyspace::Keyspace;
 use mas_core::merge;
-use mas_core::shard::Shard;
+use mas_core::shard::{Counting, Shard};
 
 use super::{Answer, Write};
 use crate::boundary::{Ctx, KeyType, Native, Reply};
@@ -77,13 +77,23 @@ pub(super) fn z_increment(w: &mut Write<'_>, delta: f64, member: &[u8]) -> Resul
 
 fn add(w: &mut Write<'_>, increment: &Increment<'_>) -> Result<Answer, Refusal> {
     let key = w.arg(1);
-    let Increment { kind, name, delta, float } = *increment;
+    let Increment { kind, name, .. } = *increment;
     match w.native.kind(key) {
         KeyType::Of(found) if found != kind => return Ok(Answer::Native(w.run())),
         KeyType::Other => return Ok(Answer::Native(w.run())),
         KeyType::Of(_) | KeyType::None => {}
     }
     let counting = w.shard.prepare_count(key, kind, name, &mut w.native);
+    let captured = add_prepared(w, increment, counting);
+    if w.counted.is_none() {
+        w.shard.abandon_count(key, name);
+    }
+    captured
+}
+
+fn add_prepared(w: &mut Write<'_>, increment: &Increment<'_>, counting: Counting) -> Result<Answer, Refusal> {
+    let key = w.arg(1);
+    let Increment { kind, name, delta, float } = *increment;
     if float && kind != Kind::Zset && counting.total.is_none() {
         // Redis reads some numbers that cannot be added up exactly (1e300, hexadecimal): those are not begun.
         let shown = w.native.read(key, kind, name);

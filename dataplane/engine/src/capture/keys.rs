@@ -101,15 +101,13 @@ pub(super) fn rewrite(w: &mut Write<'_>) -> Result<Answer, Refusal> {
     Ok(Answer::Native(reply))
 }
 
-/// Types in RDB files that are strings, sets, sorted sets or hashes.
+/// Types in RDB files that are lists, streams, values of modules, or hashes whose fields have times to live.
 /// Source: Redis, rdb.h, `RDB_TYPE_*`.
-const MERGED_DUMPS: [u8; 10] = [0, 2, 3, 4, 5, 11, 12, 13, 16, 17];
-/// A set as a listpack, since 7.2.
-const SET_LISTPACK: u8 = 20;
+const UNMERGED_DUMPS: [u8; 14] = [1, 6, 7, 10, 14, 15, 18, 19, 21, 22, 23, 24, 25, 26];
 
 fn is_merged_dump(payload: &[u8]) -> bool {
     // What is no dump at all is left to the server, which says so.
-    payload.first().is_none_or(|kind| MERGED_DUMPS.contains(kind) || *kind == SET_LISTPACK)
+    payload.first().is_none_or(|kind| !UNMERGED_DUMPS.contains(kind))
 }
 
 /// `FLUSHALL`, `FLUSHDB`: a floor for every slot. There is one database, and `FLUSHALL` would also save an RDB file in the

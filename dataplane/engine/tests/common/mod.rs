@@ -45,6 +45,12 @@ fn module() -> PathBuf {
 /// A key's type, its value in an order of its own, and its time-to-live.
 pub type Shown = (String, Vec<Vec<u8>>, i64);
 
+/// The same, with times to live that two servers were told as distances, at slightly different times, made equal.
+pub fn roughly(dump: BTreeMap<Vec<u8>, Shown>) -> BTreeMap<Vec<u8>, Shown> {
+    let rough = |at: i64| if (0..random::FAR_FUTURE_MS as i64).contains(&at) { 0 } else { at };
+    dump.into_iter().map(|(key, (kind, value, at))| (key, (kind, value, rough(at)))).collect()
+}
+
 /// A redis-server with the engine. Ended when dropped.
 pub struct Engine {
     child: Child,
@@ -309,7 +315,9 @@ fn launch(dir: &Path, extra: &[String]) -> (Child, u16, Client) {
             None => (Vec::new(), extra.iter().collect()),
         };
         let plain = config.first().is_some_and(|w| *w == PLAIN);
-        let mut command = Command::new("redis-server");
+        // Another server than the one that is installed, to test with.
+        let server = std::env::var("MAS_REDIS_SERVER").unwrap_or_else(|_| "redis-server".into());
+        let mut command = Command::new(server);
         command
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--logfile", "log"])
             .args(["--enable-debug-command", "yes", "--repl-diskless-sync-delay", "0"])

@@ -3,13 +3,16 @@
 use rand::Rng;
 use rand::rngs::StdRng;
 
+/// Absolute times to live are from here on, unix milliseconds.
+pub const FAR_FUTURE_MS: u64 = 4_000_000_000_000;
+
 /// A random line; every supported write command is among them. Times to live are in the past or last longer than a test.
 pub fn line(rng: &mut StdRng) -> String {
     let (k, k2) = (key(rng), key(rng));
     let (f, f2) = (field(rng), field(rng));
     let n = rng.random_range(-20..20i64);
     let x = f64::from(rng.random_range(-40..40i32)) / 8.0;
-    let at = 4_000_000_000_000u64 + rng.random_range(0..1000u64);
+    let at = FAR_FUTURE_MS + rng.random_range(0..1000u64);
     let lines = [
         format!("SET {k} v{n}"),
         format!("SET {k} {n}"),
