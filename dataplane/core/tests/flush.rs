@@ -1,4 +1,5 @@
 //! A flush and what it overtakes: the same whichever arrives first. Starts no server.
+#![allow(clippy::unwrap_used)] // test helpers
 
 use mas_core::effect::Kind;
 use mas_core::meta::{Cells, KeyMeta};

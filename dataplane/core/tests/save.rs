@@ -1,4 +1,5 @@
 //! A shard's state goes through its saved form and back unchanged, and damaged forms are refused. Starts no server.
+#![allow(clippy::unwrap_used)] // test helpers
 
 #[allow(dead_code, unreachable_pub)]
 mod common;
