@@ -179,8 +179,16 @@ fn renewals_in_time_win(store: &Store, rounds: usize) {
     for first in (0..rounds).step_by(CHUNK) {
         let range = first..(first + CHUNK).min(rounds);
         send(&mut east, range.clone(), |round| {
-            vec![cmd(&["SET", &key(round), "v", "PX", &(20 + (round * 7) % 100).to_string()])]
+            vec![cmd(&["SET", &key(round), "v", "PX", &(150 + (round * 7) % 300).to_string()])]
         });
+        // The batch's last key lives long enough to be seen there.
+        let last = key(range.end - 1);
+        e2e::wait_for("the batch in the other region", EQUAL_WITHIN, || {
+            let seen: i64 = redis::cmd("EXISTS").arg(&last).query(&mut west).unwrap();
+            let gone: i64 = redis::cmd("EXISTS").arg(&last).query(&mut east).unwrap();
+            (seen == 1 || gone == 0).then_some(())
+        })
+        .unwrap();
         for round in range {
             replies.extend(send(&mut west, round..round + 1, |round| {
                 vec![cmd(&["PEXPIRE", &key(round), "3600000"])]
@@ -238,13 +246,13 @@ fn everything_at_once_with_a_restart(store: &Store, rounds: usize) {
     let commands = |region: usize, round: usize| {
         let key = format!("mixed:{}", round % 500);
         let name = format!("{}{round}", REGIONS[region]);
-        match (round / 500 + region) % 6 {
+        match (round / 500 + 2 * region) % 6 {
             0 => cmd(&["SET", &key, &name]),
             1 => cmd(&["DEL", &key]),
-            2 => cmd(&["SET", &key, &name, "PX", "200"]),
+            2 => cmd(&["SET", &key, &name, "PX", "50"]),
             3 => cmd(&["SETRANGE", &key, "3", &name]),
             4 => cmd(&["APPEND", &key, "x"]),
-            _ => cmd(&["PEXPIRE", &key, "100"]),
+            _ => cmd(&["PEXPIRE", &key, "3600000"]),
         }
     };
     thread::scope(|scope| {
