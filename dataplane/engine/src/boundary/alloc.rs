@@ -5,7 +5,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 
 use redis_module::raw;
 
-/// The server aligns to this; larger alignments are not asked for by anything in this crate, but would be served by `System`.
+/// The server aligns to this. What needs more (the metadata table's row of slots, 1 MiB, allocated once) is `System`'s, and
+/// not counted as the server's memory.
 const SERVER_ALIGN: usize = 16;
 
 struct ServerAlloc;
