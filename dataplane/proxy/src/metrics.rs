@@ -104,8 +104,13 @@ mod tests {
     use std::sync::atomic::{AtomicBool, AtomicU64};
     use std::time::Instant;
 
+    use tokio::sync::watch;
+
     use super::*;
     use crate::front::counters::{Counters, Totals};
+    use crate::front::replication::{Clocks, Replication as _, Wiring};
+    use crate::front::settings::tests::config;
+    use crate::replication::Replicator;
 
     pub(crate) fn shared() -> Arc<Shared> {
         Arc::new(Shared {
@@ -144,5 +149,23 @@ mod tests {
             "{table}"
         );
         assert!(table.contains("| `mas_proxy_ack_wait_seconds` | histogram | seconds |"), "{table}");
+    }
+
+    /// Run with `BLESS=1` to write the page.
+    #[test]
+    fn the_committed_page_is_up_to_date() {
+        let (_config, config) = watch::channel(Arc::new(config(1)));
+        let (_masters, masters) = watch::channel(Arc::default());
+        let (ask_again, clocks) = (Arc::default(), Clocks::new(1));
+        let wiring = Wiring { config, masters, ask_again, clocks, acks: Vec::new() };
+        let mut registry = registry(shared());
+        Replicator::start(wiring).expect("a thread").register(&mut registry);
+        let now = markdown(&registry);
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/metrics.md");
+        if std::env::var_os("BLESS").is_some() {
+            std::fs::write(path, &now).expect("docs/ is writable");
+        }
+        let committed = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(committed == now, "docs/metrics.md is out of date: run BLESS=1 cargo test -p mas-proxy metrics");
     }
 }

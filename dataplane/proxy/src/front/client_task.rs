@@ -29,6 +29,7 @@ pub(super) async fn run(cell: Cell, key: u32) {
     let mut state = cell.borrow_mut();
     if let Some(client) = state.clients.remove(key) {
         state.input_bytes -= client.input.len();
+        state.output_bytes -= client.counted_output;
         state.clients.recycle(client.out);
         state.shared.totals.connections.fetch_sub(1, Ordering::Relaxed);
     }
@@ -101,6 +102,9 @@ fn flush(state: &mut State, key: u32, cx: &mut Context<'_>) -> ControlFlow<()> {
     let before = client.out_sent;
     let flushed = poll_flush(client, cx);
     let sent = client.out_sent - before;
+    let pending = client.pending_output();
+    state.output_bytes = state.output_bytes + pending - client.counted_output;
+    client.counted_output = pending;
     match flushed {
         Poll::Ready(Ok(())) => {
             client.out_sent = 0;

@@ -46,7 +46,11 @@ pub struct Client {
     /// How it ends.
     pub closing: Closing,
     /// About the size of its largest replies of late; 0: all are small.
-    pub large_reply: usize,
+    large_reply: usize,
+    /// Replies that it may be owed as long as they are small.
+    allowance: usize,
+    /// What of its output is counted in the worker's total.
+    pub counted_output: usize,
     /// Whether it is in the list of those with new output.
     pub dirty: bool,
     /// Whether it speaks RESP3.
@@ -113,6 +117,8 @@ impl Client {
             pause: Pause::No,
             closing: Closing::No,
             large_reply: 0,
+            allowance: limits::OWED_AT_FIRST,
+            counted_output: 0,
             dirty: false,
             resp3: false,
             authenticated,
@@ -135,8 +141,8 @@ impl Client {
     /// piece by piece and not from a heap of replies.
     fn owed_max(&self) -> usize {
         match self.large_reply {
-            0 => limits::OWED_MAX,
-            large => (limits::OWED_BYTES / large).clamp(1, limits::OWED_MAX),
+            0 => self.allowance,
+            large => (limits::OWED_BYTES / large).clamp(1, self.allowance),
         }
     }
 
@@ -144,8 +150,9 @@ impl Client {
     pub fn note_reply(&mut self, bytes: usize) {
         if bytes > limits::LARGE_REPLY_BYTES {
             self.large_reply = self.large_reply.max(bytes);
-        } else if self.large_reply > 0 {
-            self.large_reply -= self.large_reply / 8 + 1;
+        } else {
+            self.large_reply -= (self.large_reply / 8 + 1).min(self.large_reply);
+            self.allowance = (self.allowance + 1).min(limits::OWED_MAX);
         }
     }
 

@@ -119,7 +119,7 @@ impl State {
         let ticket = ticket(key, seq, 0, command);
         if command.is_write() {
             self.send(up, ticket, now, |buf, header| {
-                write_frame(buf, request.count(), request.body(), header)
+                write_frame(buf, request.count(), request.body(), header);
             });
         } else {
             self.send(up, ticket, now, |buf, _| buf.extend_from_slice(request.frame));

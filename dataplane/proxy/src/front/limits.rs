@@ -6,12 +6,16 @@ use std::time::Duration;
 pub const OWED_MAX: usize = 2048;
 /// Replies that one client may be owed, in bytes, as far as their size can be guessed from those before.
 pub const OWED_BYTES: usize = 32 * 1024 * 1024;
+/// Replies that a client may be owed at first; each reply that is not large allows one more, up to [`OWED_MAX`].
+pub const OWED_AT_FIRST: usize = 64;
 /// A reply that counts as large for that guess.
 pub const LARGE_REPLY_BYTES: usize = 16 * 1024;
 /// Output waiting for one client; above it its requests are read no further.
 pub const OUTPUT_PAUSE_BYTES: usize = 1024 * 1024;
 /// Output waiting for one client; above it the connection is closed.
 pub const OUTPUT_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Output waiting for all clients of one worker; above it the client with the most is closed.
+pub const OUTPUT_TOTAL_MAX: usize = 512 * 1024 * 1024;
 /// A client that takes nothing of its output for so long is closed.
 pub const OUTPUT_STUCK: Duration = Duration::from_mins(1);
 /// Requests of one worker under way to one engine; above it clients are read no further.

@@ -132,6 +132,7 @@ impl State {
                 _ if waits => client.session.keep(ticket.seq, native, now),
                 _ => client.session.answer(ticket.seq, native, &mut client.out),
             }
+            client.note_reply(native.len());
             client.note_written(shard, incarnation, seq, hlc, !waits);
             self.touched(ticket.client);
         }
@@ -304,7 +305,10 @@ impl State {
                 client.out_sent = 0;
                 std::mem::take(&mut client.out)
             });
-            if client.pending_output() > limits::OUTPUT_BYTES_MAX {
+            let pending = client.pending_output();
+            self.output_bytes = self.output_bytes + pending - client.counted_output;
+            client.counted_output = pending;
+            if pending > limits::OUTPUT_BYTES_MAX {
                 client.closing = Closing::Now;
                 self.counters.count(Count::SlowReaders);
             }
@@ -318,6 +322,24 @@ impl State {
             }
         }
         self.dirty = dirty;
+        if self.output_bytes > limits::OUTPUT_TOTAL_MAX {
+            self.close_slowest();
+        }
+    }
+
+    /// All output together is too much: the client that takes the least of its own has to go.
+    fn close_slowest(&mut self) {
+        let open = |client: &Client| client.closing != Closing::Now;
+        let slowest = self
+            .clients
+            .iter_mut()
+            .filter(|(_, c)| open(c))
+            .max_by_key(|(_, client)| client.pending_output());
+        if let Some((_, client)) = slowest {
+            client.closing = Closing::Now;
+            client.wake();
+            self.counters.count(Count::SlowReaders);
+        }
     }
 }
 

@@ -75,6 +75,8 @@ pub struct State {
     pub read_buf: Box<[u8]>,
     /// Bytes of partly arrived requests, all clients together.
     pub input_bytes: usize,
+    /// Output that waits to be taken, all clients together.
+    pub output_bytes: usize,
     /// Clients that wait until some engine connection has room.
     pub crowded: Vec<u32>,
     /// The cell that this state is in, for answers that come later.
@@ -223,6 +225,7 @@ impl State {
             words: Vec::new(),
             read_buf: vec![0; limits::READ_BYTES].into(),
             input_bytes: 0,
+            output_bytes: 0,
             crowded: Vec::new(),
             cell: Weak::new(),
             clock: Clock(Instant::now()),

@@ -97,6 +97,19 @@ fn a_client_that_reads_nothing_is_not_read_from_and_disturbs_nobody() {
 }
 
 #[test]
+fn a_long_pipeline_of_large_reads_is_answered_to_a_client_that_reads() {
+    let engine = FakeEngine::serving(0, 1);
+    let front = front_of(&[&engine]);
+    let mut client = front.client();
+    let big = "z".repeat(1024 * 1024);
+    assert_eq!(client.ask(&["SET", "big", &big]), "+OK\r\n");
+    client.send(&frame(&["GET", "big"]).repeat(400));
+    for n in 0..400 {
+        assert_eq!(client.reply().len(), big.len() + "$1048576\r\n\r\n".len(), "reply {n}");
+    }
+}
+
+#[test]
 fn large_values_pass() {
     let engine = FakeEngine::serving(0, 1);
     let front = front_of(&[&engine]);

@@ -1,5 +1,5 @@
 //! The front of the proxy on real sockets, before engines that live in the test.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod abuse;
 mod acks;
