@@ -106,7 +106,10 @@ fn others_are_undisturbed() {
     store.finish().unwrap();
 }
 
-const STEPS: [(&str, fn(&Store)); 7] = [
+/// Something bad that is done to a store.
+type Step = fn(&Store);
+
+const STEPS: [(&str, Step); 7] = [
     ("garbage", garbage),
     ("broken frames", broken_frames),
     ("huge frames", huge_frames),
