@@ -12,13 +12,13 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::front::counters::{COUNTS, sum};
 use crate::front::state::Shared;
 
-/// Prefix of all metrics of a proxy.
+/// Prefix of the front's metrics; the replication side has one of its own.
 pub const PREFIX: &str = "mas_proxy";
 
 /// A registry with the front's metrics in it, for the replication side to add its own.
 pub fn registry(shared: Arc<Shared>) -> Registry {
-    let mut registry = Registry::with_prefix(PREFIX);
-    registry.register_collector(Box::new(Front(shared)));
+    let mut registry = Registry::default();
+    registry.sub_registry_with_prefix(PREFIX).register_collector(Box::new(Front(shared)));
     registry
 }
 

@@ -11,8 +11,8 @@ use mas_proxy::resp::request::{Parsed, parse};
 
 /// One engine; the handle that the test holds.
 #[derive(Clone)]
-pub struct FakeEngine {
-    pub address: String,
+pub(crate) struct FakeEngine {
+    pub(crate) address: String,
     inner: Arc<Inner>,
 }
 
@@ -41,7 +41,7 @@ type Words = Vec<Vec<u8>>;
 
 impl FakeEngine {
     /// A fenced engine of a shard.
-    pub fn start(shard: u16) -> Self {
+    pub(crate) fn start(shard: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let inner = Arc::new(Inner {
@@ -62,42 +62,42 @@ impl FakeEngine {
     }
 
     /// A serving master.
-    pub fn serving(shard: u16, epoch: u64) -> Self {
+    pub(crate) fn serving(shard: u16, epoch: u64) -> Self {
         let engine = Self::start(shard);
         engine.promote(epoch);
         engine
     }
 
-    pub fn promote(&self, epoch: u64) {
+    pub(crate) fn promote(&self, epoch: u64) {
         let mut data = self.inner.data.lock().unwrap();
         (data.serving, data.epoch, data.incarnation, data.seq) = (true, epoch, 0x1000 + epoch, 0);
     }
 
-    pub fn fence(&self) {
+    pub(crate) fn fence(&self) {
         self.inner.data.lock().unwrap().serving = false;
     }
 
     /// Takes over another engine's values, as a replica has them.
-    pub fn copy_from(&self, other: &Self) {
+    pub(crate) fn copy_from(&self, other: &Self) {
         let values = other.inner.data.lock().unwrap().values.clone();
         self.inner.data.lock().unwrap().values = values;
     }
 
-    pub fn cut_connections(&self) {
+    pub(crate) fn cut_connections(&self) {
         for stream in self.inner.connections.lock().unwrap().drain(..) {
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
 
-    pub fn lose_replies(&self, lose: bool) {
+    pub(crate) fn lose_replies(&self, lose: bool) {
         self.inner.lose_replies.store(lose, Ordering::SeqCst);
     }
 
-    pub fn executed(&self) -> Vec<String> {
+    pub(crate) fn executed(&self) -> Vec<String> {
         self.inner.data.lock().unwrap().executed.clone()
     }
 
-    pub fn seen_clock(&self) -> u64 {
+    pub(crate) fn seen_clock(&self) -> u64 {
         self.inner.data.lock().unwrap().seen
     }
 }
@@ -221,7 +221,9 @@ impl Data {
             }
             b"KEYS" => {
                 encode::array(out, self.values.len());
-                self.values.keys().for_each(|key| encode::bulk(out, key));
+                for key in self.values.keys() {
+                    encode::bulk(out, key);
+                }
             }
             // Two keys a call; the cursor is the position.
             b"SCAN" => {
@@ -231,7 +233,9 @@ impl Data {
                 encode::array(out, 2);
                 encode::bulk(out, next.to_string().as_bytes());
                 encode::array(out, keys.len());
-                keys.into_iter().for_each(|key| encode::bulk(out, key));
+                for key in keys {
+                    encode::bulk(out, key);
+                }
             }
             b"RANDOMKEY" => value(out, self.values.keys().next()),
             b"INCR" => encode::error(out, "ERR value is not an integer or out of range"),

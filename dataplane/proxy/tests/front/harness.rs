@@ -22,11 +22,11 @@ use tokio::sync::{mpsc, watch};
 use crate::fake_engine::FakeEngine;
 
 /// How long anything may take.
-pub const DEADLINE: Duration = Duration::from_secs(10);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
 
 /// The replication side of the tests: keeps what is shipped, acknowledges when and as it is told.
 #[derive(Default)]
-pub struct Recorder {
+pub(crate) struct Recorder {
     acks: Mutex<Vec<AckSender>>,
     shipped: Mutex<Vec<Shipment>>,
     waiting: Mutex<Vec<mas_proxy::link::Waiter>>,
@@ -35,12 +35,12 @@ pub struct Recorder {
 
 impl Recorder {
     /// From now on acknowledgements come at once, like this; `None`: when [`Recorder::release`] is called.
-    pub fn answer_at_once(&self, outcome: Option<Acknowledged>) {
+    pub(crate) fn answer_at_once(&self, outcome: Option<Acknowledged>) {
         *self.at_once.lock().unwrap() = outcome;
     }
 
     /// Ends all waits, the newest first.
-    pub fn release(&self, outcome: Acknowledged) -> usize {
+    pub(crate) fn release(&self, outcome: Acknowledged) -> usize {
         let waiting: Vec<_> = self.waiting.lock().unwrap().drain(..).rev().collect();
         for waiter in &waiting {
             self.send(*waiter, outcome);
@@ -48,11 +48,11 @@ impl Recorder {
         waiting.len()
     }
 
-    pub fn shipped(&self) -> usize {
+    pub(crate) fn shipped(&self) -> usize {
         self.shipped.lock().unwrap().len()
     }
 
-    pub fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         self.waiting.lock().unwrap().len()
     }
 
@@ -121,17 +121,17 @@ impl Replication for Recorder {
 }
 
 /// A running front.
-pub struct Harness {
-    pub address: String,
-    pub replication: Arc<Recorder>,
-    pub shared: Arc<Shared>,
+pub(crate) struct Harness {
+    pub(crate) address: String,
+    pub(crate) replication: Arc<Recorder>,
+    pub(crate) shared: Arc<Shared>,
     front: Option<Front>,
     settings: watch::Sender<Arc<Settings>>,
     _runtime: tokio::runtime::Runtime,
 }
 
 /// A configuration with the given members a shard.
-pub fn config(shards: &[Vec<String>]) -> ProxyConfig {
+pub(crate) fn config(shards: &[Vec<String>]) -> ProxyConfig {
     let broker = BrokerConfig {
         nodes: vec!["127.0.0.1:1".into()],
         vhost: "/".into(),
@@ -168,18 +168,18 @@ pub fn config(shards: &[Vec<String>]) -> ProxyConfig {
 }
 
 /// A front before one member a shard.
-pub fn front_of(engines: &[&FakeEngine]) -> Harness {
+pub(crate) fn front_of(engines: &[&FakeEngine]) -> Harness {
     let members: Vec<Vec<String>> = engines.iter().map(|e| vec![e.address.clone()]).collect();
     front_with(config(&members))
 }
 
-pub fn front_with(config: ProxyConfig) -> Harness {
+pub(crate) fn front_with(config: ProxyConfig) -> Harness {
     let first = Arc::new(Settings::check(config).expect("a valid configuration"));
     let workers = front::workers(&first);
     let shards = usize::from(first.shards());
     let (settings, watched) = watch::channel(first);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let _inside = runtime.enter();
+    let inside = runtime.enter();
     let shared = Arc::new(Shared {
         totals: Totals::new(workers),
         next_client: AtomicU64::new(1),
@@ -199,31 +199,31 @@ pub fn front_with(config: ProxyConfig) -> Harness {
         acks,
     })
     .expect("a free port");
-    drop(_inside);
+    drop(inside);
     let address = front.address.to_string();
     Harness { address, replication, shared, front: Some(front), settings, _runtime: runtime }
 }
 
 impl Harness {
-    pub fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         Client::connect(&self.address)
     }
 
-    pub fn set_config(&self, config: ProxyConfig) {
+    pub(crate) fn set_config(&self, config: ProxyConfig) {
         self.settings.send_replace(Arc::new(Settings::check(config).expect("a valid configuration")));
     }
 
-    pub fn count(&self, count: Count) -> u64 {
+    pub(crate) fn count(&self, count: Count) -> u64 {
         self.shared.totals.count(count)
     }
 
-    pub fn drain(mut self) {
+    pub(crate) fn drain(mut self) {
         self.front.take().expect("once").drain().expect("workers end");
     }
 }
 
 /// Waits until `condition` holds.
-pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
         assert!(start.elapsed() < DEADLINE, "waited in vain: {what}");
@@ -232,36 +232,36 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 /// A client that speaks bytes.
-pub struct Client {
-    pub stream: TcpStream,
+pub(crate) struct Client {
+    pub(crate) stream: TcpStream,
     buf: Vec<u8>,
 }
 
 impl Client {
-    pub fn connect(address: &str) -> Self {
+    pub(crate) fn connect(address: &str) -> Self {
         let stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         stream.set_nodelay(true).unwrap();
         Self { stream, buf: Vec::new() }
     }
 
-    pub fn send(&mut self, bytes: &[u8]) {
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).unwrap();
     }
 
     /// Sends words as a request.
-    pub fn request(&mut self, words: &[&str]) {
+    pub(crate) fn request(&mut self, words: &[&str]) {
         let bytes = frame(words);
         self.send(&bytes);
     }
 
     /// The next reply, as it came; panics if the connection ends.
-    pub fn reply(&mut self) -> String {
+    pub(crate) fn reply(&mut self) -> String {
         self.try_reply().expect("a reply before the connection ends")
     }
 
     /// The next reply; `None` when the connection ends.
-    pub fn try_reply(&mut self) -> Option<String> {
+    pub(crate) fn try_reply(&mut self) -> Option<String> {
         loop {
             if let Some(len) = Scanner::default().scan(&self.buf).expect("RESP") {
                 let reply: Vec<u8> = self.buf.drain(..len).collect();
@@ -280,13 +280,13 @@ impl Client {
     }
 
     /// One request and its reply.
-    pub fn ask(&mut self, words: &[&str]) -> String {
+    pub(crate) fn ask(&mut self, words: &[&str]) -> String {
         self.request(words);
         self.reply()
     }
 
     /// Whether no reply comes for a little while.
-    pub fn is_silent(&mut self) -> bool {
+    pub(crate) fn is_silent(&mut self) -> bool {
         self.stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
         let mut chunk = [0; 1];
         let silent = matches!(self.stream.peek(&mut chunk), Err(e) if e.kind() == ErrorKind::WouldBlock);
@@ -296,7 +296,7 @@ impl Client {
 }
 
 /// Words as a request's bytes.
-pub fn frame(words: &[&str]) -> Vec<u8> {
+pub(crate) fn frame(words: &[&str]) -> Vec<u8> {
     let mut bytes = Vec::new();
     mas_proxy::resp::encode::array(&mut bytes, words.len());
     for word in words {
