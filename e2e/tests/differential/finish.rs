@@ -7,21 +7,22 @@ use crate::resp::{Raw, Reply, Words, text};
 use crate::rules::{self, Rule};
 use crate::words;
 
-/// All keys of both, with type, encoding, value and end. An error says what differs.
-pub(crate) fn compare(store: &mut Raw, plain: &mut Raw) -> Result<(), String> {
-    let fail = |error: io::Error| format!("reading failed: {error}");
+/// All keys of both, with type, encoding, value and end. An error names a key and says what differs.
+pub(crate) fn compare(store: &mut Raw, plain: &mut Raw) -> Result<(), (Vec<u8>, String)> {
+    let fail = |error: io::Error| (Vec::new(), format!("reading failed: {error}"));
     let one = read(store).map_err(fail)?;
     let other = read(plain).map_err(fail)?;
-    let names: Vec<_> =
-        [&one, &other].map(|space| space.keys().map(|key| text(key)).collect::<Vec<_>>()).into();
-    if names[0] != names[1] {
-        return Err(format!("the store has the keys {:?}\n  plain Redis {:?}", names[0], names[1]));
-    }
-    for (key, mine) in &one {
-        let theirs = &other[key];
+    for key in one.keys().chain(other.keys()) {
+        let (Some(mine), Some(theirs)) = (one.get(key), other.get(key)) else {
+            let who = if one.contains_key(key) { "the store" } else { "plain Redis" };
+            return Err((key.clone(), format!("only {who} has {}", text(key))));
+        };
         for ((rule, mine), (_, theirs)) in mine.iter().zip(theirs) {
             if !rules::same(*rule, mine, theirs) {
-                return Err(format!("under {} the store has {mine}\n  plain Redis {theirs}", text(key)));
+                return Err((
+                    key.clone(),
+                    format!("under {} the store has {mine}\n  plain Redis {theirs}", text(key)),
+                ));
             }
         }
     }
@@ -45,7 +46,7 @@ fn read(raw: &mut Raw) -> io::Result<Space> {
         let encoding = raw.ask(&words!["OBJECT", "ENCODING", key.clone()])?;
         let end = raw.ask(&words!["PEXPIRETIME", key.clone()])?;
         let parts =
-            vec![(Rule::Exact, kind), (rule, content), (Rule::Exact, encoding), (Rule::Within(5000), end)];
+            vec![(Rule::Exact, kind), (rule, content), (Rule::Encoding, encoding), (Rule::Within(5000), end)];
         space.insert(key, parts);
     }
     Ok(space)

@@ -135,6 +135,9 @@ fn refuses_what_it_does_not_serve(sides: &Sides) {
 fn adds_fractions_as_plain_redis_does_but_for_the_last_digits(sides: &Sides) {
     let mut store = Raw::connect(&sides.store).expect("connects");
     let mut plain = Raw::connect(&sides.plain).expect("connects");
+    for raw in [&mut store, &mut plain] {
+        raw.ask(&words!["FLUSHALL"]).expect("a reply");
+    }
     for n in 0..200 {
         let step = format!("{}.{}", n % 7, n % 10);
         for request in [

@@ -8,7 +8,7 @@ use crate::dice::Dice;
 use crate::generators::{self, Entry};
 use crate::resp::{Raw, Reply, Words, show};
 use crate::rules::{self, Rule, flat};
-use crate::{finish, words};
+use crate::{dice, finish, words};
 
 /// Stands for a token that the connection gets just before.
 pub(crate) const TOKEN: &str = "<token>";
@@ -103,8 +103,13 @@ pub(crate) fn run(sides: &Sides, sequence: Sequence) -> Result<Summary, String> 
         }
     }
     run.pipeline(batch)?;
-    finish::compare(&mut run.store, &mut run.plain)
-        .map_err(|what| format!("{sequence:?}: at the end {what}"))?;
+    if let Err((key, what)) = finish::compare(&mut run.store, &mut run.plain) {
+        return Err(format!(
+            "{sequence:?}: at the end {what}
+{}",
+            run.history(&words!["", key])
+        ));
+    }
     Ok(run.summary)
 }
 
@@ -121,7 +126,7 @@ impl Run {
             if self.dice.chance(50) && words.len() > 1 + usize::from(name.contains('|')) {
                 words.pop();
             } else {
-                words.extend(words!["more"]);
+                words.push(words[words.len() - 1].clone());
             }
         }
         if self.dice.chance(10) {
@@ -134,7 +139,7 @@ impl Run {
         let requests: Vec<&Words> = batch.iter().map(|item| &item.words).collect();
         let sent = self.plain.send(requests.iter().copied()).and_then(|()| self.store.send(requests));
         sent.map_err(|error| self.fail(&batch[0], &format!("sending failed: {error}")))?;
-        for item in &batch {
+        for (at, item) in batch.iter().enumerate() {
             let replies = self.plain.receive().and_then(|plain| Ok((self.store.receive()?, plain)));
             let (store, plain) = replies.map_err(|error| self.fail(item, &format!("no reply: {error}")))?;
             if item.rule == Rule::Dump
@@ -142,7 +147,11 @@ impl Run {
             {
                 self.dice.dumps.push(dump.clone());
             }
-            self.judge(item, &store, &plain, rules::same(item.rule, &store, &plain))?;
+            self.judge(item, &store, &plain, rules::same(item.rule, &store, &plain)).map_err(|what| {
+                let before: Vec<_> =
+                    batch[..at].iter().map(|item| format!("\n    {}", show(&item.words))).collect();
+                format!("{what}\n  before it in the pipeline:{}", before.concat())
+            })?;
         }
         Ok(())
     }
@@ -190,6 +199,11 @@ impl Run {
                 let (store, plain) = (iterate(&mut self.store, words)?, iterate(&mut self.plain, words)?);
                 return Ok(self.judge(item, &store, &plain, store == plain));
             }
+            Rule::Size => {
+                let mut touch = words!["TOUCH"];
+                touch.extend(dice::all_keys());
+                self.both(&touch)?;
+            }
             Rule::Picks => {
                 let there = self.members(words)?;
                 let (store, plain) = self.both(words)?;
@@ -217,7 +231,7 @@ impl Run {
         let judged = self.judge(item, &store, &plain, store == plain);
         if item.rule == Rule::Reset {
             self.greet()?;
-        } else if judged.is_ok() && words.len() > 1 {
+        } else if judged.is_ok() && is_expiring(words) {
             self.wait_gone(words)?;
         }
         Ok(judged)
@@ -289,8 +303,26 @@ impl Run {
     }
 
     fn fail(&self, item: &Item, what: &str) -> String {
-        let shared =
-            |past: &&Words| past[1..].iter().any(|word| word.len() > 1 && item.words[1..].contains(word));
+        // The two connections may be in the middle of a pipeline.
+        let fresh = [&self.sides.store, &self.sides.plain].map(|address| Raw::connect(address));
+        let data = match fresh {
+            [Ok(mut store), Ok(mut plain)] => finish::compare(&mut store, &mut plain),
+            _ => Ok(()),
+        };
+        let (key, data) = data.err().unwrap_or_default();
+        format!(
+            "{:?}, request {}:\n{}\n  {}\n  {what}\n  behind the pipeline, {data}\n{}",
+            self.sequence,
+            self.past.len(),
+            self.history(&item.words),
+            show(&item.words),
+            if key.is_empty() { String::new() } else { self.history(&words!["", key]) },
+        )
+    }
+
+    /// The last requests that share a word with `words`, its first one aside.
+    fn history(&self, words: &Words) -> String {
+        let shared = |past: &&Words| past[1..].iter().any(|word| word.len() > 1 && words[1..].contains(word));
         let mut past: Vec<_> = self
             .past
             .iter()
@@ -300,13 +332,7 @@ impl Run {
             .map(|words| format!("    {}", show(words)))
             .collect();
         past.reverse();
-        format!(
-            "{:?}, request {}:\n{}\n  {}\n  {what}",
-            self.sequence,
-            self.past.len(),
-            past.join("\n"),
-            show(&item.words)
-        )
+        past.join("\n")
     }
 }
 
