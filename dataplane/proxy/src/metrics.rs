@@ -166,6 +166,9 @@ mod tests {
             std::fs::write(path, &now).expect("docs/ is writable");
         }
         let committed = std::fs::read_to_string(path).unwrap_or_default();
-        assert!(committed == now, "docs/metrics.md is out of date: run BLESS=1 cargo test -p mas-proxy metrics");
+        assert!(
+            committed == now,
+            "docs/metrics.md is out of date: run BLESS=1 cargo test -p mas-proxy metrics"
+        );
     }
 }
