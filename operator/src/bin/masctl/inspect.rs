@@ -75,12 +75,11 @@ pub(crate) async fn endpoints(place: &Place, args: &args::Endpoints) -> Result<(
     let Some(name) = &args.region else {
         return print(&table::endpoints(&status, password.as_deref()));
     };
-    match status.regions.iter().find(|region| region.name == *name) {
-        Some(region) => print(&format!("{}\n", table::uri(&region.endpoint, password.as_deref()))),
-        None => {
-            let known: Vec<_> = status.regions.iter().map(|region| region.name.as_str()).collect();
-            Err(Failure::usage(format!("there is no region '{name}': the regions are {}", known.join(", "))))
-        }
+    if let Some(region) = status.regions.iter().find(|region| region.name == *name) {
+        print(&format!("{}\n", table::uri(&region.endpoint, password.as_deref())))
+    } else {
+        let known: Vec<_> = status.regions.iter().map(|region| region.name.as_str()).collect();
+        Err(Failure::usage(format!("there is no region '{name}': the regions are {}", known.join(", "))))
     }
 }
 

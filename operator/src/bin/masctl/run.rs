@@ -22,7 +22,7 @@ use crate::progress::{EVERY, Progress};
 use crate::table;
 
 /// How long `down` waits for everything to end.
-const DOWN_PATIENCE: Duration = Duration::from_secs(60);
+const DOWN_PATIENCE: Duration = Duration::from_mins(1);
 /// Size at which the supervisor's own log is begun anew.
 const MAX_LOG: u64 = 8 << 20;
 
