@@ -79,16 +79,16 @@ impl Member {
         loop {
             let status = process.borrow_and_update().clone();
             let look = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
-            let seen = if status.paused {
-                SeenAlone::Plain(Seen::Paused)
+            let (seen, hangs) = if status.paused {
+                (SeenAlone::Plain(Seen::Paused), false)
             } else if status.phase == ProcessPhase::Running {
                 self.look().await
             } else {
-                SeenAlone::Plain(Seen::Absent)
+                (SeenAlone::Plain(Seen::Absent), false)
             };
             // An answer counts only for the process that gave it.
             let seen = if process.borrow().pid == status.pid { seen } else { SeenAlone::Plain(Seen::Absent) };
-            if seen != SeenAlone::Plain(Seen::Silent) {
+            if !hangs {
                 answered = Instant::now();
             } else if answered.elapsed() > HANGS_AFTER {
                 tracing::warn!(component = %self.node.component, "runs but has not answered for long, killed");
@@ -106,16 +106,17 @@ impl Member {
         }
     }
 
-    async fn look(&self) -> SeenAlone {
+    /// What it answers, and whether it seems to hang. One that answers with an error does not.
+    async fn look(&self) -> (SeenAlone, bool) {
         match self.engine.ask().await {
-            Ok(Answer::Loading) => SeenAlone::Plain(Seen::Loading),
+            Ok(Answer::Loading) => (SeenAlone::Plain(Seen::Loading), false),
             Ok(Answer::Identity { identity, follows }) => {
                 let seen = Seen::Answers { identity, follows: None };
-                follows.map_or(SeenAlone::Plain(seen.clone()), |port| SeenAlone::Follows(seen, port))
+                (follows.map_or(SeenAlone::Plain(seen.clone()), |port| SeenAlone::Follows(seen, port)), false)
             }
             Err(error) => {
                 tracing::debug!(%error, "no answer");
-                SeenAlone::Plain(Seen::Silent)
+                (SeenAlone::Plain(Seen::Silent), !error.is_an_answer())
             }
         }
     }
@@ -176,6 +177,8 @@ impl ShardController {
         let mut control = Control::default();
         // The master whose replication user is known to be on, by its process.
         let mut opened: Option<(u64, Option<u32>)> = None;
+        // What fails again and again is logged once.
+        let mut last_failure = None;
         // After actions nothing is decided before everyone was looked at again: they must not be repeated on old news.
         let mut wanted_looks = vec![0; self.members.len()];
         loop {
@@ -188,14 +191,15 @@ impl ShardController {
                 self.publish(members, Plan::default(), None);
                 continue;
             }
-            let record =
-                self.record.get().await.epochs.get(&self.name).cloned().unwrap_or_default().for_procedure();
+            let record = self.record.shard(&self.name).await.for_procedure();
             let now = epoch.elapsed().as_millis() as u64;
             let plan = step(&mut control, &self.place, &record, &members, now);
             let failure = self.carry_out(&record, &plan, &mut opened).await.err();
-            if let Some(error) = &failure {
-                tracing::warn!(shard = self.name, %error, "an action failed");
+            let words = failure.as_ref().map(ToString::to_string);
+            if let Some(error) = words.as_ref().filter(|_| words != last_failure) {
+                tracing::warn!(shard = self.name, error, "an action failed");
             }
+            last_failure = words;
             if !plan.actions.is_empty() {
                 wanted_looks = self.members.iter().map(|member| member.next_look()).collect();
             }

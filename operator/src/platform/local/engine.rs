@@ -29,6 +29,17 @@ pub(super) enum EngineError {
     Odd { engine: String, message: String },
 }
 
+impl EngineError {
+    /// The server did answer, if only with an error.
+    pub(super) fn is_an_answer(&self) -> bool {
+        match self {
+            Self::Redis { source, .. } => source.code().is_some(),
+            Self::Timeout { .. } => false,
+            Self::Odd { .. } => true,
+        }
+    }
+}
+
 /// One answer of a healthy server.
 #[derive(Debug)]
 pub(super) enum Answer {

@@ -33,6 +33,7 @@ pub use layout::{Layout, LayoutError};
 pub use plan::plan;
 pub use ports::PortsError;
 pub use process::ProcessPhase;
+pub use proxies::fetch_metrics;
 pub use record::{Record, RecordError, RegionRecord, ShardRecord};
 pub use stale::sweep as sweep_stale_processes;
 pub use status::*;

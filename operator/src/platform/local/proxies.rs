@@ -163,3 +163,8 @@ pub(super) async fn fetch_report(admin: u16) -> ProxyReport {
     };
     ProxyReport { ready: ready.is_some_and(|(code, _)| code == 200), ..report }
 }
+
+/// The metrics of the proxy with this admin port, in Prometheus' text format; nothing if it does not answer in time.
+pub async fn fetch_metrics(admin: u16) -> Option<String> {
+    http::get(&address(admin), "/metrics").await.and_then(|(code, body)| (code == 200).then_some(body))
+}

@@ -223,6 +223,11 @@ impl RecordFile {
         self.record.lock().await.clone()
     }
 
+    /// Who was made master of `shard` last.
+    pub(super) async fn shard(&self, shard: &str) -> ShardRecord {
+        self.record.lock().await.epochs.get(shard).cloned().unwrap_or_default()
+    }
+
     /// Changes the record; the change is on the disk when this returns, or has not happened.
     pub(super) async fn update<T>(
         &self,

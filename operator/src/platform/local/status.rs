@@ -199,24 +199,34 @@ pub(super) fn build_shard(
     }
 }
 
-/// The link to `peer` from what all proxies of the region say: for each shard the proxy that knows most counts (only
-/// one of them reads), and of the shards the worst.
+/// What the proxies of a region say together about one peer's stream of one shard. The one that reads counts. When
+/// none does, the largest lag counts: a proxy that has not heard from the peer yet knows of none.
+fn merge_reports(rows: &[&LinkReport]) -> Option<LinkReport> {
+    if let Some(reader) = rows.iter().filter(|row| !broken(&row.state)).min_by_key(|row| row.lag_millis) {
+        return Some((*reader).clone());
+    }
+    let worst = rows.iter().min_by_key(|row| row.state == "Standby")?;
+    Some(LinkReport {
+        lag_millis: rows.iter().filter_map(|row| row.lag_millis).max(),
+        lag_effects: rows.iter().filter_map(|row| row.lag_effects).max(),
+        backlog_bytes: rows.iter().filter_map(|row| row.backlog_bytes).max(),
+        ..(*worst).clone()
+    })
+}
+
+/// The link to `peer` from what all proxies of the region say: the worst of all shards.
 pub(super) fn build_link(peer: &str, shards: u16, reports: &[ProxyReport]) -> LinkStatus {
     let of_shard = |shard: u16| {
-        reports
-            .iter()
-            .flat_map(|report| &report.links)
-            .filter(|row| row.peer == peer && row.shard.is_none_or(|s| s == shard))
-            .min_by_key(|row| (row.lag_millis.is_none(), broken(&row.state), row.lag_millis))
+        let rows = reports.iter().flat_map(|report| &report.links);
+        let rows: Vec<_> =
+            rows.filter(|row| row.peer == peer && row.shard.is_none_or(|s| s == shard)).collect();
+        merge_reports(&rows)
     };
-    let rows: Vec<Option<&LinkReport>> = (0..shards).map(of_shard).collect();
-    let known: Vec<&LinkReport> = rows.iter().flatten().copied().collect();
-    let worst = known
-        .iter()
-        .max_by_key(|row| (broken(&row.state), row.lag_millis.is_none(), row.lag_millis))
-        .filter(|_| known.len() == rows.len());
+    let rows: Option<Vec<LinkReport>> = (0..shards).map(of_shard).collect();
+    let rows = rows.unwrap_or_default();
+    let worst = rows.iter().max_by_key(|row| (broken(&row.state), row.lag_millis.is_none(), row.lag_millis));
     let sum = |part: fn(&LinkReport) -> Option<u64>| {
-        known.iter().map(|row| part(row)).sum::<Option<u64>>().filter(|_| worst.is_some())
+        rows.iter().map(part).sum::<Option<u64>>().filter(|_| worst.is_some())
     };
     LinkStatus {
         peer: peer.to_owned(),
@@ -294,6 +304,12 @@ mod tests {
         assert_eq!(build_link("c", 2, &reports).lag_millis, None);
         let unread = [report(vec![row("b", 0, "Standby", Some(0))])];
         assert_eq!(build_link("b", 1, &unread).state, "Standby");
+        let both = [
+            report(vec![row("b", 0, "Disconnected", Some(0))]),
+            report(vec![row("b", 0, "Standby", Some(7000))]),
+        ];
+        let link = build_link("b", 1, &both);
+        assert_eq!((link.state.as_str(), link.lag_millis), ("Disconnected", Some(7000)));
         let cut = [report(vec![row("b", 0, "Disconnected", Some(9)), row("b", 1, "Connected", Some(90))])];
         assert_eq!(build_link("b", 2, &cut).state, "Disconnected");
     }

@@ -173,8 +173,9 @@ impl Store {
 
     /// Ends everything in order: proxies drain, then engines write their logs and brokers stop.
     pub async fn stop(mut self) {
-        self.tasks.shutdown().await;
         self.shared.stop_all(|c| matches!(c, Component::Proxy { .. })).await;
+        // Nobody must be promoted any more, and nothing is left to relay.
+        self.tasks.shutdown().await;
         self.shared.stop_all(|c| matches!(c, Component::Redis { .. } | Component::Broker { .. })).await;
         self.shared.stop_all(|c| matches!(c, Component::Epmd)).await;
         let _ = std::fs::remove_file(self.shared.layout.socket());
