@@ -52,6 +52,8 @@ pub enum Seen {
         identity: Box<Identity>,
         /// The member that it replicates from, if it is a replica and that address is one of ours.
         follows: Option<usize>,
+        /// The proved master's cover was compared with its own and includes it: it holds nothing of its own.
+        subsumed: bool,
     },
 }
 
@@ -189,6 +191,18 @@ pub fn step(control: &mut Control, place: &Place, record: &Record, members: &[Se
     plan
 }
 
+/// The members whose cover should be compared with the master's: making them replicas might discard something.
+pub fn members_to_compare(record: &Record, members: &[Seen]) -> Option<(usize, Vec<usize>)> {
+    let master = proved_master(record, members)?;
+    let doubtful = |(member, seen): (usize, &Seen)| {
+        let Seen::Answers { identity, follows, .. } = seen else { return None };
+        let quiet = identity.state == EngineState::Fenced && *follows != Some(master);
+        (member != master && quiet && !holds_nothing_of_its_own(record, identity)).then_some(member)
+    };
+    let doubtful: Vec<_> = members.iter().enumerate().filter_map(doubtful).collect();
+    (!doubtful.is_empty()).then_some((master, doubtful))
+}
+
 /// The member that holds the recorded epoch and is not fenced.
 fn proved_master(record: &Record, members: &[Seen]) -> Option<usize> {
     let master = record.master?;
@@ -241,7 +255,7 @@ fn follow(
         if member == master {
             continue;
         }
-        let Seen::Answers { identity, follows } = seen else {
+        let Seen::Answers { identity, follows, subsumed } = seen else {
             if *seen != Seen::Loading {
                 plan.notice("ReplicaAway", format!("redis-{member} {}", describe(seen)));
             }
@@ -254,7 +268,7 @@ fn follow(
         if identity.role == Role::Master && identity.state != EngineState::Fenced {
             continue; // it is being fenced in this round; looked at again in the next
         }
-        if holds_nothing_of_its_own(record, identity) {
+        if *subsumed || holds_nothing_of_its_own(record, identity) {
             control.draining_since[member] = None;
             plan.actions.push(Action::Follow { member, master });
             continue;

@@ -42,7 +42,7 @@ fn replica(of: usize, epoch: u64, incarnation: &str, seq: u64) -> Seen {
 }
 
 fn answers(identity: Identity, follows: Option<usize>) -> Seen {
-    Seen::Answers { identity: Box::new(identity), follows }
+    Seen::Answers { identity: Box::new(identity), follows, subsumed: false }
 }
 
 fn record(epoch: u64, master: usize) -> Record {
@@ -182,6 +182,16 @@ fn a_superseded_master_is_fenced_and_exported_before_it_follows() {
     assert_eq!((plan.actions.len(), reasons(&plan)), (0, vec!["ExportingSuperseded"]));
     let plan = step(&mut control, &place(), &record, &members, 100 + DRAIN_MS);
     assert_eq!(plan.actions, [Action::SetAside { member: 0, master: 1 }]);
+    // Published, and read back by the new master.
+    assert_eq!(members_to_compare(&record, &members), Some((1, vec![0])));
+    let mut compared = members.clone();
+    if let Seen::Answers { subsumed, .. } = &mut compared[0] {
+        *subsumed = true;
+    }
+    assert_eq!(
+        step(&mut control, &place(), &record, &compared, 150).actions,
+        [Action::Follow { member: 0, master: 1 }]
+    );
     // Published in time.
     old.outbox_effects = 0;
     let members = [answers(old.clone(), None), serving(4, "b", 0)];

@@ -15,7 +15,9 @@ use super::layout::{Layout, LayoutError, io_error, make_private_folder};
 use super::process::{Keeper, Order, ProcessPhase};
 use super::record::{RecordError, RecordFile};
 use super::world::RedisNode;
-use crate::procedures::shard::{Action, Control, Notice, Place, Plan, Record, Seen, step};
+use crate::procedures::shard::{
+    Action, Control, Notice, Place, Plan, Record, Seen, members_to_compare, step,
+};
 
 /// How often an engine is asked.
 const LOOK: Duration = Duration::from_millis(200);
@@ -111,7 +113,7 @@ impl Member {
         match self.engine.ask().await {
             Ok(Answer::Loading) => (SeenAlone::Plain(Seen::Loading), false),
             Ok(Answer::Identity { identity, follows }) => {
-                let seen = Seen::Answers { identity, follows: None };
+                let seen = Seen::Answers { identity, follows: None, subsumed: false };
                 (follows.map_or(SeenAlone::Plain(seen.clone()), |port| SeenAlone::Follows(seen, port)), false)
             }
             Err(error) => {
@@ -124,7 +126,8 @@ impl Member {
     fn seen(&self, members: &[Arc<Self>]) -> Seen {
         match self.seen.borrow().seen.clone() {
             SeenAlone::Follows(Seen::Answers { identity, .. }, port) => {
-                Seen::Answers { identity, follows: members.iter().position(|other| other.node.port == port) }
+                let follows = members.iter().position(|other| other.node.port == port);
+                Seen::Answers { identity, follows, subsumed: false }
             }
             SeenAlone::Plain(seen) | SeenAlone::Follows(seen, _) => seen,
         }
@@ -186,12 +189,13 @@ impl ShardController {
             if !self.members.iter().zip(&wanted_looks).all(|(member, look)| member.has_published(*look)) {
                 continue;
             }
-            let members = look_at(&self.members);
+            let mut members = look_at(&self.members);
             if !*founded.borrow_and_update() {
                 self.publish(members, Plan::default(), None);
                 continue;
             }
             let record = self.record.shard(&self.name).await.for_procedure();
+            self.compare_covers(&record, &mut members).await;
             let now = epoch.elapsed().as_millis() as u64;
             let plan = step(&mut control, &self.place, &record, &members, now);
             let failure = self.carry_out(&record, &plan, &mut opened).await.err();
@@ -206,6 +210,19 @@ impl ShardController {
             self.publish(members, plan, failure.as_ref());
             if failure.is_some() {
                 sleep(AFTER_FAILURE).await;
+            }
+        }
+    }
+
+    /// Notes which members hold nothing that the master does not hold, where that is in doubt. Theirs is asked for
+    /// first: being fenced they get nothing new, and the master's only grows.
+    async fn compare_covers(&self, record: &Record, members: &mut [Seen]) {
+        let Some((master, doubtful)) = members_to_compare(record, members) else { return };
+        for member in doubtful {
+            let Ok(theirs) = self.members[member].engine.cover().await else { continue };
+            let Ok(masters) = self.members[master].engine.cover().await else { return };
+            if let Seen::Answers { subsumed, .. } = &mut members[member] {
+                *subsumed = masters.includes(&theirs);
             }
         }
     }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use mas_core::cover::Cover;
+use mas_core::wire::Reader;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, Value, cmd};
 use tokio::sync::Mutex;
@@ -84,6 +86,15 @@ impl Engine {
             _ => None,
         };
         Ok(Answer::Identity { identity: Box::new(identity), follows })
+    }
+
+    /// Which effects it holds, of all origins.
+    pub(super) async fn cover(&self) -> Result<Cover, EngineError> {
+        let (bytes, _clock, _incarnation, _seq): (Vec<u8>, Value, Value, Value) =
+            self.call("its cover", &cmd("MAS.COVER"), CALL).await?;
+        Reader::new(bytes.into())
+            .cover()
+            .map_err(|error| EngineError::Odd { engine: self.name.clone(), message: error.to_string() })
     }
 
     /// Promotes it; from then on replicas may log in.

@@ -176,7 +176,7 @@ pub(super) fn build_shard(
         Some(Seen::Absent | Seen::Paused | Seen::Silent | Seen::Loading) | None => None,
     });
     let in_sync = |member: &Seen| {
-        matches!(member, Seen::Answers { identity, follows }
+        matches!(member, Seen::Answers { identity, follows, .. }
             if master.is_some() && *follows == master && identity.master_link_up)
     };
     ShardStatus {
