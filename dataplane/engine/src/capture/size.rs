@@ -45,12 +45,19 @@ fn reach(name: &str, words: Words<'_>) -> u64 {
         "SETRANGE" => number(words.get(2)).saturating_add(words.get(3).len() as u64),
         "SETBIT" => number(words.get(2)) / 8,
         "BITFIELD" => {
-            // An offset is a number of bits, or with '#' of integers of up to 64 bits. Other words are smaller or no numbers.
-            let offsets = words.skip(2).iter().map(|word| match word {
-                [b'#', rest @ ..] => number(rest).saturating_mul(8),
-                word => number(word) / 8,
-            });
-            offsets.max().unwrap_or(0)
+            // An offset is a number of bits, or with '#' of integers of up to 64 bits. Reading stretches nothing.
+            let mut rest = words.skip(2).iter();
+            let mut furthest = 0;
+            while let Some(word) = rest.next() {
+                if word.eq_ignore_ascii_case(b"SET") || word.eq_ignore_ascii_case(b"INCRBY") {
+                    let stretch = match rest.nth(1) {
+                        Some([b'#', count @ ..]) => number(count).saturating_mul(8),
+                        offset => offset.map_or(0, number) / 8,
+                    };
+                    furthest = furthest.max(stretch);
+                }
+            }
+            furthest
         }
         _ => words.get(2).len() as u64,
     }

@@ -27,9 +27,8 @@ impl Ask<'_, '_> {
             return self
                 .error("ERR filters of COMMAND LIST are not supported by a multi-active store: ask for all");
         }
-        let resp3 = self.resp3();
         self.write(|out| {
-            encode::set(out, resp3, served().count());
+            encode::array(out, served().count());
             for command in served() {
                 encode::bulk(out, command.name.to_ascii_lowercase().as_bytes());
             }
