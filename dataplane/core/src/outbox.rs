@@ -135,6 +135,11 @@ impl Outbox {
         })
     }
 
+    /// Each incarnation with effects that wait, and the smallest number that does: all below was confirmed.
+    pub fn firsts(&self) -> impl Iterator<Item = (Incarnation, u64)> {
+        self.lanes.iter().map(|(&incarnation, lane)| (incarnation, lane.first))
+    }
+
     /// The smallest number of an incarnation that is still waiting.
     pub fn first_of(&self, incarnation: Incarnation) -> Option<u64> {
         self.lanes.get(&incarnation).map(|lane| lane.first)
@@ -167,6 +172,7 @@ mod tests {
         assert_eq!(o.trim(INC, 1, 2), 2);
         assert_eq!(o.trim(INC, 1, 2), 0);
         assert_eq!((seqs(&o), o.first_of(INC)), (vec![3, 6], Some(3)));
+        assert_eq!(o.firsts().collect::<Vec<_>>(), [(INC, 3)]);
         assert_eq!(o.trim(INC, 1, 99), 2);
         assert_eq!((o.len(), o.bytes(), o.is_empty()), (0, 0, true));
         o.push(INC, 7, Bytes::new(), 0);

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use mas_core::outbox::SWEEP_EFFECTS_MAX;
 use mas_core::record::{Body, Record};
 use mas_core::replication::heartbeat::{HEARTBEAT_MS, Members, Word, build_heartbeat};
 use mas_core::replication::recovery::{Action, Observed, Recovery};
@@ -45,6 +46,8 @@ pub(crate) struct Pulse {
     swept_ms: u64,
     beat_ms: u64,
     recovery: Option<Recovery>,
+    /// The last sweep found effects of earlier incarnations, or did not see all.
+    old_effects: bool,
 }
 
 impl Pulse {
@@ -58,6 +61,7 @@ impl Pulse {
             swept_ms: 0,
             beat_ms: 0,
             recovery: None,
+            old_effects: true,
         }
     }
 
@@ -178,6 +182,7 @@ impl Pulse {
             self.own_duty = false;
             self.claimed_ms = None;
             self.recovery = None;
+            self.old_effects = true;
             self.shard.duties.send_if_modified(|duties| !std::mem::take(duties).is_empty());
         }
         self.shard.seat.send_if_modified(|old| {
@@ -303,7 +308,8 @@ impl Pulse {
         };
         let old_in_outbox = match &identity.outbox_first {
             Some(first) => first.iter().any(|(of, _)| *of != seat.incarnation),
-            None => identity.outbox_effects > 0 && !seat.serving,
+            // An engine that does not tell: known by what a sweep finds.
+            None => identity.outbox_effects > 0 && self.old_effects,
         };
         let own = self.shard.own.get();
         let seen = Observed {
@@ -362,11 +368,14 @@ impl Pulse {
         let effects = engines
             .outbox(&seat.address, seat.incarnation, self.hub.proxy, min_age, SWEEP_BYTES, SWEEP_CLAIM)
             .await?;
+        let full = effects.iter().map(|(.., e)| e.len()).sum::<usize>() >= SWEEP_BYTES / 2
+            || effects.len() >= SWEEP_EFFECTS_MAX;
+        self.old_effects = full || effects.iter().any(|(of, ..)| *of != seat.incarnation);
         if effects.is_empty() {
             return Ok(());
         }
-        // A full sweep: the rest soon.
-        if effects.iter().map(|(.., e)| e.len()).sum::<usize>() >= SWEEP_BYTES / 2 {
+        if full {
+            // The rest soon.
             self.swept_ms = 0;
         }
         let mut taken = 0;

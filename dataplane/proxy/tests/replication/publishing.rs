@@ -164,6 +164,18 @@ async fn a_broker_that_hangs_or_is_not_there_stops_nobody() {
         (proxy.set(&engine, "a", "2", Some(AckLevel::Queued)) == Some(Acknowledged::Yes)).then_some(())
     });
 
+    // It blocks its publishers: connections stay, nothing is taken.
+    broker.alarm(true);
+    let start = Instant::now();
+    wait_for("degraded", 5, || {
+        (proxy.set(&engine, "c", "1", Some(AckLevel::Queued)) == Some(Acknowledged::Degraded)).then_some(())
+    });
+    assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
+    broker.alarm(false);
+    wait_for("Queued", 20, || {
+        (proxy.set(&engine, "c", "2", Some(AckLevel::Queued)) == Some(Acknowledged::Yes)).then_some(())
+    });
+
     // It hangs: no connection is refused or closed, nothing answers.
     broker.signal("-STOP");
     let start = Instant::now();

@@ -100,6 +100,20 @@ impl Broker {
         self.wait();
     }
 
+    /// Raises or ends the memory alarm, which blocks publishers.
+    pub fn alarm(&self, on: bool) {
+        let fraction = if on { "0.000001" } else { "0.6" };
+        let done = Command::new("/usr/lib/rabbitmq/bin/rabbitmqctl")
+            .env("HOME", self.dir.path())
+            .env("LANG", "C.UTF-8")
+            .env("ERL_EPMD_PORT", self.ports.1.to_string())
+            .env("RABBITMQ_CONF_ENV_FILE", "/dev/null")
+            .args(["--node", &self.name, "set_vm_memory_high_watermark", fraction])
+            .output()
+            .expect("rabbitmqctl runs");
+        assert!(done.status.success(), "{done:?}");
+    }
+
     /// `SIGSTOP` or `SIGCONT`.
     pub fn signal(&self, signal: &str) {
         let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status();
