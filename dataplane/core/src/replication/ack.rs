@@ -62,11 +62,29 @@ struct Waiting<W> {
     deadline_ms: u64,
 }
 
+/// What sort of event tells a waiting write. Each sort has its own table, so that a frequent event of one does not walk
+/// past those of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sort {
+    /// `Queued`, with an effect: its own confirmation.
+    Effect,
+    /// `Queued`, without: all before it.
+    Unchanged,
+    /// A peer's cover.
+    Remote,
+}
+
 #[derive(Clone, Debug)]
 struct Lane<W> {
     confirmed: SeqSet,
-    /// By number and a counter.
-    waiting: BTreeMap<(u64, u64), Waiting<W>>,
+    /// One table a sort, by number and a counter.
+    waiting: [BTreeMap<(u64, u64), Waiting<W>>; 3],
+}
+
+impl<W> Lane<W> {
+    fn is_idle(&self) -> bool {
+        self.waiting.iter().all(BTreeMap::is_empty)
+    }
 }
 
 /// The waiting writes of one shard. `W` names who is told.
@@ -105,9 +123,10 @@ impl<W: Copy> Acks<W> {
     }
 
     fn lane(&mut self, incarnation: Incarnation) -> &mut Lane<W> {
-        self.lanes
-            .entry(incarnation)
-            .or_insert_with(|| Lane { confirmed: SeqSet::default(), waiting: BTreeMap::new() })
+        self.lanes.entry(incarnation).or_insert_with(|| Lane {
+            confirmed: SeqSet::default(),
+            waiting: std::array::from_fn(|_| BTreeMap::new()),
+        })
     }
 
     fn reached(
@@ -144,7 +163,13 @@ impl<W: Copy> Acks<W> {
             self.count += 1;
             self.counter += 1;
             let key = (seq, self.counter);
-            self.lane(incarnation).waiting.insert(key, Waiting { who, effect, level, deadline_ms });
+            let sort = match level {
+                Level::Remote(_) => Sort::Remote,
+                Level::Queued if effect => Sort::Effect,
+                Level::Queued => Sort::Unchanged,
+            };
+            let waiting = Waiting { who, effect, level, deadline_ms };
+            self.lane(incarnation).waiting[sort as usize].insert(key, waiting);
         }
     }
 
@@ -165,10 +190,10 @@ impl<W: Copy> Acks<W> {
         }
         let after = lane.confirmed.contiguous();
         for &(first, last) in ranges {
-            self.release_queued(incarnation, first, last, true);
+            self.release_queued(incarnation, Sort::Effect, first, last);
         }
         if after > before {
-            self.release_queued(incarnation, 0, after, false);
+            self.release_queued(incarnation, Sort::Unchanged, 0, after);
         }
     }
 
@@ -179,27 +204,18 @@ impl<W: Copy> Acks<W> {
         let lane = self.lane(incarnation);
         let _ = lane.confirmed.insert_run(1, last);
         let contiguous = lane.confirmed.contiguous();
-        self.release_queued(incarnation, 0, last, true);
-        self.release_queued(incarnation, 0, contiguous, false);
+        self.release_queued(incarnation, Sort::Effect, 0, last);
+        self.release_queued(incarnation, Sort::Unchanged, 0, contiguous);
     }
 
-    /// Tells `Queued` writes in `first..=last` of one sort; with an effect only those that are confirmed.
-    fn release_queued(&mut self, incarnation: Incarnation, first: u64, last: u64, effect: bool) {
+    /// Tells `Queued` writes of one sort in `first..=last`, all of which was confirmed.
+    fn release_queued(&mut self, incarnation: Incarnation, sort: Sort, first: u64, last: u64) {
         let Some(lane) = self.lanes.get_mut(&incarnation) else { return };
-        if lane.waiting.is_empty() || first > last {
-            return;
-        }
-        let keys: Vec<_> = lane
-            .waiting
-            .range((first, 0)..=(last, u64::MAX))
-            .filter(|(_, w)| w.effect == effect && w.level == Level::Queued)
-            .map(|(&key, _)| key)
-            .collect();
-        for key in keys {
-            if let Some(waiting) = lane.waiting.remove(&key) {
-                self.count -= 1;
-                self.done.push((waiting.who, Outcome::Reached));
-            }
+        let table = &mut lane.waiting[sort as usize];
+        while let Some((&key, waiting)) = table.range((first, 0)..=(last, u64::MAX)).next() {
+            self.done.push((waiting.who, Outcome::Reached));
+            self.count -= 1;
+            table.remove(&key);
         }
     }
 
@@ -212,15 +228,13 @@ impl<W: Copy> Acks<W> {
         let incarnations: Vec<_> = self.lanes.keys().copied().collect();
         for incarnation in incarnations {
             let Some(lane) = self.lanes.get(&incarnation) else { continue };
-            let keys: Vec<_> = lane
-                .waiting
+            let keys: Vec<_> = lane.waiting[Sort::Remote as usize]
                 .iter()
-                .filter(|(_, w)| matches!(w.level, Level::Remote(_)))
                 .filter(|((seq, _), w)| self.reached(lane, incarnation, *seq, w.effect, w.level))
                 .map(|(&key, _)| key)
                 .collect();
             for key in keys {
-                if let Some(waiting) = self.lane(incarnation).waiting.remove(&key) {
+                if let Some(waiting) = self.lane(incarnation).waiting[Sort::Remote as usize].remove(&key) {
                     self.count -= 1;
                     self.done.push((waiting.who, Outcome::Reached));
                 }
@@ -245,8 +259,8 @@ impl<W: Copy> Acks<W> {
         self.away = away;
         if away {
             let outcome = self.loss();
-            for lane in self.lanes.values_mut() {
-                self.done.extend(std::mem::take(&mut lane.waiting).into_values().map(|w| (w.who, outcome)));
+            for table in self.lanes.values_mut().flat_map(|lane| &mut lane.waiting) {
+                self.done.extend(std::mem::take(table).into_values().map(|w| (w.who, outcome)));
             }
             self.count = 0;
         }
@@ -260,37 +274,42 @@ impl<W: Copy> Acks<W> {
         self.live = incarnation;
         for (&other, lane) in &mut self.lanes {
             if other != incarnation {
-                for waiting in lane.waiting.values_mut() {
+                for waiting in lane.waiting.iter_mut().flat_map(BTreeMap::values_mut) {
                     waiting.deadline_ms = waiting.deadline_ms.min(now_ms + ENDED_GRACE_MS);
                 }
             }
         }
         if self.lanes.len() > LANES_MAX {
-            self.lanes.retain(|&i, lane| i == incarnation || !lane.waiting.is_empty());
+            self.lanes.retain(|&i, lane| i == incarnation || !lane.is_idle());
         }
     }
 
-    /// Deadlines. Call it a few times a second.
+    /// Deadlines. Looks at all that wait; call it a few times a second.
     pub fn tick(&mut self, now_ms: u64) {
-        for lane in self.lanes.values_mut() {
-            let before = lane.waiting.len();
+        for table in self.lanes.values_mut().flat_map(|lane| &mut lane.waiting) {
+            let before = table.len();
             let done = &mut self.done;
-            lane.waiting.retain(|_, w| {
+            table.retain(|_, w| {
                 let stays = w.deadline_ms > now_ms;
                 if !stays {
                     done.push((w.who, Outcome::Failed));
                 }
                 stays
             });
-            self.count -= before - lane.waiting.len();
+            self.count -= before - table.len();
         }
     }
 
-    /// Whether the engine should be asked for its outbox: somebody waits for effects that this proxy does not hold.
-    pub fn needs_outbox(&self, held: &dyn Fn(Incarnation, u64) -> bool) -> bool {
+    /// Whether writes wait that changed nothing: the engine should be asked for its outbox soon.
+    pub fn has_unchanged(&self) -> bool {
+        self.lanes.values().any(|lane| !lane.waiting[Sort::Unchanged as usize].is_empty())
+    }
+
+    /// Whether effects are waited for that this proxy does not hold: the engine should be asked for its outbox now and
+    /// then. Looks at all that wait.
+    pub fn has_unheld(&self, held: &dyn Fn(Incarnation, u64) -> bool) -> bool {
         self.lanes.iter().any(|(&incarnation, lane)| {
-            let mut queued = lane.waiting.iter().filter(|(_, w)| w.level == Level::Queued);
-            queued.any(|((seq, _), w)| !w.effect || !held(incarnation, *seq))
+            lane.waiting[Sort::Effect as usize].keys().any(|(seq, _)| !held(incarnation, *seq))
         })
     }
 
@@ -360,19 +379,19 @@ mod tests {
         assert_eq!(a.take(), [(11, Outcome::Reached)], "nothing was issued before");
         a.confirmed(A, &[(2, 3)]);
         assert!(a.take().is_empty(), "another proxy has number 1");
-        assert!(a.needs_outbox(&|_, _| true));
+        assert!(a.has_unchanged());
         a.outbox(A, Some(1), 9);
         assert!(a.take().is_empty());
         a.outbox(A, Some(2), 9);
         assert_eq!(a.take(), [(10, Outcome::Reached)], "trimmed up to 1, and 2 to 3 are its own");
-        assert!(!a.needs_outbox(&|_, _| true));
+        assert!(!a.has_unchanged());
     }
 
     #[test]
     fn the_outbox_tells_of_what_others_published() {
         let mut a = acks();
         a.wait(write(5, true, Level::Queued), 10, 100);
-        assert!(!a.needs_outbox(&|_, _| true) && a.needs_outbox(&|_, _| false));
+        assert!(!a.has_unheld(&|_, _| true) && a.has_unheld(&|_, _| false));
         a.outbox(A, None, 4);
         assert!(a.take().is_empty());
         a.outbox(A, None, 5);

@@ -53,6 +53,8 @@ pub(crate) struct Pump {
     /// Since when there is no outlet, or it is blocked.
     away_since_ms: Option<u64>,
     outgoing: Vec<Vec<AckEvent>>,
+    /// When all that waits was last looked at.
+    thorough_ms: u64,
 }
 
 impl Pump {
@@ -65,6 +67,7 @@ impl Pump {
             confirming: FuturesUnordered::new(),
             away_since_ms: Some(0),
             outgoing: vec![Vec::new(); workers],
+            thorough_ms: 0,
         }
     }
 
@@ -244,6 +247,10 @@ impl Pump {
         }
         let gone = self.away_since_ms.is_some_and(|since| now_ms >= since + AWAY_MS);
         let mut degraded = false;
+        let thorough = now_ms >= self.thorough_ms + TICK.1.as_millis() as u64;
+        if thorough {
+            self.thorough_ms = now_ms;
+        }
         for shard in &self.hub.shards {
             let batcher = shard.batcher.borrow();
             let stuck = batcher.oldest_us().is_some_and(|oldest| micros >= oldest + STUCK_US);
@@ -253,8 +260,12 @@ impl Pump {
             let mut acks = shard.acks.borrow_mut();
             acks.broker(gone || stuck || unrecovered);
             degraded |= gone || stuck || unrecovered;
-            acks.tick(now_ms);
-            if acks.waiting() > 0 && acks.needs_outbox(&|incarnation, seq| batcher.holds(incarnation, seq)) {
+            let mut wanted = acks.has_unchanged();
+            if thorough {
+                acks.tick(now_ms);
+                wanted |= acks.has_unheld(&|incarnation, seq| batcher.holds(incarnation, seq));
+            }
+            if wanted {
                 shard.outbox_wanted.notify_one();
             }
             let of = Metrics::of(shard.id);
