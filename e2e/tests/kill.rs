@@ -18,6 +18,8 @@ const REGIONS: [&str; 2] = ["east", "west"];
 /// until the peer's next heartbeat.
 const LEVELS: [(&str, &[&str], u64); 3] =
     [("local", &["LOCAL"], 500), ("queued", &["QUEUED"], 200), ("remote", &["REMOTE", "1"], 30)];
+/// The pause of a writer after each write. Without one, two cores have nothing left for a broker that starts.
+const PACE: Duration = Duration::from_millis(4);
 const SERVES_AGAIN_WITHIN: Duration = Duration::from_mins(1);
 const EQUAL_WITHIN: Duration = Duration::from_mins(1);
 
@@ -36,7 +38,7 @@ fn under_load(store: &Store, name: &str, promise: Promise, strike: impl FnOnce()
         .iter()
         .zip(&prefixes)
         .map(|((_, level, _), prefix)| {
-            let plan = Plan { regions: &REGIONS, writers: 2, prefix, level, pace: Duration::from_millis(1) };
+            let plan = Plan { regions: &REGIONS, writers: 2, prefix, level, pace: PACE };
             Load::start(store, &plan).unwrap()
         })
         .collect();

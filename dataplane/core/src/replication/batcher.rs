@@ -13,8 +13,8 @@ use crate::cover::SeqSet;
 use crate::record::{BATCH_BYTES, Body, PART_BYTES, Record};
 use crate::stamp::{Incarnation, Origin, RegionId, ShardId};
 
-/// What an effect takes beyond its bytes while it is kept.
-const EFFECT_COST: usize = 64;
+/// What an effect takes beyond its bytes while it is kept, its number in the set of those kept included.
+const EFFECT_COST: usize = 96;
 /// Most heartbeats and nonces that wait to be published; the oldest heartbeat goes first.
 const BARE_MAX: usize = 8;
 
@@ -122,6 +122,7 @@ pub struct Batcher {
     next_ticket: u64,
     /// Cost of everything kept, bytes.
     kept_bytes: usize,
+    /// Numbers of the effects kept; `bytes_max` bounds them, however scattered (proxies take turns) they are.
     held: HashMap<Incarnation, SeqSet>,
     /// Large effects: how many parts are not confirmed yet, and the whole cost.
     large: HashMap<(Incarnation, u64), u32>,
@@ -164,9 +165,7 @@ impl Batcher {
         if self.kept_bytes > 0 && self.kept_bytes + cost > self.pace.bytes_max {
             return Pushed::Full;
         }
-        if held.insert(seq).is_err() {
-            return Pushed::Full;
-        }
+        held.insert_run_unbounded(seq, seq);
         self.kept_bytes += cost;
         self.pending_bytes += effect.len();
         self.pending.push_back(Pending { incarnation, seq, effect });
@@ -526,6 +525,15 @@ mod tests {
         assert!(b.kept_bytes() <= Pace::default().bytes_max && seq > 300);
         assert!(!b.holds(INC, seq) && b.holds(INC, 1));
         assert_eq!(b.push(INC, 1, effect(1)), Pushed::Known);
+    }
+
+    /// While a broker is away, each of two proxies keeps every other effect of a busy shard.
+    #[test]
+    fn however_scattered_effects_are_kept_up_to_the_bound() {
+        let mut b = batcher();
+        for seq in (1..40_000).step_by(2) {
+            assert_eq!(b.push(INC, seq, effect(10)), Pushed::Taken);
+        }
     }
 
     #[test]
