@@ -122,5 +122,7 @@ pub enum Op {
         register: Stamp,
         /// The register's time, unix milliseconds.
         until_ms: u64,
+        /// When the writer found it expired.
+        at: Hlc,
     },
 }

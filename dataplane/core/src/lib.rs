@@ -14,6 +14,7 @@ pub mod replication;
 pub mod save;
 pub mod shard;
 pub mod slot;
+pub mod stability;
 pub mod stamp;
 pub mod table;
 pub mod wire;

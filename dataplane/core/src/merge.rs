@@ -6,7 +6,7 @@ use bytes::Bytes;
 use crate::amount::{Amount, Decimal};
 use crate::effect::{Kind, Op, Value};
 use crate::keyspace::Keyspace;
-use crate::meta::{Cell, Cells, Counter, KeyMeta, Total};
+use crate::meta::{Cell, Cells, Counter, KeyMeta, Kill, Total};
 use crate::stamp::Stamp;
 
 /// What became of some operations.
@@ -160,7 +160,9 @@ fn merge_op(meta: &mut KeyMeta, key: &[u8], op: &Op, ks: &mut dyn Keyspace, outc
             count(meta, key, *kind, name, total, ks)
         }
         Op::Expire { stamp, life, at_ms } => meta.ttl.expire(*stamp, *life, *at_ms),
-        Op::Kill { life, register, until_ms } => meta.ttl.kill(*life, *register, *until_ms),
+        Op::Kill { life, register, until_ms, at } => {
+            meta.ttl.kill(*life, Kill { register: *register, until_ms: *until_ms, at: *at })
+        }
     }
 }
 

@@ -77,6 +77,11 @@ impl Cell {
         self.present && self.base > death && self.counter.as_ref().is_some_and(|c| c.base_gone)
     }
 
+    /// Whether it only says that it was removed.
+    pub fn is_tombstone(&self) -> bool {
+        !self.present && self.counter.is_none()
+    }
+
     /// This origin's total, if it is live.
     pub fn total_of(&self, origin: Origin, death: Stamp) -> Option<&Total> {
         let alive = death.max(self.base);
@@ -112,8 +117,26 @@ pub struct Life {
     pub register: Stamp,
     /// When the key dies under it, unix milliseconds; `None`: never (`PERSIST`).
     pub at_ms: Option<u64>,
-    /// The latest register under which a writer found the key expired, and that register's time.
-    pub kill: Option<(Stamp, u64)>,
+    /// The kill of its latest register that was found expired.
+    pub kill: Option<Kill>,
+}
+
+/// A writer found the key expired, and began anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kill {
+    /// The register that it expired under.
+    pub register: Stamp,
+    /// That register's time, unix milliseconds.
+    pub until_ms: u64,
+    /// When it was found: nobody who has seen it renews that life.
+    pub at: Hlc,
+}
+
+impl Kill {
+    /// Where the life ends. A clock that runs ahead of the wall may have issued the register itself after its time.
+    fn end(&self) -> Stamp {
+        self.register.max(Stamp { hlc: Hlc::from_millis(self.until_ms), ..Stamp::ZERO })
+    }
 }
 
 /// The history of a key's time-to-live, as far as it still matters.
@@ -134,7 +157,7 @@ impl Ttl {
                 if life.register <= stamp {
                     (life.register, life.at_ms) = (Stamp::ZERO, None);
                 }
-                life.kill = life.kill.filter(|(register, _)| *register > stamp);
+                life.kill = life.kill.filter(|kill| kill.register > stamp);
                 !life.register.is_zero() || life.kill.is_some()
             });
         }
@@ -166,50 +189,47 @@ impl Ttl {
     }
 
     /// Merges a kill; `false` when it is void already.
-    pub fn kill(&mut self, id: Stamp, register: Stamp, until_ms: u64) -> bool {
-        if register <= self.clear {
+    pub fn kill(&mut self, id: Stamp, kill: Kill) -> bool {
+        if kill.register <= self.clear {
             return false;
         }
         let life = self.life(id);
-        if life.kill.is_none_or(|(known, _)| register > known) {
-            life.kill = Some((register, until_ms));
+        if life.kill.is_none_or(|known| (kill.register, kill.at) > (known.register, known.at)) {
+            life.kill = Some(kill);
         }
-        !self.is_void(register, until_ms)
+        !self.is_void(kill)
     }
 
     /// A kill of `register` at `until_ms` is void if the time-to-live was cleared after that register, or if a later register
     /// belongs to a life that had begun by then: the key was renewed by somebody who did not see it expire.
-    fn is_void(&self, register: Stamp, until_ms: u64) -> bool {
-        let end = end_of(register, until_ms);
-        self.clear > register || self.lives.iter().any(|l| l.register > register && l.id <= end)
+    fn is_void(&self, kill: Kill) -> bool {
+        let end = kill.end();
+        self.clear > kill.register || self.lives.iter().any(|l| l.register > kill.register && l.id <= end)
     }
 
     /// All below this stamp has expired, and somebody began anew. Falls again when a renewal arrives.
     pub fn death(&self) -> Stamp {
         let kills = self.lives.iter().filter_map(|l| l.kill);
-        let standing = kills.filter(|(register, until)| !self.is_void(*register, *until));
-        standing.map(|(register, until)| end_of(register, until)).max().unwrap_or(Stamp::ZERO)
+        kills.filter(|kill| !self.is_void(*kill)).map(|kill| kill.end()).max().unwrap_or(Stamp::ZERO)
     }
 
     /// The life whose register is the latest, unless that was killed.
     pub fn current(&self) -> Option<&Life> {
         let life = self.lives.iter().max_by_key(|l| l.register)?;
-        let killed = life
-            .kill
-            .is_some_and(|(register, until)| register >= life.register && !self.is_void(register, until));
+        let killed = life.kill.is_some_and(|kill| kill.register >= life.register && !self.is_void(kill));
         (!killed && !life.register.is_zero()).then_some(life)
+    }
+
+    /// Whether all of it is at or below `stable`.
+    fn is_stable(&self, stable: Hlc) -> bool {
+        let kill = |kill: Kill| kill.at <= stable && kill.register.hlc <= stable;
+        self.lives.iter().all(|l| l.register.hlc <= stable && l.id.hlc <= stable && l.kill.is_none_or(kill))
     }
 
     /// When the key dies, unix milliseconds.
     pub fn at_ms(&self) -> Option<u64> {
         self.current().and_then(|l| l.at_ms)
     }
-}
-
-/// Where a life ends that was killed under `register`, whose time was `until_ms`. A clock that runs ahead of the wall
-/// may have issued the register itself after its time.
-fn end_of(register: Stamp, until_ms: u64) -> Stamp {
-    register.max(Stamp { hlc: Hlc::from_millis(until_ms), ..Stamp::ZERO })
 }
 
 /// The cells of a key.
@@ -348,6 +368,73 @@ impl KeyMeta {
             self.cells = Cells::None;
             self.rank = Stamp::ZERO;
         }
+    }
+
+    /// How much of it only guards against late effects: removed cells, a floor, times to live (which end as such), a
+    /// key of which nothing else is left.
+    pub fn tombstones(&self) -> u64 {
+        let cells = match &self.cells {
+            Cells::None => 0,
+            Cells::Str(cell) => u64::from(cell.is_tombstone()),
+            Cells::Map(_, map) => map.values().filter(|cell| cell.is_tombstone()).count() as u64,
+        };
+        let ended = self.ttl.lives.iter().filter(|life| life.kill.is_some()).count() as u64;
+        cells + ended + u64::from(self.cells == Cells::None || !self.floor.is_zero())
+    }
+
+    /// Whether [`KeyMeta::collect`] would change anything.
+    pub fn is_collectible(&self, stable: Hlc, wall_ms: u64) -> bool {
+        let old = |stamp: Stamp| !stamp.is_zero() && stamp.hlc <= stable;
+        let ttl = &self.ttl;
+        old(self.floor)
+            || self.cells.iter().any(|(_, cell)| cell.is_tombstone() && old(cell.base))
+            || (self.cells == Cells::None && ttl.lives.is_empty() && ttl.clear.hlc <= stable)
+            || (ttl.lives.iter().any(|l| l.kill.is_some() || l.at_ms.is_none()) && ttl.is_stable(stable))
+            || (ttl.lives.len() > 1 && ttl.is_stable(stable))
+            || self.has_expired_for_good(stable, wall_ms)
+    }
+
+    /// Forgets what is causally stable: all effects up to `stable` are here and everywhere, and whoever writes later has
+    /// seen them. By `wall_ms`, the master's wall clock, Redis itself has let go of what expired. Nothing that is shown changes.
+    pub fn collect(&mut self, stable: Hlc, wall_ms: u64) {
+        if self.ttl.is_stable(stable) {
+            self.raise_floor(self.ttl.death());
+            // Without a time it says that there is none, which nothing says as well.
+            let current = self.ttl.current().filter(|life| life.at_ms.is_some());
+            self.ttl.lives = current.map(|life| Life { kill: None, ..*life }).into_iter().collect();
+        }
+        let keep = match &mut self.cells {
+            Cells::None => false,
+            Cells::Str(cell) => !cell.is_tombstone() || cell.base.hlc > stable,
+            Cells::Map(_, map) => {
+                map.retain(|_, cell| !cell.is_tombstone() || cell.base.hlc > stable);
+                !map.is_empty()
+            }
+        };
+        if !keep && self.rank.hlc <= stable {
+            self.cells = Cells::None;
+            self.rank = Stamp::ZERO;
+            if self.ttl.clear.hlc <= stable {
+                self.ttl.clear = Stamp::ZERO;
+            }
+        }
+        if self.floor.hlc <= stable {
+            self.floor = Stamp::ZERO;
+        }
+        if self.has_expired_for_good(stable, wall_ms) {
+            *self = Self::default();
+        }
+    }
+
+    /// Whether the key died under its time-to-live, so long ago that everybody who still writes to it has seen that, and with
+    /// nothing in it that was written later.
+    fn has_expired_for_good(&self, stable: Hlc, wall_ms: u64) -> bool {
+        let Some((life, at_ms)) = self.ttl.current().and_then(|life| Some((life, life.at_ms?))) else {
+            return false;
+        };
+        let end = Kill { register: life.register, until_ms: at_ms, at: Hlc::ZERO }.end();
+        let later = [self.rank, self.floor, self.ttl.clear].into_iter().any(|stamp| stamp > end);
+        at_ms < wall_ms && end.hlc.millis() < stable.millis() && self.ttl.is_stable(stable) && !later
     }
 
     /// A write of `kind` with this rank arrives. Says whether that type wins the key: the one with the greatest stamp does,

@@ -61,6 +61,9 @@ pub struct Heartbeat {
     pub clock: Hlc,
     /// The last number that the record's incarnation has issued.
     pub issued: u64,
+    /// What the region has merged through, and will still have after any failover inside it: every effect of every
+    /// region up to this clock ([`crate::stability`]).
+    pub stable: Hlc,
     /// What the shard has, and will still have after any failover inside the region.
     pub cover: Cover,
 }
@@ -101,6 +104,7 @@ impl Record {
                 w.varint(beat.epoch);
                 w.u64(beat.clock.0);
                 w.varint(beat.issued);
+                w.u64(beat.stable.0);
                 w.cover(&beat.cover);
             }
             Body::Nonce(nonce) => w.u64(*nonce),
@@ -146,6 +150,7 @@ impl Record {
                     epoch: r.varint("heartbeat")?,
                     clock: Hlc(r.u64("heartbeat")?),
                     issued: r.varint("heartbeat")?,
+                    stable: Hlc(r.u64("heartbeat")?),
                     cover: r.cover()?,
                 };
                 r.end("heartbeat")?;

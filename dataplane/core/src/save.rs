@@ -8,9 +8,10 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 
 use crate::effect::Kind;
-use crate::meta::{Cell, Cells, Counter, KeyMeta, Life, Total, Ttl};
+use crate::meta::{Cell, Cells, Counter, KeyMeta, Kill, Life, Total, Ttl};
 use crate::shard::{Identity, Position, Shard};
 use crate::slot::SLOTS;
+use crate::stability::Stability;
 use crate::stamp::{Hlc, Incarnation, Origin, RegionId, ShardId, Stamp};
 use crate::table::Table;
 use crate::wire::{Reader, WireError, Writer};
@@ -178,6 +179,7 @@ impl Shard {
             w.u64(position.offset);
             w.u64(position.record);
         }
+        self.stability.write(&mut w);
         w.finish()
     }
 }
@@ -217,9 +219,10 @@ fn save_life(chunks: &mut Chunks<'_>, life: &Life) {
     if let Some(at) = at_ms {
         chunks.body.varint(*at);
     }
-    if let Some((register, until)) = kill {
+    if let Some(Kill { register, until_ms, at }) = kill {
         chunks.stamp(*register);
-        chunks.body.varint(*until);
+        chunks.body.varint(*until_ms);
+        chunks.body.u64(at.0);
     }
 }
 
@@ -356,6 +359,7 @@ fn load_head(mut r: Reader) -> Result<Shard, WireError> {
         let position = Position { offset: r.u64("position")?, record: r.u64("position")? };
         shard.positions.insert(region, position);
     }
+    shard.stability = Stability::read(&mut r)?;
     r.end("head")?;
     Ok(shard)
 }
@@ -399,7 +403,12 @@ fn load_life(items: &mut Items) -> Result<Life, WireError> {
     let (id, register) = (items.stamp()?, items.stamp()?);
     let has = items.r.u8("life")?;
     let at_ms = if has & 1 != 0 { Some(items.r.varint("life")?) } else { None };
-    let kill = if has & 2 != 0 { Some((items.stamp()?, items.r.varint("life")?)) } else { None };
+    let kill = if has & 2 != 0 {
+        let (register, until_ms) = (items.stamp()?, items.r.varint("life")?);
+        Some(Kill { register, until_ms, at: Hlc(items.r.u64("life")?) })
+    } else {
+        None
+    };
     Ok(Life { id, register, at_ms, kill })
 }
 

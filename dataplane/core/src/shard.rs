@@ -1,7 +1,7 @@
 //! The state of one shard beside its values: identity, clock, cover, positions, outbox, metadata; and the steps that
 //! change it. A master takes a step and hands its log entry to replicas and AOF, which apply the same step.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
@@ -11,7 +11,9 @@ use crate::effect::{Change, Effect, Kind, Op, Value};
 use crate::keyspace::Keyspace;
 use crate::merge::{self, Outcome, merge_key};
 use crate::outbox::Outbox;
-use crate::record::{Body, Record};
+use crate::record::{Body, Heartbeat, Record};
+use crate::slot::SLOTS;
+use crate::stability::{self, Stability, Told};
 use crate::stamp::{Clock, Hlc, Incarnation, Origin, RegionId, ShardId, Stamp};
 use crate::table::Table;
 use crate::wire::{self, Reader, WireError, Writer};
@@ -65,6 +67,8 @@ pub struct Stats {
     pub skewed: u64,
     /// Values that expired before their renewal arrived, and that the renewal did not carry.
     pub missing: u64,
+    /// Tombstones forgotten.
+    pub collected: u64,
 }
 
 /// Why nothing was merged.
@@ -121,11 +125,13 @@ pub struct Counting {
     pub total: Option<(Stamp, Amount)>,
 }
 
-mod entry {
+pub(crate) mod entry {
     pub(super) const PROMOTED: u8 = 1;
     pub(super) const LOCAL: u8 = 2;
     pub(super) const MERGED: u8 = 3;
     pub(super) const TRIMMED: u8 = 4;
+    pub(crate) const MEMBERS: u8 = 5;
+    pub(crate) const COLLECTED: u8 = 6;
 }
 
 /// See the module.
@@ -138,6 +144,7 @@ pub struct Shard {
     pub(crate) positions: BTreeMap<RegionId, Position>,
     pub(crate) outbox: Outbox,
     pub(crate) table: Table,
+    pub(crate) stability: Stability,
     /// Counters since the process started.
     pub stats: Stats,
 }
@@ -153,6 +160,7 @@ impl Shard {
             positions: BTreeMap::new(),
             outbox: Outbox::default(),
             table: Table::new(hash_key),
+            stability: Stability::default(),
             stats: Stats::default(),
         }
     }
@@ -228,7 +236,10 @@ impl Shard {
     fn begin_incarnation(&mut self, to: Identity, wall_ms: u64) {
         let old = self.identity.origin();
         if old.incarnation != Incarnation::NONE {
+            // What this copy lacks of the old incarnation was issued later than all that it has.
+            let told = Told { clock: self.clock(), issued: self.seq, stable: self.merged_through().hlc };
             self.cover.set(old, SeqSet::up_to(self.seq));
+            self.stability.ended(old, told);
         }
         self.identity = Identity { previous: old.incarnation, ..to };
         self.seq = 0;
@@ -265,7 +276,7 @@ impl Shard {
             Some((current.id, current.register, current.at_ms?))
         })?;
         let op = if at <= now.millis() {
-            Op::Kill { life, register, until_ms: at }
+            Op::Kill { life, register, until_ms: at, at: now }
         } else if ks.exists(key) {
             return None;
         } else {
@@ -386,14 +397,19 @@ impl Shard {
                 self.table.update(key, |meta| merge_key(meta, key, ops, ks))
             }
             Change::Slots { first, last, floor } => {
-                for key in ks.keys_in_slots(*first, *last) {
-                    let floor = Op::Floor(*floor);
-                    self.table.update(&key, |meta| merge_key(meta, &key, std::slice::from_ref(&floor), ks));
+                // Also those that expired here: if the floor takes away that time-to-live, what is above it shows again.
+                let mut keys = ks.keys_in_slots(*first, *last);
+                keys.extend(self.table.with_ttl(*first, *last).map(<[u8]>::to_vec));
+                let floor_op = [Op::Floor(*floor)];
+                let mut outcome = Outcome { applied: 1, ..Outcome::default() };
+                for key in keys {
+                    outcome.missing +=
+                        self.table.update(&key, |meta| merge_key(meta, &key, &floor_op, ks)).missing;
                 }
                 for slot in *first..=*last {
                     self.table.raise_slot_floor(slot, *floor);
                 }
-                Outcome { applied: 1, ..Outcome::default() }
+                outcome
             }
         }
     }
@@ -418,11 +434,20 @@ impl Shard {
         }
         let mut result = Merged::default();
         let mut fresh: Vec<(Origin, Bytes, Effect)> = Vec::new();
+        let mut told: Vec<(Origin, Told)> = Vec::new();
         let mut seen = Cover::default();
         for (index, bytes) in records.iter().enumerate() {
             let decode = |why| MergeError::Decode { index, why };
             let record = Record::decode(bytes.clone()).map_err(decode)?;
-            let Body::Effects(effects) = record.body else { continue };
+            let effects = match record.body {
+                Body::Effects(effects) => effects,
+                Body::Heartbeat(beat) if record.origin != self.identity.origin() => {
+                    let Heartbeat { clock, issued, stable, .. } = beat;
+                    told.push((record.origin, Told { clock, issued, stable }));
+                    continue;
+                }
+                Body::Heartbeat(_) | Body::Part { .. } | Body::Nonce(_) => continue,
+            };
             for bytes in effects {
                 let (seq, hlc) = wire::peek_effect(&bytes).map_err(decode)?;
                 if self.covers(record.origin, seq) || !seen.insert(record.origin, seq)? {
@@ -450,20 +475,35 @@ impl Shard {
         w.u16(region.0);
         w.u64(to.offset);
         w.u64(to.record);
+        w.varint(told.len() as u64);
+        for (origin, told) in &told {
+            w.origin(*origin);
+            stability::write_told(&mut w, *told);
+        }
         for (origin, bytes, effect) in &fresh {
             w.origin(*origin);
             w.bytes(bytes);
             result.overruled += self.merge_effect(effect, ks);
         }
+        let grown: Vec<Origin> = covers.keys().copied().collect();
         for (origin, set) in covers {
             self.cover.set(origin, set);
         }
+        self.learn(&grown, &told);
         self.positions.insert(region, to);
         result.merged = fresh.len() as u64;
         self.stats.merged += result.merged;
         self.stats.duplicates += result.duplicates;
         result.entry = w.finish();
         Ok(result)
+    }
+
+    /// More of `grown` is here, and origins told of their progress.
+    fn learn(&mut self, grown: &[Origin], told: &[(Origin, Told)]) {
+        self.stability.grown(grown.iter().copied(), &self.cover);
+        for (origin, told) in told {
+            self.stability.hear(*origin, *told, &self.cover);
+        }
     }
 
     /// Merges one effect; returns how many operations were overruled.
@@ -523,13 +563,22 @@ impl Shard {
             entry::MERGED => {
                 let region = RegionId(r.u16("region")?);
                 let to = Position { offset: r.u64("position")?, record: r.u64("position")? };
+                let mut told = Vec::new();
+                for _ in 0..r.count(27, "told")? {
+                    told.push((r.origin("told")?, stability::read_told(&mut r)?));
+                }
+                let mut grown = Vec::new();
                 while r.remaining() > 0 {
                     let origin = r.origin("origin")?;
                     let effect = wire::decode_effect(&r.bytes("effect")?, origin)?;
                     self.merge_effect(&effect, ks);
                     self.cover.insert(origin, effect.seq).map_err(|_| WireError::TooLarge("cover"))?;
                     self.stats.merged += 1;
+                    if grown.last() != Some(&origin) {
+                        grown.push(origin);
+                    }
                 }
+                self.learn(&grown, &told);
                 self.positions.insert(region, to);
             }
             entry::TRIMMED => {
@@ -538,6 +587,18 @@ impl Shard {
                     let (first, last) = (r.varint("range")?, r.varint("range")?);
                     self.outbox.trim(incarnation, first, last);
                 }
+            }
+            entry::MEMBERS => {
+                let mut members = BTreeSet::new();
+                while r.remaining() > 0 {
+                    members.insert(RegionId(r.u16("member")?));
+                }
+                self.stability.set_members(members);
+            }
+            entry::COLLECTED => {
+                let (first, end) = (r.u16("slot")?, r.u16("slot")?.min(SLOTS));
+                let (stable, wall_ms) = (Hlc(r.u64("clock")?), r.u64("clock")?);
+                self.stats.collected += self.table.collect(first, end, stable, wall_ms).0;
             }
             _ => return Err(WireError::Unknown("log entry")),
         }

@@ -300,6 +300,55 @@ impl Table {
         self.tombstones = self.tombstones.saturating_add_signed(tombstones);
     }
 
+    /// The keys in slots `first..=last` that have a time-to-live, also an expired one.
+    pub fn with_ttl(&self, first: u16, last: u16) -> impl Iterator<Item = &[u8]> {
+        let slots = self.slots.get(usize::from(first)..=usize::from(last)).into_iter().flatten();
+        slots.flat_map(Slot::all_named).filter(|(_, meta)| !meta.ttl.lives.is_empty()).map(|(key, _)| key)
+    }
+
+    /// The end of the slots from `first` on that hold some `keys` keys with full metadata: a bounded piece of work.
+    pub fn slots_with(&self, first: u16, keys: u64) -> u16 {
+        let mut seen = 0;
+        for slot in first..SLOTS {
+            seen += self.slots[usize::from(slot)].rich.as_ref().map_or(0, |rich| rich.len() as u64);
+            if seen >= keys {
+                return slot + 1;
+            }
+        }
+        SLOTS
+    }
+
+    /// Forgets what is stable in slots `first..end`: how many tombstones, and how many are left in them.
+    pub fn collect(&mut self, first: u16, end: u16, stable: Hlc, wall_ms: u64) -> (u64, u64) {
+        let (mut dropped, mut held) = (0, 0);
+        for at in usize::from(first)..usize::from(end) {
+            let slot = &mut self.slots[at];
+            if slot.floor.hlc <= stable && !slot.floor.is_zero() {
+                slot.floor = Stamp::ZERO;
+                dropped += 1;
+            }
+            held += u64::from(!slot.floor.is_zero());
+            let mut stale: Vec<Box<[u8]>> = Vec::new();
+            for (key, meta) in slot.all_named() {
+                if meta.is_collectible(stable, wall_ms) {
+                    stale.push(key.into());
+                } else {
+                    held += meta.tombstones();
+                }
+            }
+            // Taken one by one: what is left of a key may be a plain entry, or nothing.
+            for key in stale {
+                let left = self.update(&key, |meta| {
+                    meta.collect(stable, wall_ms);
+                    meta.tombstones() - u64::from(*meta == KeyMeta::default())
+                });
+                dropped += 1;
+                held += left;
+            }
+        }
+        (dropped, held)
+    }
+
     /// The secret of the hash.
     pub(crate) fn hash_key(&self) -> (u64, u64) {
         self.hash_key

@@ -447,11 +447,12 @@ fn encode_op(w: &mut Writer, stamps: &mut Stamps, op: &Op) {
                 w.varint(*at);
             }
         }
-        Op::Kill { life, register, until_ms } => {
+        Op::Kill { life, register, until_ms, at } => {
             w.u8(tag::KILL);
             stamps.write(w, *life);
             stamps.write(w, *register);
             w.varint(*until_ms);
+            w.u64(at.0);
         }
     }
 }
@@ -542,7 +543,7 @@ fn decode_op(r: &mut Reader, stamps: &Stamps) -> Result<Op, WireError> {
         }
         tag::KILL => {
             let (life, register) = (stamps.read(r)?, stamps.read(r)?);
-            Op::Kill { life, register, until_ms: r.varint("expiry")? }
+            Op::Kill { life, register, until_ms: r.varint("expiry")?, at: Hlc(r.u64("expiry")?) }
         }
         _ => return Err(WireError::Unknown("operation")),
     })

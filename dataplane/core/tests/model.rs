@@ -5,6 +5,7 @@
 mod common;
 
 use common::{Region, Write};
+use mas_core::stamp::RegionId;
 use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
@@ -18,6 +19,10 @@ enum Step {
         len: usize,
     },
     Sleep(u16),
+    /// A region tells how far it is.
+    Beat(usize),
+    /// A region forgets what is causally stable.
+    Collect(usize),
 }
 
 fn write() -> impl Strategy<Value = Write> {
@@ -61,14 +66,24 @@ fn steps(write: impl Strategy<Value = Write>) -> impl Strategy<Value = Vec<Step>
         3 => (0usize..3, 1usize..3, 0usize..30, 1usize..6)
             .prop_map(|(to, off, start, len)| Step::Deliver { to, from: (to + off) % 3, start, len }),
         1 => (0u16..30).prop_map(Step::Sleep),
+        1 => (0usize..3).prop_map(Step::Beat),
+        1 => (0usize..3).prop_map(Step::Collect),
     ];
     prop::collection::vec(step, 1..60)
 }
 
 /// Runs the steps and delivers everything; returns the regions and the time.
 fn run(steps: &[Step]) -> (Vec<Region>, u64) {
+    run_with(steps, false)
+}
+
+/// The same, where regions may forget.
+fn run_with(steps: &[Step], collecting: bool) -> (Vec<Region>, u64) {
     let mut now = 10_000;
     let mut regions: Vec<Region> = (1..=3).map(Region::new).collect();
+    for region in &mut regions {
+        region.shard.set_members((1..=3).map(RegionId).collect());
+    }
     for step in steps {
         now += 1;
         match step {
@@ -83,6 +98,9 @@ fn run(steps: &[Step]) -> (Vec<Region>, u64) {
                 }
             }
             Step::Sleep(ms) => now += u64::from(*ms),
+            Step::Beat(r) => regions[*r].beat(),
+            Step::Collect(r) if collecting => regions[*r].collect(now + 7 * *r as u64),
+            Step::Collect(_) => {}
         }
     }
     for to in 0..3 {
@@ -122,6 +140,48 @@ proptest! {
         // state repair. Everything else converges.
         if regions.iter().all(|r| r.shard.stats.missing == 0) {
             assert_equal(&regions)?;
+        }
+    }
+
+    #[test]
+    fn what_is_stable_is_forgotten_and_nobody_notices(steps in steps(prop_oneof![write(), expiring_write()])) {
+        let (kept, _) = run(&steps);
+        let (collected, _) = run_with(&steps, true);
+        // Values that expired before their renewal are a hole that repair fills; see above.
+        if kept.iter().all(|r| r.shard.stats.missing == 0) {
+            assert_equal(&collected)?;
+            for (one, other) in kept.iter().zip(&collected) {
+                prop_assert_eq!(&one.map.keys, &other.map.keys, "region {}", one.id.0);
+            }
+        }
+    }
+
+    #[test]
+    fn after_everybody_has_told_nothing_is_left_but_what_is_shown(steps in steps(prop_oneof![write(), expiring_write()])) {
+        let (mut regions, mut now) = run_with(&steps, true);
+        // Twice: first what each has, then that each has that.
+        for _ in 0..3 {
+            now += 1000;
+            for region in &mut regions {
+                region.shard.tick(now);
+                region.beat();
+            }
+            for to in 0..3 {
+                for from in (0..3).filter(|f| *f != to) {
+                    let log = regions[from].log.clone();
+                    regions[to].merge(from as u16 + 1, &log, now);
+                }
+            }
+        }
+        for region in &mut regions {
+            region.collect(now);
+            let left: Vec<_> = region
+                .shard
+                .table()
+                .rich_entries()
+                .filter(|(_, meta)| meta.tombstones() > 0 || !meta.is_live())
+                .collect();
+            prop_assert!(left.is_empty(), "region {}: {left:?}", region.id.0);
         }
     }
 

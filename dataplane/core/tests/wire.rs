@@ -66,10 +66,11 @@ fn op() -> impl Strategy<Value = Op> {
             life,
             at_ms
         }),
-        (stamp(), stamp(), any::<u64>()).prop_map(|(life, register, until_ms)| Op::Kill {
+        (stamp(), stamp(), any::<u64>(), any::<u64>()).prop_map(|(life, register, until_ms, at)| Op::Kill {
             life,
             register,
-            until_ms
+            until_ms,
+            at: Hlc(at)
         }),
     ]
 }
@@ -111,7 +112,7 @@ fn body() -> impl Strategy<Value = Body> {
             bytes
         }),
         (any::<u64>(), any::<u64>(), any::<u64>(), cover()).prop_map(|(epoch, clock, issued, cover)| {
-            Body::Heartbeat(Heartbeat { epoch, clock: Hlc(clock), issued, cover })
+            Body::Heartbeat(Heartbeat { epoch, clock: Hlc(clock), issued, stable: Hlc(clock / 2), cover })
         }),
         any::<u64>().prop_map(Body::Nonce),
     ]

@@ -252,7 +252,13 @@ mod tests {
     };
 
     fn beat(epoch: u64, clock_ms: u64, issued: u64) -> Heartbeat {
-        Heartbeat { epoch, clock: Hlc::from_millis(clock_ms), issued, cover: Cover::default() }
+        Heartbeat {
+            stable: Hlc::ZERO,
+            epoch,
+            clock: Hlc::from_millis(clock_ms),
+            issued,
+            cover: Cover::default(),
+        }
     }
 
     fn own(runs: &[(u64, u64)]) -> Cover {

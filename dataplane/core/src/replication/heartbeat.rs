@@ -20,48 +20,58 @@ pub struct Word {
     pub incarnation: Incarnation,
     /// The last number that it issued.
     pub issued: u64,
+    /// What it has merged through ([`crate::stability`]).
+    pub merged_through: Hlc,
+}
+
+/// What a shard has, whichever member is promoted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Durable {
+    /// Effects.
+    pub cover: Cover,
+    /// What it has merged through.
+    pub stable: Hlc,
 }
 
 /// The members of a shard in this region, and the last cover each was heard to have.
 #[derive(Clone, Debug, Default)]
 pub struct Members {
     /// `None`: never heard.
-    covers: BTreeMap<String, Option<Cover>>,
+    heard: BTreeMap<String, Option<Durable>>,
 }
 
 impl Members {
     /// Takes over the list of those that may be promoted; what is known of members that stay is kept.
     pub fn configure<'a>(&mut self, members: impl Iterator<Item = &'a str>) {
-        let mut old = std::mem::take(&mut self.covers);
-        self.covers = members.map(|name| (name.to_owned(), old.remove(name).flatten())).collect();
+        let mut old = std::mem::take(&mut self.heard);
+        self.heard = members.map(|name| (name.to_owned(), old.remove(name).flatten())).collect();
     }
 
     /// A member answered.
-    pub fn heard(&mut self, member: &str, cover: Cover) {
-        if let Some(known) = self.covers.get_mut(member) {
-            *known = Some(cover);
+    pub fn heard(&mut self, member: &str, word: &Word) {
+        if let Some(known) = self.heard.get_mut(member) {
+            *known = Some(Durable { cover: word.cover.clone(), stable: word.merged_through });
         }
     }
 
     /// What the shard will still have whichever member is promoted: the meet of all. A member that cannot be reached
     /// keeps its last known cover, for it may still be promoted; one that was never heard may be empty. With
     /// `fsync_always` the master itself comes back with all it has.
-    pub fn durable(&self, master: &Cover, fsync_always: bool) -> Cover {
+    pub fn durable(&self, master: &Word, fsync_always: bool) -> Durable {
+        let mut durable = Durable { cover: master.cover.clone(), stable: master.merged_through };
         if fsync_always {
-            return master.clone();
+            return durable;
         }
-        let mut durable = master.clone();
-        for cover in self.covers.values() {
-            match cover {
-                Some(cover) => durable = durable.meet(cover),
-                None => return Cover::default(),
-            }
+        for member in self.heard.values() {
+            let Some(member) = member else { return Durable::default() };
+            durable.cover = durable.cover.meet(&member.cover);
+            durable.stable = durable.stable.min(member.stable);
         }
         durable
     }
 }
 
-/// The heartbeat of a master that said `master`, under `epoch`, with a durable cover computed from covers that were
+/// The heartbeat of a master that said `master`, under `epoch`, with what is durable computed from words that were
 /// asked for before the master was.
 pub fn build_heartbeat(
     id: u64,
@@ -69,11 +79,12 @@ pub fn build_heartbeat(
     shard: ShardId,
     epoch: u64,
     master: &Word,
-    durable: Cover,
+    durable: Durable,
 ) -> Record {
     let origin = Origin { region, incarnation: master.incarnation };
     // The master's cover includes the durable one, and its clock is at least every stamp that it has.
-    let beat = Heartbeat { epoch, clock: master.clock, issued: master.issued, cover: durable };
+    let Durable { cover, stable } = durable;
+    let beat = Heartbeat { epoch, clock: master.clock, issued: master.issued, stable, cover };
     Record { id, shard, origin, body: Body::Heartbeat(beat) }
 }
 
@@ -82,33 +93,37 @@ mod tests {
     use super::*;
     use crate::cover::SeqSet;
 
-    fn cover(last: u64) -> Cover {
+    fn word(last: u64) -> Word {
         let mut cover = Cover::default();
         cover.set(Origin { region: RegionId(1), incarnation: Incarnation(1) }, SeqSet::up_to(last));
-        cover
+        Word { cover, merged_through: Hlc(last), ..Word::default() }
+    }
+
+    fn durable(last: u64) -> Durable {
+        Durable { cover: word(last).cover, stable: Hlc(last) }
     }
 
     #[test]
     fn durable_is_what_every_member_has() {
         let mut m = Members::default();
         m.configure(["a", "b"].into_iter());
-        m.heard("a", cover(9));
-        assert_eq!(m.durable(&cover(9), false), Cover::default(), "b was never heard");
-        assert_eq!(m.durable(&cover(9), true), cover(9));
-        m.heard("b", cover(5));
-        assert_eq!(m.durable(&cover(9), false), cover(5));
-        m.heard("stranger", cover(1));
+        m.heard("a", &word(9));
+        assert_eq!(m.durable(&word(9), false), Durable::default(), "b was never heard");
+        assert_eq!(m.durable(&word(9), true), durable(9));
+        m.heard("b", &word(5));
+        assert_eq!(m.durable(&word(9), false), durable(5));
+        m.heard("stranger", &word(1));
         m.configure(["a", "b", "c"].into_iter());
-        assert_eq!(m.durable(&cover(9), false), Cover::default());
+        assert_eq!(m.durable(&word(9), false), Durable::default());
         m.configure(["a"].into_iter());
-        assert_eq!(m.durable(&cover(9), false), cover(9));
+        assert_eq!(m.durable(&word(9), false), durable(9));
     }
 
     #[test]
     fn never_more_than_the_master_has() {
         let mut m = Members::default();
         m.configure(["a"].into_iter());
-        m.heard("a", cover(12));
-        assert_eq!(m.durable(&cover(9), false), cover(9), "an older answer of the master");
+        m.heard("a", &word(12));
+        assert_eq!(m.durable(&word(9), false), durable(9), "an older answer of the master");
     }
 }

@@ -7,6 +7,7 @@ use mas_core::amount::{Amount, Decimal};
 use mas_core::effect::{Change, Kind, Op, Value};
 use mas_core::keyspace::Keyspace;
 use mas_core::record::{Body, Record};
+use mas_core::replication::heartbeat::{Members, Word, build_heartbeat};
 use mas_core::shard::{Identity, Position, Shard, SkewLimits};
 use mas_core::slot::{SLOTS, slot_of};
 use mas_core::stamp::{Hlc, Incarnation, Origin, RegionId, ShardId};
@@ -322,6 +323,26 @@ impl Region {
         self.map.write(key, kind, &name, &value);
         self.map.set_expiry(key, ttl);
         self.shard.count_op(prepared, kind, name, by, hlc)
+    }
+
+    /// Publishes a heartbeat, as the proxy with that duty does. This copy is all there is: what it has is durable.
+    pub fn beat(&mut self) {
+        let word = Word {
+            cover: self.shard.cover(),
+            clock: self.shard.clock(),
+            incarnation: self.origin().incarnation,
+            issued: self.shard.seq(),
+            merged_through: self.shard.merged_through().hlc,
+        };
+        let durable = Members::default().durable(&word, true);
+        let id = 7_000_000 + self.log.len() as u64;
+        self.log.push(build_heartbeat(id, self.id, ShardId(0), 1, &word, durable).encode());
+    }
+
+    /// Forgets all that is stable.
+    pub fn collect(&mut self, now_ms: u64) {
+        self.map.expire(now_ms);
+        self.shard.collect(0, u64::MAX, now_ms);
     }
 
     /// Merges the records `indices` of another region's log, in the order given, as a reader would.

@@ -71,11 +71,12 @@ pub(crate) fn cover(ctx: Ctx, words: Words<'_>) {
         only(words, "MAS.COVER")?;
         let mut w = Writer::with_capacity(64);
         w.cover(&engine.shard.cover());
-        ctx.reply_array(4);
+        ctx.reply_array(5);
         ctx.reply_bytes(&w.finish());
         ctx.reply_text(engine.shard.clock().0);
         ctx.reply_text(engine.shard.identity().incarnation);
         ctx.reply_text(engine.shard.seq());
+        ctx.reply_text(engine.shard.merged_through().hlc.0);
         Ok(())
     });
 }

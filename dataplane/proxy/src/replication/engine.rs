@@ -204,7 +204,7 @@ impl Engines {
         let value = self.call(address, &redis::cmd("MAS.COVER")).await?;
         let read = || {
             let Value::Array(items) = &value else { return None };
-            let [cover, clock, incarnation, issued] = &items[..] else { return None };
+            let [cover, clock, incarnation, issued, merged_through] = &items[..] else { return None };
             let Value::BulkString(cover) = cover else { return None };
             let mut reader = Reader::new(Bytes::copy_from_slice(cover));
             let cover = reader.cover().ok()?;
@@ -214,6 +214,7 @@ impl Engines {
                 clock: Hlc(number_of(clock)?),
                 incarnation: Incarnation::parse(&text_of(incarnation)?)?,
                 issued: number_of(issued)?,
+                merged_through: Hlc(number_of(merged_through)?),
             })
         };
         read().ok_or_else(|| EngineError::Strange(address.to_owned()))

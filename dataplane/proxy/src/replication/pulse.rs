@@ -278,18 +278,18 @@ impl Pulse {
         let others = shard.members.iter().filter(|m| **m != seat.address && !shard.fsync_always);
         let ask = others.map(|address| async move {
             let word = tokio::time::timeout(MEMBER_LIMIT, engines.cover(address)).await;
-            Some((address, word.ok()?.ok()?.cover))
+            Some((address, word.ok()?.ok()?))
         });
-        for (address, cover) in join_all(ask).await.into_iter().flatten() {
-            self.members.heard(address, cover);
+        for (address, word) in join_all(ask).await.into_iter().flatten() {
+            self.members.heard(address, &word);
         }
         // The master last: its cover includes all that the others have, and its clock all stamps in them.
         let word = engines.cover(&seat.address).await?;
         if word.incarnation != seat.incarnation {
             return Ok(());
         }
-        self.members.heard(&seat.address, word.cover.clone());
-        let durable = self.members.durable(&word.cover, shard.fsync_always);
+        self.members.heard(&seat.address, &word);
+        let durable = self.members.durable(&word, shard.fsync_always);
         let region = RegionId(config.region.id);
         let record = build_heartbeat(new_id(), region, self.shard.id, seat.epoch, &word, durable);
         self.hub.publish_heartbeat(&self.shard, &record);
