@@ -72,7 +72,9 @@ impl Stability {
     pub(crate) fn hear(&mut self, origin: Origin, told: Told, cover: &Cover) {
         let progress = self.origins.entry(origin).or_default();
         progress.settle(origin, cover);
-        if told.clock > progress.settled.clock && progress.pending.is_none() {
+        // An idle origin's clock stands still while what it has merged grows.
+        let newer = told.clock >= progress.settled.clock && told.stable >= progress.settled.stable;
+        if newer && told != progress.settled && progress.pending.is_none() {
             progress.pending = Some(told);
             progress.settle(origin, cover);
         }

@@ -133,6 +133,7 @@ fn garbage_is_refused_and_changes_nothing() {
         "MAS.OUTBOX",
         "MAS.TRIM",
         "MAS.CLAIM",
+        "MAS.COLLECT",
         "MAS.PROMOTE",
         "MAS.SERVE",
         "MAS.STAMP",

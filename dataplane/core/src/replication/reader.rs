@@ -4,7 +4,7 @@
 //! The position never passes a record that is not wholly merged, except one that cannot be decoded and was copied to
 //! the dead letters. What was merged beyond the position is refused by the cover when it is read again.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
@@ -127,6 +127,9 @@ pub struct Reader {
     /// Records read since the position was stored that need no merge.
     committed_ms: u64,
     not_before_ms: u64,
+    /// The last heartbeat of each origin, until it is handed to the engine.
+    told: BTreeMap<Origin, Bytes>,
+    told_ms: u64,
     /// The stored record was not in the log any more.
     truncated: bool,
 }
@@ -148,6 +151,8 @@ impl Reader {
             ahead: 0,
             committed_ms: 0,
             not_before_ms: 0,
+            told: BTreeMap::new(),
+            told_ms: 0,
             truncated: false,
         }
     }
@@ -314,6 +319,9 @@ impl Reader {
                 }
             }
             Body::Heartbeat(beat) => {
+                if self.live != Some(origin.incarnation) {
+                    self.told.insert(origin, bytes);
+                }
                 seen.beat = Some((origin, beat));
                 None
             }
@@ -354,6 +362,11 @@ impl Reader {
         if bodies.is_empty() && !commit_due {
             return None;
         }
+        if start == 0 && now_ms >= self.told_ms + COMMIT_MS {
+            // What regions tell of their progress goes along; the engine waits until it has what they speak of.
+            self.told_ms = now_ms;
+            bodies.extend(std::mem::take(&mut self.told).into_values());
+        }
         // Nothing may be stored yet and nothing is: merged beyond the start, to be read again from there.
         let to = to.unwrap_or(START);
         self.merging = Some(Batch { start, count, to });
@@ -380,6 +393,7 @@ impl Reader {
                 (tag, None)
             }
             Merged::Undecodable(index) => {
+                // Beyond the batch it is a heartbeat, of which the next one says more.
                 let dead =
                     batch.filter(|item| item.body.is_some()).nth(index).and_then(|item| item.body.take());
                 (None, dead)

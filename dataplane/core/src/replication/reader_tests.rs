@@ -132,7 +132,7 @@ fn heartbeats_store_the_position_now_and_then() {
     }
     assert_eq!(r.idle_tag(), Some(99));
     let merge = r.next_merge(COMMIT_MS).expect("due");
-    assert_eq!((merge.to, merge.bodies.len()), (at(99, 199), 0));
+    assert_eq!((merge.to, merge.bodies), (at(99, 199), vec![beat(199)]), "the last one tells the engine");
     r.merged(Merged::Done, COMMIT_MS);
     r.delivered(100, beat(200), 100);
     assert_eq!(r.next_merge(COMMIT_MS + 1), None);
@@ -218,8 +218,10 @@ impl Engine {
             return false;
         }
         for body in &merge.bodies {
-            let Body::Effects(effects) = Record::decode(body.clone()).unwrap().body else {
-                panic!("only effects")
+            let effects = match Record::decode(body.clone()).unwrap().body {
+                Body::Effects(effects) => effects,
+                Body::Heartbeat(_) => continue,
+                other => panic!("{other:?}"),
             };
             self.cover.extend(effects.iter().map(|e| peek_effect(e).unwrap().0));
         }

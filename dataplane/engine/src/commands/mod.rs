@@ -6,3 +6,4 @@ pub(crate) mod exec;
 pub(crate) mod merge;
 pub(crate) mod outbox;
 pub(crate) mod report;
+pub(crate) mod stability;

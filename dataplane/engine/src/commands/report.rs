@@ -106,6 +106,7 @@ pub(crate) fn stats(ctx: Ctx, words: Words<'_>) {
             ("merged", stats.merged),
             ("duplicates", stats.duplicates),
             ("overruled", stats.overruled),
+            ("collected", stats.collected),
             ("skewed", stats.skewed),
             ("missing", stats.missing),
             ("held", counters.held),

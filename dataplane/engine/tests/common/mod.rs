@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 pub use client::{Client, Value};
-use mas_core::record::{Body, Record};
-use mas_core::stamp::{Incarnation, Origin, RegionId, ShardId};
+use mas_core::record::{Body, Heartbeat, Record};
+use mas_core::stamp::{Hlc, Incarnation, Origin, RegionId, ShardId};
+use mas_core::wire::Reader;
 
 /// Stands for "without the module" among the words of a configuration.
 const PLAIN: &str = "plain";
@@ -217,6 +218,21 @@ impl Engine {
         self.client.call_bytes(&words)
     }
 
+    /// A heartbeat as a proxy publishes it: nobody else may be promoted, so what this engine has is durable.
+    pub fn heartbeat(&mut self) -> Bytes {
+        let Value::Many(words) = self.call(&["MAS.COVER"]) else { panic!("no cover") };
+        let number = |at: usize| words[at].text().parse().unwrap();
+        let mut reader = Reader::new(Bytes::copy_from_slice(words[0].bytes()));
+        let beat = Heartbeat {
+            epoch: 1,
+            clock: Hlc(number(1)),
+            issued: number(3),
+            stable: Hlc(number(4)),
+            cover: reader.cover().unwrap(),
+        };
+        Record { id: 8, shard: ShardId(0), origin: self.origin(), body: Body::Heartbeat(beat) }.encode()
+    }
+
     /// Everything that the server shows: type, value in an order of its own, time-to-live.
     pub fn dump(&mut self) -> BTreeMap<Vec<u8>, Shown> {
         let Value::Many(keys) = self.call(&["KEYS", "*"]) else { panic!("no keys") };
@@ -254,6 +270,7 @@ impl Engine {
         let Value::Many(mut cover) = self.call(&["MAS.COVER"]) else { panic!("no cover") };
         // A clock that ticked for a write that changed nothing is nobody else's business.
         cover.remove(1);
+        cover.truncate(3);
         let mut state = vec![Value::Many(cover), self.call(&["MAS.POSITIONS"])];
         let counters = self.fields(&["MAS.STATS"]);
         for field in ["plain-keys", "rich-keys", "tombstones", "outbox-effects", "outbox-bytes", "damaged"] {

@@ -23,6 +23,8 @@ use tokio::sync::Mutex;
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 /// How long a reply may take. A merge may wait behind a long command.
 const REPLY_LIMIT: Duration = Duration::from_secs(5);
+/// Keys that one `MAS.COLLECT` looks at: some milliseconds of an engine at most.
+const COLLECT_KEYS: u64 = 2000;
 /// Most ranges that one `MAS.TRIM` names.
 pub(crate) const TRIM_RANGES_MAX: usize = 512;
 
@@ -117,6 +119,21 @@ pub(crate) struct MergeCounts {
     pub(crate) duplicates: u64,
     pub(crate) overruled: u64,
     pub(crate) held: u64,
+}
+
+/// What one step of forgetting did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Collected {
+    /// Keys of which something was forgotten.
+    pub(crate) dropped: u64,
+    /// Tombstones left in the slots that were looked at.
+    pub(crate) held: u64,
+    /// Where to go on; 0 after the last slot.
+    pub(crate) next_slot: u16,
+    /// What is stable in all regions.
+    pub(crate) stable: Hlc,
+    /// The region that holds it back; 0: none.
+    pub(crate) held_by: RegionId,
 }
 
 type Slot = Rc<Mutex<Option<MultiplexedConnection>>>;
@@ -310,6 +327,34 @@ impl Engines {
             command.arg(first).arg(last);
         }
         self.call(address, &command).await.map(drop)
+    }
+
+    /// `MAS.COLLECT`: one step of forgetting what is causally stable, from `slot` on.
+    pub(crate) async fn collect(
+        &self,
+        address: &str,
+        incarnation: Incarnation,
+        slot: u16,
+        members: impl Iterator<Item = RegionId>,
+    ) -> Result<Collected, EngineError> {
+        let mut command = redis::cmd("MAS.COLLECT");
+        command.arg(incarnation.to_string()).arg(slot).arg(COLLECT_KEYS);
+        for member in members {
+            command.arg(member.0);
+        }
+        let value = self.call(address, &command).await?;
+        let read = || {
+            let Value::Array(items) = &value else { return None };
+            let [dropped, held, next_slot, stable, held_by] = &items[..] else { return None };
+            Some(Collected {
+                dropped: number_of(dropped)?,
+                held: number_of(held)?,
+                next_slot: number_of(next_slot)?.try_into().ok()?,
+                stable: Hlc(number_of(stable)?),
+                held_by: RegionId(number_of(held_by)?.try_into().ok()?),
+            })
+        };
+        read().ok_or_else(|| EngineError::Strange(address.to_owned()))
     }
 
     /// `MAS.CLAIM`: whether the duty is this proxy's now.

@@ -1,5 +1,7 @@
 //! Metrics of the replication side. Labels are bounded: peers and shards of the configuration.
 
+use std::sync::atomic::AtomicU64;
+
 use mas_core::stamp::ShardId;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -18,6 +20,13 @@ pub(crate) struct OfShard {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct OfLink {
     pub(crate) peer: String,
+    pub(crate) shard: u16,
+}
+
+/// A region, for a shard.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct OfRegion {
+    pub(crate) region: String,
     pub(crate) shard: u16,
 }
 
@@ -53,6 +62,10 @@ pub(crate) struct Metrics {
     pub(crate) lag_effects: Family<OfLink, Gauge>,
     pub(crate) missing: Family<OfLink, Gauge>,
     pub(crate) merge_lag_seconds: Histogram,
+    pub(crate) collected: Family<OfShard, Counter>,
+    pub(crate) tombstones: Family<OfShard, Gauge>,
+    pub(crate) tombstones_held_by: Family<OfRegion, Gauge>,
+    pub(crate) stable_age_seconds: Family<OfShard, Gauge<f64, AtomicU64>>,
 }
 
 impl Default for Metrics {
@@ -80,6 +93,10 @@ impl Default for Metrics {
             lag_effects: Family::default(),
             missing: Family::default(),
             merge_lag_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 16)),
+            collected: Family::default(),
+            tombstones: Family::default(),
+            tombstones_held_by: Family::default(),
+            stable_age_seconds: Family::default(),
         }
     }
 }
@@ -136,6 +153,23 @@ impl Metrics {
         r.register("failed_writes", "Writes that did not reach their level", self.failed_writes.clone());
         r.register("degraded", "1 while the level in effect is lower than asked for", self.degraded.clone());
         r.register("reconnects", "Connections made to a broker", self.reconnects.clone());
+        r.register(
+            "collected_keys",
+            "Keys of which tombstones were forgotten, for they were stable in all regions",
+            self.collected.clone(),
+        );
+        r.register("tombstones", "Tombstones held", self.tombstones.clone());
+        r.register(
+            "tombstones_held_by",
+            "Tombstones held until this region has everything up to them",
+            self.tombstones_held_by.clone(),
+        );
+        r.register_with_unit(
+            "stable_age",
+            "How long ago the time is up to which all regions have everything",
+            seconds(),
+            self.stable_age_seconds.clone(),
+        );
         r.register("merged_effects", "Effects merged from a peer", self.merged.clone());
         r.register("duplicate_effects", "Effects that the cover refused", self.duplicates.clone());
         r.register(

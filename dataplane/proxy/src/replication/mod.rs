@@ -4,6 +4,7 @@
 
 mod ask;
 mod broker;
+mod collecting;
 mod engine;
 mod feed;
 mod handle;

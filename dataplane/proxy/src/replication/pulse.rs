@@ -12,6 +12,7 @@ use mas_core::replication::recovery::{Action, Observed, Recovery};
 use mas_core::stamp::{Incarnation, Origin, RegionId};
 use rand::Rng;
 
+use super::collecting::Collector;
 use super::engine::{EngineError, Identity, TRIM_RANGES_MAX};
 use super::hub::{Hub, Seat, Shard, new_id};
 use super::metrics::Metrics;
@@ -46,6 +47,7 @@ pub(crate) struct Pulse {
     swept_ms: u64,
     beat_ms: u64,
     recovery: Option<Recovery>,
+    collector: Collector,
     /// The last sweep found effects of earlier incarnations, or did not see all.
     old_effects: bool,
 }
@@ -61,6 +63,7 @@ impl Pulse {
             swept_ms: 0,
             beat_ms: 0,
             recovery: None,
+            collector: Collector::default(),
             old_effects: true,
         }
     }
@@ -143,6 +146,9 @@ impl Pulse {
                 self.heartbeat(&seat).await?;
             }
             self.recover(&seat, &identity).await?;
+            if seat.recovered {
+                self.collector.step(&self.hub, &self.shard, &seat).await?;
+            }
         }
         self.sweep(&seat, &identity).await?;
         Ok(!seat.recovered && self.own_duty)
