@@ -214,6 +214,14 @@ impl Run {
                     rules::same_picks(words, &store, &plain, &there),
                 ));
             }
+            Rule::Sum => {
+                let (store, plain) = self.both(words)?;
+                let same = rules::same_sum(&store, &plain, words.last().map_or(b"", |added| added));
+                if same && store != plain {
+                    self.sum_alike(words, &store)?;
+                }
+                return Ok(self.judge(item, &store, &plain, same));
+            }
             Rule::Pop => {
                 let there = self.members(words)?;
                 let (store, plain) = self.both(words)?;
@@ -283,6 +291,16 @@ impl Run {
             }
         }
         Ok(())
+    }
+
+    /// Gives plain Redis the sum that the store has.
+    fn sum_alike(&mut self, words: &Words, store: &Reply) -> io::Result<()> {
+        let request = if words.len() == 3 {
+            words!["SET", words[1].clone(), store.bytes(), "KEEPTTL"]
+        } else {
+            words!["HSET", words[1].clone(), words[2].clone(), store.bytes()]
+        };
+        self.plain.ask(&request).map(drop)
     }
 
     /// Waits until a key with a very short time to live is gone on both sides.
