@@ -95,6 +95,8 @@ fn what_changes_nothing_has_no_effect() {
         "SUNIONSTORE d none",
         "BITFIELD k GET u8 0",
         "SETRANGE none 5 ",
+        "SETRANGE none 9223372036854775807 ",
+        "ZADD z NX LT INCR nan a",
         "INCR k",
         "LPUSH l 1",
     ] {

@@ -1,7 +1,7 @@
 //! The same random requests to a region's endpoint and to a plain `redis-server`: the same replies, byte by byte but
 //! for the rules in `rules.rs`, and the same data at the end. RESP2 and RESP3, pipelined, both acknowledgement levels.
 //!
-//! `MAS_COMMANDS` says how many requests (40,000), `MAS_SEED` which; the seeds of a difference are printed with it.
+//! `MAS_COMMANDS` says how many requests (30,000), `MAS_SEED` which; the seeds of a difference are printed with it.
 
 mod dice;
 mod finish;
@@ -61,7 +61,7 @@ fn two_plain_servers_do_not_differ_by_these_rules() {
 
 #[test]
 fn a_region_answers_as_plain_redis_does() {
-    let requests = number("MAS_COMMANDS").unwrap_or(40_000) as usize;
+    let requests = number("MAS_COMMANDS").unwrap_or(30_000) as usize;
     let first = number("MAS_SEED").unwrap_or_else(rand::random::<u64>) >> 16 << 16;
     println!("MAS_SEED={first} MAS_COMMANDS={requests}");
 

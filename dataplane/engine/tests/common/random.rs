@@ -116,6 +116,9 @@ pub fn line(rng: &mut StdRng) -> String {
         format!("INCRBY {k} notanumber"),
         format!("INCRBYFLOAT {k} notanumber"),
         format!("ZADD {k} nan {f}"),
+        format!("ZADD {k} INCR nan {f}"),
+        format!("ZADD {k} GT NX INCR nan {f}"),
+        format!("SETRANGE {k} 9223372036854775807 "),
         format!("SET {k}"),
     ];
     if rng.random_range(0..400) == 0 {
