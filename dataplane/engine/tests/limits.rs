@@ -37,6 +37,26 @@ fn the_outbox_is_bounded_and_gives_up_what_was_confirmed() {
 }
 
 #[test]
+fn the_outbox_says_what_waits_first() {
+    let mut a = Engine::serving(1);
+    assert_eq!(a.identity("outbox-first"), "");
+    for n in 0..3 {
+        a.exec(&format!("SET k{n} v"));
+    }
+    let old = a.incarnation();
+    assert_eq!(a.identity("outbox-first"), format!("{old}:1"));
+    a.call(&["MAS.TRIM", &old, &old, "1", "1", "3", "3"]);
+    assert_eq!(a.identity("outbox-first"), format!("{old}:2"));
+    a.run("MAS.FENCE");
+    let new = a.promote(2);
+    a.serve();
+    a.exec("SET k v");
+    let mut waiting = [format!("{old}:2"), format!("{new}:1")];
+    waiting.sort();
+    assert_eq!(a.identity("outbox-first"), waiting.join(","), "the old incarnation's stay under its name");
+}
+
+#[test]
 fn out_of_memory_refuses_writes_early_and_merges_late() {
     let mut a = Engine::serving_with(1, &["--", "merge-headroom-bytes", "3000000"]);
     let mut b = Engine::serving(2);

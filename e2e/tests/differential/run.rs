@@ -91,7 +91,7 @@ pub(crate) fn run(sides: &Sides, sequence: Sequence) -> Result<Summary, String> 
     while left > 0 {
         left -= 1;
         let item = run.make(&choices);
-        if item.rule.is_alone() || is_expiring(&item.words) {
+        if item.rule.is_alone() || is_expiring(&item.words) || lexical_key(&item.words).is_some() {
             run.pipeline(std::mem::take(&mut batch))?;
             run.alone(&item)?;
         } else {
@@ -173,6 +173,9 @@ impl Run {
     /// The outer error is the connection's, the inner one a difference.
     fn try_alone(&mut self, item: &Item) -> io::Result<Result<(), String>> {
         let words = &item.words;
+        if let Some(key) = lexical_key(words) {
+            self.level_scores(key)?;
+        }
         match item.rule {
             Rule::Own => {
                 let mut words = words.clone();
@@ -293,6 +296,15 @@ impl Run {
         Ok(())
     }
 
+    /// Redis leaves open what a range of members is among different scores (it depends on random numbers).
+    fn level_scores(&mut self, key: &[u8]) -> io::Result<()> {
+        let key = key.to_vec();
+        if self.plain.ask(&words!["TYPE", key.clone()])?.bytes() == b"zset" {
+            self.both(&words!["ZUNIONSTORE", key.clone(), "1", key, "WEIGHTS", "0"])?;
+        }
+        Ok(())
+    }
+
     /// Gives plain Redis the sum that the store has.
     fn sum_alike(&mut self, words: &Words, store: &Reply) -> io::Result<()> {
         let request = if words.len() == 3 {
@@ -363,6 +375,16 @@ fn is_expiring(words: &Words) -> bool {
         b"SET" => words.len() == 5 && words[3] == b"PX" && short(&words[4]),
         _ => false,
     }
+}
+
+/// The key whose members a request takes by a range of members.
+fn lexical_key(words: &Words) -> Option<&[u8]> {
+    let name = words[0].to_ascii_uppercase();
+    let at = if name == b"ZRANGESTORE" { 2 } else { 1 };
+    let by_members = name.ends_with(b"LEX")
+        || name == b"ZLEXCOUNT"
+        || name.starts_with(b"ZRANGE") && words.iter().any(|word| word == b"BYLEX");
+    words.get(at).filter(|_| by_members).map(Vec::as_slice)
 }
 
 /// A whole iteration as one reply: what was found, once each and sorted, or the first error.
