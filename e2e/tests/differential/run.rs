@@ -285,13 +285,20 @@ impl Run {
             return Ok(());
         }
         let (gone, own) = (flat(store), flat(plain));
+        let mut changed = false;
         for (command, members, others) in [("SADD", &own, &gone), ("SREM", &gone, &own)] {
-            let changed: Words = members.iter().filter(|member| !others.contains(member)).cloned().collect();
-            if !changed.is_empty() {
+            let different: Words =
+                members.iter().filter(|member| !others.contains(member)).cloned().collect();
+            if !different.is_empty() {
                 let mut request = words![command, words[1].clone()];
-                request.extend(changed);
+                request.extend(different);
                 self.plain.ask(&request)?;
+                changed = true;
             }
+        }
+        if changed {
+            // How a set is held depends on what was ever in it: here it begins anew.
+            self.both(&words!["SUNIONSTORE", words[1].clone(), words[1].clone()])?;
         }
         Ok(())
     }
