@@ -12,6 +12,7 @@ mod rules;
 mod run;
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use e2e::{Store, manifest};
 use mas_commands::Support;
@@ -76,6 +77,7 @@ fn a_region_answers_as_plain_redis_does() {
 
     refuses_what_it_does_not_serve(&sides);
     adds_fractions_as_plain_redis_does_but_for_the_last_digits(&sides);
+    waits_in_vain_for_regions_that_are_not_there(&sides);
 
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     let mut errors = 0;
@@ -141,6 +143,24 @@ fn refuses_what_it_does_not_serve(sides: &Sides) {
     assert_eq!(raw.ask(&words!["PING"]).expect("a reply"), Reply::Simple(b"PONG".to_vec()));
     let crossing = raw.ask(&words!["RENAME", "{a}x", "{b}x"]).expect("a reply");
     assert!(matches!(&crossing, Reply::Error(error) if error.starts_with(b"CROSSSLOT")), "{crossing}");
+}
+
+/// Without a peer `MAS.WAIT` answers 0 after its time, whether or not the connection has written.
+fn waits_in_vain_for_regions_that_are_not_there(sides: &Sides) {
+    let mut raw = Raw::connect(&sides.store).expect("connects");
+    for wrote in [false, true] {
+        if wrote {
+            assert_eq!(raw.ask(&words!["SET", "k", "v"]).expect("a reply"), Reply::Simple(b"OK".to_vec()));
+        }
+        let started = Instant::now();
+        assert_eq!(raw.ask(&words!["MAS.WAIT", "1", "100"]).expect("a reply"), Reply::Int(0));
+        assert!(started.elapsed() >= Duration::from_millis(100), "{:?}", started.elapsed());
+        assert_eq!(raw.ask(&words!["MAS.WAIT", "0", "100"]).expect("a reply"), Reply::Int(0));
+        assert_eq!(
+            raw.ask(&words!["PING"]).expect("the connection goes on"),
+            Reply::Simple(b"PONG".to_vec())
+        );
+    }
 }
 
 /// See docs/limits.md: decimals are added exactly here, as `long double` there.

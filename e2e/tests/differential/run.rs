@@ -92,17 +92,17 @@ pub(crate) fn run(sides: &Sides, sequence: Sequence) -> Result<Summary, String> 
         left -= 1;
         let item = run.make(&choices);
         if item.rule.is_alone() || is_expiring(&item.words) || lexical_key(&item.words).is_some() {
-            run.pipeline(std::mem::take(&mut batch))?;
+            run.pipeline(&std::mem::take(&mut batch))?;
             run.alone(&item)?;
         } else {
             batch.push(item);
         }
         if batch.len() >= size {
-            run.pipeline(std::mem::take(&mut batch))?;
+            run.pipeline(&std::mem::take(&mut batch))?;
             size = 1 + run.dice.below(PIPELINE);
         }
     }
-    run.pipeline(batch)?;
+    run.pipeline(&batch)?;
     if let Err((key, what)) = finish::compare(&mut run.store, &mut run.plain) {
         return Err(format!(
             "{sequence:?}: at the end {what}
@@ -135,7 +135,7 @@ impl Run {
         Item { name, rule, words }
     }
 
-    fn pipeline(&mut self, batch: Vec<Item>) -> Result<(), String> {
+    fn pipeline(&mut self, batch: &[Item]) -> Result<(), String> {
         let requests: Vec<&Words> = batch.iter().map(|item| &item.words).collect();
         let sent = self.plain.send(requests.iter().copied()).and_then(|()| self.store.send(requests));
         sent.map_err(|error| self.fail(&batch[0], &format!("sending failed: {error}")))?;

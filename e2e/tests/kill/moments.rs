@@ -108,7 +108,7 @@ fn position(engine: &mut Connection, region: &str) -> Result<(String, String)> {
 
 fn admin_ports(store: &Store, region: &str) -> BTreeMap<String, u16> {
     let names = store.proxies(region).unwrap();
-    let port = |name: &String| u16::try_from(store.process(name).unwrap().port.unwrap()).unwrap();
+    let port = |name: &String| store.process(name).unwrap().port.unwrap();
     names.iter().map(|name| (name.clone(), port(name))).collect()
 }
 
