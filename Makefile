@@ -6,6 +6,8 @@ export CARGO_PROFILE_DEV_DEBUG ?= line-tables-only
 ifneq ($(shell command -v mold),)
 export RUSTFLAGS ?= -C link-arg=-fuse-ld=mold
 endif
+# Programs are run from here and not with `cargo run -p`, which would choose other features and build everything again.
+RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
 
 .PHONY: help setup build demo test lint bench generate clean
 
@@ -21,7 +23,7 @@ build: setup ## Build the engine module, the proxy and masctl (release)
 
 demo: build ## Two regions on this machine: write in both, cut, conflict, heal, compare (stays up at a terminal)
 	@echo "== demo: two regions, real servers, one story"
-	cargo run --release --quiet -p e2e --bin demo
+	@$(RELEASE)/demo
 
 test: setup ## All tests, on real redis-servers and real RabbitMQ brokers
 	@echo "== test: building servers and tests"
@@ -34,8 +36,8 @@ lint: ## Formatting, clippy, documentation, drift of generated files, licences
 	@if command -v cargo-deny >/dev/null; then cargo deny --log-level error check licenses bans sources; \
 	else echo "cargo-deny is not installed: licences were not checked (cargo install cargo-deny)"; fi
 
-bench: build ## Plain Redis, nutcracker and a region of this store, side by side in one run
-	cargo run --release --quiet -p e2e --bin bench
+bench: build ## Plain Redis, nutcracker and a region of this store, side by side in one run (BENCH=--help: options)
+	@$(RELEASE)/bench $(BENCH)
 
 generate: ## Write the generated files again (docs/commands.md, crds/*.yaml ...)
 	./tools/generate

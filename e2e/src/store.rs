@@ -221,6 +221,11 @@ impl Store {
         &self.state
     }
 
+    /// The `masctl` that runs it.
+    pub fn masctl_path(&self) -> &Path {
+        &self.parts.masctl
+    }
+
     /// Ids of all processes that are this store's, its supervisor too: those that have its folder in their command
     /// line or as working directory.
     pub fn pids(&self) -> Vec<u32> {

@@ -49,30 +49,41 @@ impl SeqSet {
         Ok(true)
     }
 
-    /// Adds `first..=last`.
+    /// Adds `first..=last`, unless that would begin a run beyond [`RUNS_MAX`].
     pub fn insert_run(&mut self, first: u64, last: u64) -> Result<(), TooManyGaps> {
+        if self.runs.len() >= RUNS_MAX && first <= last && first > 0 && !self.touches(first, last) {
+            return Err(TooManyGaps);
+        }
+        self.insert_run_unbounded(first, last);
+        Ok(())
+    }
+
+    /// Whether a run holds a number of `first..=last` or ends next to it.
+    fn touches(&self, first: u64, last: u64) -> bool {
+        let before = self.runs.range(..first).next_back();
+        before.is_some_and(|(_, &end)| end + 1 >= first)
+            || self.runs.range(first..=last.saturating_add(1)).next().is_some()
+    }
+
+    /// Adds `first..=last`, however many runs there are then: for sets whose size something else bounds.
+    pub fn insert_run_unbounded(&mut self, first: u64, last: u64) {
         if first > last || first == 0 {
-            return Ok(());
+            return;
         }
         let (mut low, mut high) = (first, last);
         if let Some((&start, &end)) = self.runs.range(..=first).next_back() {
             if end >= last {
-                return Ok(());
+                return;
             }
             if end + 1 >= first {
                 low = start;
             }
-        }
-        let joins = low < first || self.runs.range(first..=last.saturating_add(1)).next().is_some();
-        if !joins && self.runs.len() >= RUNS_MAX {
-            return Err(TooManyGaps);
         }
         while let Some((&start, &end)) = self.runs.range(low..=last.saturating_add(1)).next() {
             high = high.max(end);
             self.runs.remove(&start);
         }
         self.runs.insert(low, high);
-        Ok(())
     }
 
     /// Takes out `first..=last`. A run that is cut in two may add one run beyond the bound.

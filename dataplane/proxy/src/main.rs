@@ -49,7 +49,8 @@ fn serve(cli: Cli, settings: Settings) -> anyhow::Result<()> {
 }
 
 fn start_log(cli: &Cli) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&cli.log)?;
+    // The AMQP library logs each failed attempt as an error; the proxy says it in its own words, once. `lapin=...` shows it.
+    let filter = EnvFilter::try_new(format!("lapin=off,io_loop=off,{}", cli.log))?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match cli.log_format {
         LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),

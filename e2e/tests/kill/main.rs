@@ -26,6 +26,8 @@ const LEVELS: [(&str, &[&str], u64); 3] =
 const WRITERS: usize = 2;
 /// So many that every proxy has some of each level.
 const MANY_WRITERS: usize = 6;
+/// The pause of a writer after each write. Without one, two cores have nothing left for a broker that starts.
+const PACE: Duration = Duration::from_millis(4);
 const SERVES_AGAIN_WITHIN: Duration = Duration::from_mins(1);
 const EQUAL_WITHIN: Duration = Duration::from_mins(1);
 
@@ -55,7 +57,7 @@ fn under_load_of(
         .iter()
         .zip(&prefixes)
         .map(|((_, level, _), prefix)| {
-            let plan = Plan { regions: &REGIONS, writers, prefix, level, pace: Duration::from_millis(1) };
+            let plan = Plan { regions: &REGIONS, writers, prefix, level, pace: PACE };
             Load::start(store, &plan).unwrap()
         })
         .collect();

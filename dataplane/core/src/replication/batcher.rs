@@ -13,8 +13,8 @@ use crate::cover::SeqSet;
 use crate::record::{BATCH_BYTES, Body, PART_BYTES, Record};
 use crate::stamp::{Incarnation, Origin, RegionId, ShardId};
 
-/// What an effect takes beyond its bytes while it is kept.
-const EFFECT_COST: usize = 64;
+/// What an effect takes beyond its bytes while it is kept, its number in the set of those kept included.
+const EFFECT_COST: usize = 96;
 /// Most heartbeats and nonces that wait to be published; the oldest heartbeat goes first.
 const BARE_MAX: usize = 8;
 
@@ -25,6 +25,11 @@ pub struct Pace {
     pub idle_gap_us: u64,
     /// Shortest time between two records while some are unconfirmed, microseconds; a full batch goes at once.
     pub busy_gap_us: u64,
+    /// The gap grows by so much for every effect in the last record, microseconds: many writers at once gather in few
+    /// records, a single one never waits for others.
+    pub effect_gap_us: u64,
+    /// No gap is longer, microseconds.
+    pub gap_max_us: u64,
     /// Most records that may be unconfirmed at a time.
     pub unconfirmed_max: usize,
     /// After a record was refused (nack, returned): how long until it is published again, microseconds.
@@ -34,11 +39,14 @@ pub struct Pace {
 }
 
 impl Default for Pace {
-    /// Few messages, for a broker's cost is by the message: at most some 1000 a second and shard until batches are full.
+    /// Few messages, for a broker's cost is by the message: at most some 1000 a second and shard, half of it when
+    /// many write, until batches are full.
     fn default() -> Self {
         Self {
             idle_gap_us: 300,
             busy_gap_us: 1000,
+            effect_gap_us: 50,
+            gap_max_us: 2000,
             unconfirmed_max: 16,
             refused_wait_us: 100_000,
             bytes_max: 32 << 20,
@@ -122,12 +130,15 @@ pub struct Batcher {
     next_ticket: u64,
     /// Cost of everything kept, bytes.
     kept_bytes: usize,
+    /// Numbers of the effects kept; `bytes_max` bounds them, however scattered (proxies take turns) they are.
     held: HashMap<Incarnation, SeqSet>,
     /// Large effects: how many parts are not confirmed yet, and the whole cost.
     large: HashMap<(Incarnation, u64), u32>,
     trims: BTreeMap<Incarnation, SeqSet>,
     online: bool,
     last_us: Option<u64>,
+    /// Effects in the last record that had any.
+    last_effects: usize,
     hold_until_us: u64,
 }
 
@@ -149,6 +160,7 @@ impl Batcher {
             trims: BTreeMap::new(),
             online: false,
             last_us: None,
+            last_effects: 0,
             hold_until_us: 0,
         }
     }
@@ -164,9 +176,7 @@ impl Batcher {
         if self.kept_bytes > 0 && self.kept_bytes + cost > self.pace.bytes_max {
             return Pushed::Full;
         }
-        if held.insert(seq).is_err() {
-            return Pushed::Full;
-        }
+        held.insert_run_unbounded(seq, seq);
         self.kept_bytes += cost;
         self.pending_bytes += effect.len();
         self.pending.push_back(Pending { incarnation, seq, effect });
@@ -245,6 +255,9 @@ impl Batcher {
         let mut flight = self.ready.pop_front()?;
         flight.sent_us = now_us;
         self.last_us = Some(now_us);
+        if flight.effects > 0 {
+            self.last_effects = flight.effects;
+        }
         let ticket = self.next_ticket;
         self.next_ticket += 1;
         let publish =
@@ -261,7 +274,8 @@ impl Batcher {
             return None;
         }
         let full = !self.ready.is_empty() || self.pending_bytes >= BATCH_BYTES;
-        let gap = if self.flights.is_empty() { self.pace.idle_gap_us } else { self.pace.busy_gap_us };
+        let shortest = if self.flights.is_empty() { self.pace.idle_gap_us } else { self.pace.busy_gap_us };
+        let gap = (self.last_effects as u64 * self.pace.effect_gap_us).clamp(shortest, self.pace.gap_max_us);
         let due = if full { 0 } else { self.last_us.map_or(0, |last| last + gap) };
         Some(due.max(self.hold_until_us))
     }
@@ -473,6 +487,22 @@ mod tests {
     }
 
     #[test]
+    fn many_writers_gather_for_longer_than_one() {
+        let (mut b, mut ids) = (batcher(), ids());
+        for seq in 1..=30 {
+            b.push(INC, seq, effect(10));
+        }
+        let first = b.poll(1000, &mut ids).expect("at once");
+        assert!(b.settle(first.ticket, true, 1100).is_some());
+        b.push(INC, 31, effect(10));
+        assert_eq!(b.wake_us(), Some(1000 + 30 * 50));
+        let second = b.poll(2500, &mut ids).expect("after the gap");
+        assert!(b.settle(second.ticket, true, 2600).is_some());
+        b.push(INC, 32, effect(10));
+        assert_eq!(b.wake_us(), Some(2800), "one writer: the shortest gap");
+    }
+
+    #[test]
     fn a_full_batch_does_not_wait() {
         let (mut b, mut ids) = (batcher(), ids());
         b.push(INC, 1, effect(10));
@@ -526,6 +556,15 @@ mod tests {
         assert!(b.kept_bytes() <= Pace::default().bytes_max && seq > 300);
         assert!(!b.holds(INC, seq) && b.holds(INC, 1));
         assert_eq!(b.push(INC, 1, effect(1)), Pushed::Known);
+    }
+
+    /// While a broker is away, each of two proxies keeps every other effect of a busy shard.
+    #[test]
+    fn however_scattered_effects_are_kept_up_to_the_bound() {
+        let mut b = batcher();
+        for seq in (1..40_000).step_by(2) {
+            assert_eq!(b.push(INC, seq, effect(10)), Pushed::Taken);
+        }
     }
 
     #[test]

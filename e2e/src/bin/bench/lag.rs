@@ -3,6 +3,7 @@
 //! A probe is timed from just before it is sent to just after the first read in the other region that shows it or a
 //! later one. The reader asks again as soon as it is answered, so its own round trip is part of the figure.
 
+use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -111,12 +112,11 @@ fn write_beside(port: u16, ticks: u64, keys: u64) -> Result<f64> {
     let value = "y".repeat(VALUE_BYTES);
     let each = WRITES_A_SECOND / PROBES_A_SECOND;
     let took = pace(ticks, |tick| {
-        let requests: String = (0..each)
-            .map(|n| {
-                let key = (tick * each + n) * 7919 % keys.max(1);
-                format!("*3\r\n$3\r\nSET\r\n$16\r\nkey:{key:012}\r\n${VALUE_BYTES}\r\n{value}\r\n")
-            })
-            .collect();
+        let mut requests = String::new();
+        for n in 0..each {
+            let key = (tick * each + n) * 7919 % keys.max(1);
+            write!(requests, "*3\r\n$3\r\nSET\r\n$16\r\nkey:{key:012}\r\n${VALUE_BYTES}\r\n{value}\r\n")?;
+        }
         stream.write_all(requests.as_bytes()).context("sending writes failed")
     })?;
     Ok((ticks * each) as f64 / took.as_secs_f64())

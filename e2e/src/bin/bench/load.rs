@@ -8,7 +8,7 @@ use e2e::wait_for;
 
 use crate::stop;
 
-const LIMIT: Duration = Duration::from_secs(180);
+const LIMIT: Duration = Duration::from_mins(3);
 /// Length of the values.
 pub(crate) const VALUE_BYTES: usize = 40;
 

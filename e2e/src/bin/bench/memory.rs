@@ -12,7 +12,7 @@ use crate::stop;
 use crate::targets::{Target, Targets};
 
 const BATCH: u64 = 1000;
-const LIMIT: Duration = Duration::from_secs(180);
+const LIMIT: Duration = Duration::from_mins(3);
 
 /// Bytes for each key.
 #[derive(Clone, Copy, Debug)]

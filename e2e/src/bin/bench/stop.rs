@@ -37,5 +37,8 @@ pub(crate) fn is_wanted() -> bool {
 
 /// An error if it is.
 pub(crate) fn check() -> Result<()> {
-    if is_wanted() { bail!("interrupted") } else { Ok(()) }
+    if is_wanted() {
+        bail!("interrupted");
+    }
+    Ok(())
 }

@@ -16,7 +16,7 @@ use crate::stop;
 /// The regions' names.
 pub(crate) const NEAR: &str = "near";
 const FAR: &str = "far";
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_mins(2);
 
 /// One thing to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

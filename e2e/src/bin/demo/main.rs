@@ -242,7 +242,7 @@ fn stay(screen: &mut Screen, store: &Store) {
         screen.say(format!("redis-cli -u redis://{}      ({region})", store.endpoint(region)));
     }
     let [one, other] = [0, 1].map(|i| store.regions().get(i).map_or(String::new(), ToString::to_string));
-    let masctl = format!("masctl --state-dir {}", store.state_dir().display());
+    let masctl = format!("{} --state-dir {}", store.masctl_path().display(), store.state_dir().display());
     screen.say(format!("{masctl} cut {one} {other}      (and heal, status, top)"));
     screen.say("Ctrl-C ends it and removes everything");
     while !interrupted() {
