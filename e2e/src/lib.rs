@@ -4,6 +4,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+pub mod admin;
 pub mod keyspace;
 pub mod ledger;
 pub mod load;

@@ -21,7 +21,8 @@ fn cache() -> PathBuf {
 }
 
 fn scripts() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("clients")
+    // Where the tree is now, and not where it was built.
+    Path::new(&std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs the tests")).join("clients")
 }
 
 fn run(what: &str, command: &mut Command) -> String {

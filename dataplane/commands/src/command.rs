@@ -46,6 +46,11 @@ impl Command {
         let arity = usize::from(self.arity.unsigned_abs());
         if self.arity < 0 { count >= arity } else { count == arity }
     }
+
+    /// Whether it takes pairs of key and value, of which none may be half: `MSET`, `MSETNX`. Its arity does not say so.
+    pub fn takes_pairs(&self) -> bool {
+        matches!(self.keys, KeySpec::Range { last: -1, step: 2, .. })
+    }
 }
 
 /// How the engine turns what a write changed into an effect.

@@ -142,12 +142,14 @@ mod tests {
     /// Run with `BLESS=1` to write the page.
     #[test]
     fn the_committed_page_is_up_to_date() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/commands.md");
+        // Where the tree is now, and not where it was built.
+        let package = std::env::var("CARGO_MANIFEST_DIR").expect("cargo runs the tests");
+        let path = std::path::Path::new(&package).join("../../docs/commands.md");
         let now = markdown();
         if std::env::var_os("BLESS").is_some() {
-            std::fs::write(path, &now).expect("docs/ is writable");
+            std::fs::write(&path, &now).expect("docs/ is writable");
         }
-        let committed = std::fs::read_to_string(path).unwrap_or_default();
+        let committed = std::fs::read_to_string(&path).unwrap_or_default();
         assert!(committed == now, "docs/commands.md is out of date: run BLESS=1 cargo test -p mas-commands");
     }
 

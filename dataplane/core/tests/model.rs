@@ -187,20 +187,17 @@ proptest! {
 
     #[test]
     fn a_replica_that_applies_the_log_is_the_same(steps in steps(write())) {
-        let (mut regions, now) = run(&steps);
+        let (regions, now) = run(&steps);
         // Merge everything of region 1 into a fresh region in one go: the same as piecemeal.
         let mut fresh = Region::new(9);
-        for from in 0..3 {
-            let log = regions[from].log.clone();
-            fresh.merge(from as u16 + 1, &log, now);
+        for (from, region) in (1..).zip(&regions) {
+            fresh.merge(from, &region.log, now);
         }
         prop_assert_eq!(&regions[0].map.keys, &fresh.map.keys);
         // And once more: nothing changes.
         let before = fresh.map.clone();
-        let log = regions[0].log.clone();
-        fresh.merge(1, &log, now);
+        fresh.merge(1, &regions[0].log, now);
         prop_assert_eq!(before, fresh.map.clone());
-        regions.clear();
     }
 
     #[test]

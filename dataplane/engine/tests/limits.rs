@@ -4,7 +4,7 @@
 mod common;
 
 use bytes::Bytes;
-use common::{Engine, Value};
+use common::{Engine, Value, random};
 use mas_core::effect::{Change, Effect, Op};
 use mas_core::record::{Body, Record};
 use mas_core::stamp::{Hlc, Incarnation, Origin, RegionId, ShardId, Stamp};
@@ -34,6 +34,26 @@ fn the_outbox_is_bounded_and_gives_up_what_was_confirmed() {
     a.call(&["MAS.TRIM", &inc, &inc, "1", "100000"]);
     assert_eq!(a.exec(&format!("SET big {}", "x".repeat(20_000))).reply.code(), "OUTBOXFULL");
     assert_eq!(a.run("EXISTS big"), Value::Integer(0));
+}
+
+#[test]
+fn the_outbox_says_what_waits_first() {
+    let mut a = Engine::serving(1);
+    assert_eq!(a.identity("outbox-first"), "");
+    for n in 0..3 {
+        a.exec(&format!("SET k{n} v"));
+    }
+    let old = a.incarnation();
+    assert_eq!(a.identity("outbox-first"), format!("{old}:1"));
+    a.call(&["MAS.TRIM", &old, &old, "1", "1", "3", "3"]);
+    assert_eq!(a.identity("outbox-first"), format!("{old}:2"));
+    a.run("MAS.FENCE");
+    let new = a.promote(2);
+    a.serve();
+    a.exec("SET k v");
+    let mut waiting = [format!("{old}:2"), format!("{new}:1")];
+    waiting.sort();
+    assert_eq!(a.identity("outbox-first"), waiting.join(","), "the old incarnation's stay under its name");
 }
 
 #[test]
@@ -100,8 +120,7 @@ fn garbage(rng: &mut StdRng, max: usize) -> Vec<u8> {
 
 #[test]
 fn garbage_is_refused_and_changes_nothing() {
-    let seed: u64 = rand::random();
-    println!("seed {seed}");
+    let seed = random::seed();
     let mut rng = StdRng::seed_from_u64(seed);
     let mut a = Engine::serving(1);
     let mut b = Engine::serving(2);
@@ -195,16 +214,40 @@ fn effects_from_the_far_future_are_held_back() {
     let mut a = Engine::serving(1);
     let origin = Origin { region: RegionId(2), incarnation: Incarnation(5) };
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64;
-    let mut merge_at = |ahead_ms: u64, seq: u64| {
+    let merge_at = |a: &mut Engine, ahead_ms: u64, seq: u64| {
         let hlc = Hlc::from_millis(now + ahead_ms);
         let ops = vec![Op::Floor(Stamp::new(hlc, origin))];
         let effect = Effect { seq, hlc, changes: vec![Change::Key { key: Bytes::from_static(b"k"), ops }] };
         let body = Body::Effects(vec![mas_core::wire::encode_effect(&effect, origin)]);
         a.merge(2, &[Record { id: 1, shard: ShardId(0), origin, body }.encode()])
     };
-    assert_eq!(merge_at(2 * 3_600_000, 1).code(), "MASHELD");
-    assert!(matches!(merge_at(60_000, 2), Value::Many(_)), "within the hard limit it is merged, and counted");
+    assert_eq!(merge_at(&mut a, 2 * 3_600_000, 1).code(), "MASHELD");
+    assert_eq!(a.run("MAS.POSITIONS"), Value::Many(Vec::new()), "the position waits");
+    assert!(
+        matches!(merge_at(&mut a, 60_000, 2), Value::Many(_)),
+        "within the hard limit it is merged, and counted"
+    );
     assert_eq!((a.stat("held"), a.stat("skewed")), (1, 1));
     assert!(!a.exec("SET k v").reply.is_error(), "one peer with a bad clock does not stop writes");
     assert_eq!(a.run("GET k"), Value::Bulk(b"v".to_vec()), "later than what was merged");
+}
+
+#[test]
+fn too_many_gaps_are_held_back_until_they_close() {
+    let mut a = Engine::serving(1);
+    let origin = Origin { region: RegionId(2), incarnation: Incarnation(5) };
+    let record = |seqs: &mut dyn Iterator<Item = u64>| {
+        let effect = |seq| Effect { seq, hlc: Hlc::from_millis(seq), changes: Vec::new() };
+        let effects = seqs.map(|seq| mas_core::wire::encode_effect(&effect(seq), origin)).collect();
+        Record { id: 1, shard: ShardId(0), origin, body: Body::Effects(effects) }.encode()
+    };
+    let runs = mas_core::cover::RUNS_MAX as u64;
+    let (odd, even) = (record(&mut (0..runs).map(|n| 2 * n + 1)), record(&mut (1..runs).map(|n| 2 * n)));
+    assert!(matches!(a.merge(2, &[odd]), Value::Many(_)));
+    let before = (a.run("MAS.POSITIONS"), a.state());
+    let beyond = record(&mut [2 * runs + 1, 2 * runs + 3].into_iter());
+    assert_eq!(a.merge(2, std::slice::from_ref(&beyond)).code(), "MASGAPS");
+    assert_eq!(before, (a.run("MAS.POSITIONS"), a.state()), "nothing of it was merged, the position waits");
+    assert!(matches!(a.merge(2, &[even]), Value::Many(_)), "what closes gaps is merged");
+    assert!(matches!(a.merge(2, &[beyond]), Value::Many(_)));
 }

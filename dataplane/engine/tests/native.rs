@@ -21,8 +21,7 @@ fn assert_arrives(a: &mut Engine) {
 
 #[test]
 fn direct_writes_are_captured() {
-    let seed: u64 = rand::random();
-    println!("seed {seed}");
+    let seed = random::seed();
     let mut rng = StdRng::seed_from_u64(seed);
     let (mut a, mut plain) = (Engine::serving(1), Engine::plain());
     for _ in 0..500 {
@@ -33,6 +32,17 @@ fn direct_writes_are_captured() {
     }
     assert_eq!(common::roughly(a.dump()), common::roughly(plain.dump()), "seed {seed}");
     assert_eq!(a.stat("captured-natively"), a.identity("seq").parse().unwrap());
+    assert_arrives(&mut a);
+}
+
+#[test]
+fn a_failed_write_that_ends_an_old_life_is_counted() {
+    let mut a = Engine::serving(1);
+    for line in ["SADD k m", "EXPIRE k 1000", "SREM k m"] {
+        assert_eq!(a.run(line), Value::Integer(1));
+    }
+    assert!(a.run("HINCRBY k f notanumber").is_error());
+    assert_eq!((a.identity("seq").as_str(), a.stat("captured-natively")), ("4", 4));
     assert_arrives(&mut a);
 }
 

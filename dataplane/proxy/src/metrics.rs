@@ -104,6 +104,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, AtomicU64};
     use std::time::Instant;
 
+    use mas_core::config::{PeerConfig, RegionRef};
     use tokio::sync::watch;
 
     use super::*;
@@ -154,18 +155,23 @@ mod tests {
     /// Run with `BLESS=1` to write the page.
     #[test]
     fn the_committed_page_is_up_to_date() {
-        let (_config, config) = watch::channel(Arc::new(config(1)));
+        let mut with_peer = config(1);
+        let there = RegionRef { name: "there".into(), id: 2 };
+        with_peer.peers.push(PeerConfig { region: there, broker: with_peer.broker.clone() });
+        let (_config, config) = watch::channel(Arc::new(with_peer));
         let (_masters, masters) = watch::channel(Arc::default());
         let (ask_again, clocks) = (Arc::default(), Clocks::new(1));
         let wiring = Wiring { config, masters, ask_again, clocks, acks: Vec::new() };
         let mut registry = registry(shared());
         Replicator::start(wiring).expect("a thread").register(&mut registry);
         let now = markdown(&registry);
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/metrics.md");
+        // Where the tree is now, and not where it was built.
+        let package = std::env::var("CARGO_MANIFEST_DIR").expect("cargo runs the tests");
+        let path = std::path::Path::new(&package).join("../../docs/metrics.md");
         if std::env::var_os("BLESS").is_some() {
-            std::fs::write(path, &now).expect("docs/ is writable");
+            std::fs::write(&path, &now).expect("docs/ is writable");
         }
-        let committed = std::fs::read_to_string(path).unwrap_or_default();
+        let committed = std::fs::read_to_string(&path).unwrap_or_default();
         assert!(
             committed == now,
             "docs/metrics.md is out of date: run BLESS=1 cargo test -p mas-proxy metrics"

@@ -90,6 +90,7 @@ pub async fn run(
         replication: replication.clone(),
         clocks,
         acks: receive,
+        output: front::limits::OutputBounds::default(),
     })
     .with_context(|| format!("binding the client port {listen}"))?;
     let serving = tokio::spawn(async move { axum::serve(admin_listener, router(admin)).await });

@@ -91,18 +91,18 @@ pub(crate) fn run(sides: &Sides, sequence: Sequence) -> Result<Summary, String> 
     while left > 0 {
         left -= 1;
         let item = run.make(&choices);
-        if item.rule.is_alone() || is_expiring(&item.words) {
-            run.pipeline(std::mem::take(&mut batch))?;
+        if item.rule.is_alone() || is_expiring(&item.words) || lexical_key(&item.words).is_some() {
+            run.pipeline(&std::mem::take(&mut batch))?;
             run.alone(&item)?;
         } else {
             batch.push(item);
         }
         if batch.len() >= size {
-            run.pipeline(std::mem::take(&mut batch))?;
+            run.pipeline(&std::mem::take(&mut batch))?;
             size = 1 + run.dice.below(PIPELINE);
         }
     }
-    run.pipeline(batch)?;
+    run.pipeline(&batch)?;
     if let Err((key, what)) = finish::compare(&mut run.store, &mut run.plain) {
         return Err(format!(
             "{sequence:?}: at the end {what}
@@ -135,7 +135,7 @@ impl Run {
         Item { name, rule, words }
     }
 
-    fn pipeline(&mut self, batch: Vec<Item>) -> Result<(), String> {
+    fn pipeline(&mut self, batch: &[Item]) -> Result<(), String> {
         let requests: Vec<&Words> = batch.iter().map(|item| &item.words).collect();
         let sent = self.plain.send(requests.iter().copied()).and_then(|()| self.store.send(requests));
         sent.map_err(|error| self.fail(&batch[0], &format!("sending failed: {error}")))?;
@@ -173,6 +173,9 @@ impl Run {
     /// The outer error is the connection's, the inner one a difference.
     fn try_alone(&mut self, item: &Item) -> io::Result<Result<(), String>> {
         let words = &item.words;
+        if let Some(key) = lexical_key(words) {
+            self.level_scores(key)?;
+        }
         match item.rule {
             Rule::Own => {
                 let mut words = words.clone();
@@ -213,6 +216,14 @@ impl Run {
                     &plain,
                     rules::same_picks(words, &store, &plain, &there),
                 ));
+            }
+            Rule::Sum => {
+                let (store, plain) = self.both(words)?;
+                let same = rules::same_sum(&store, &plain, words.last().map_or(b"", |added| added));
+                if same && store != plain {
+                    self.sum_alike(words, &store)?;
+                }
+                return Ok(self.judge(item, &store, &plain, same));
             }
             Rule::Pop => {
                 let there = self.members(words)?;
@@ -274,15 +285,41 @@ impl Run {
             return Ok(());
         }
         let (gone, own) = (flat(store), flat(plain));
+        let mut changed = false;
         for (command, members, others) in [("SADD", &own, &gone), ("SREM", &gone, &own)] {
-            let changed: Words = members.iter().filter(|member| !others.contains(member)).cloned().collect();
-            if !changed.is_empty() {
+            let different: Words =
+                members.iter().filter(|member| !others.contains(member)).cloned().collect();
+            if !different.is_empty() {
                 let mut request = words![command, words[1].clone()];
-                request.extend(changed);
+                request.extend(different);
                 self.plain.ask(&request)?;
+                changed = true;
             }
         }
+        if changed {
+            // How a set is held depends on what was ever in it: here it begins anew.
+            self.both(&words!["SUNIONSTORE", words[1].clone(), words[1].clone()])?;
+        }
         Ok(())
+    }
+
+    /// Redis leaves open what a range of members is among different scores (it depends on random numbers).
+    fn level_scores(&mut self, key: &[u8]) -> io::Result<()> {
+        let key = key.to_vec();
+        if self.plain.ask(&words!["TYPE", key.clone()])?.bytes() == b"zset" {
+            self.both(&words!["ZUNIONSTORE", key.clone(), "1", key, "WEIGHTS", "0"])?;
+        }
+        Ok(())
+    }
+
+    /// Gives plain Redis the sum that the store has.
+    fn sum_alike(&mut self, words: &Words, store: &Reply) -> io::Result<()> {
+        let request = if words.len() == 3 {
+            words!["SET", words[1].clone(), store.bytes(), "KEEPTTL"]
+        } else {
+            words!["HSET", words[1].clone(), words[2].clone(), store.bytes()]
+        };
+        self.plain.ask(&request).map(drop)
     }
 
     /// Waits until a key with a very short time to live is gone on both sides.
@@ -345,6 +382,16 @@ fn is_expiring(words: &Words) -> bool {
         b"SET" => words.len() == 5 && words[3] == b"PX" && short(&words[4]),
         _ => false,
     }
+}
+
+/// The key whose members a request takes by a range of members.
+fn lexical_key(words: &Words) -> Option<&[u8]> {
+    let name = words[0].to_ascii_uppercase();
+    let at = if name == b"ZRANGESTORE" { 2 } else { 1 };
+    let by_members = name.ends_with(b"LEX")
+        || name == b"ZLEXCOUNT"
+        || name.starts_with(b"ZRANGE") && words.iter().any(|word| word == b"BYLEX");
+    words.get(at).filter(|_| by_members).map(Vec::as_slice)
 }
 
 /// A whole iteration as one reply: what was found, once each and sorted, or the first error.

@@ -257,7 +257,7 @@ impl Region {
                 }
             }
             Write::HSet(_, f, v) => {
-                put(&mut self.map, Kind::Hash, name(*f), Some(Value::Bytes(text(*v))), true)
+                put(&mut self.map, Kind::Hash, name(*f), Some(Value::Bytes(text(*v))), true);
             }
             Write::SAdd(_, m) => put(&mut self.map, Kind::Set, name(*m), Some(Value::Member), true),
             Write::ZAdd(_, m, s) => {

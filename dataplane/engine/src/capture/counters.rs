@@ -48,8 +48,12 @@ pub(super) fn score(word: &[u8]) -> Result<f64, Refusal> {
     parsed.filter(|s| !s.is_nan()).ok_or_else(|| Refusal::other("value is not a valid float"))
 }
 
-/// `INCR`, `DECR`, `INCRBY`, `DECRBY`, `INCRBYFLOAT`, `HINCRBY`, `HINCRBYFLOAT`, `ZINCRBY`.
+/// `INCR`, `DECR`, `INCRBY`, `DECRBY`, `INCRBYFLOAT`, `HINCRBY`, `HINCRBYFLOAT`, `ZINCRBY`. Where several things are wrong,
+/// the error is the one that Redis finds first: `INCRBYFLOAT` looks at the key before its number, all others after it.
 pub(super) fn count(w: &mut Write<'_>) -> Result<Answer, Refusal> {
+    if w.command.name == "INCRBYFLOAT" && is_of_other_type(w, Kind::Str) {
+        return Ok(Answer::Native(w.run()));
+    }
     let string = |delta, float| Increment { kind: Kind::Str, name: b"", delta, float };
     let hash = |delta, float| Increment { kind: Kind::Hash, name: w.arg(2), delta, float };
     let increment = match w.command.name {
@@ -75,13 +79,20 @@ pub(super) fn z_increment(w: &mut Write<'_>, delta: f64, member: &[u8]) -> Resul
     add(w, &Increment { kind: Kind::Zset, name: member, delta: Amount::Score(delta), float: true })
 }
 
+/// Then Redis refuses the command in its own words.
+fn is_of_other_type(w: &Write<'_>, kind: Kind) -> bool {
+    match w.native.kind(w.arg(1)) {
+        KeyType::Of(found) => found != kind,
+        KeyType::Other => true,
+        KeyType::None => false,
+    }
+}
+
 fn add(w: &mut Write<'_>, increment: &Increment<'_>) -> Result<Answer, Refusal> {
     let key = w.arg(1);
     let Increment { kind, name, .. } = *increment;
-    match w.native.kind(key) {
-        KeyType::Of(found) if found != kind => return Ok(Answer::Native(w.run())),
-        KeyType::Other => return Ok(Answer::Native(w.run())),
-        KeyType::Of(_) | KeyType::None => {}
+    if is_of_other_type(w, kind) {
+        return Ok(Answer::Native(w.run()));
     }
     let counting = w.shard.prepare_count(key, kind, name, &mut w.native);
     let captured = add_prepared(w, increment, counting);

@@ -99,24 +99,37 @@ pub(super) fn set_move(w: &mut Write<'_>) -> Reply {
     reply
 }
 
-/// Where the pairs of score and member begin in a `ZADD`, and whether it increments.
-fn z_add_options(w: &Write<'_>) -> (usize, bool) {
-    let mut at = 2;
-    let mut increments = false;
-    while at < w.words.len() {
-        let word = w.arg(at);
-        if !["NX", "XX", "GT", "LT", "CH", "INCR"].iter().any(|o| word.eq_ignore_ascii_case(o.as_bytes())) {
-            break;
-        }
-        increments |= word.eq_ignore_ascii_case(b"INCR");
-        at += 1;
+/// Options of `ZADD`.
+#[derive(Clone, Copy, Debug, Default)]
+struct ZAddOptions {
+    /// Where the pairs of score and member begin.
+    from: usize,
+    increments: bool,
+    /// Redis refuses the command for them.
+    conflict: bool,
+}
+
+fn z_add_options(w: &Write<'_>) -> ZAddOptions {
+    const NAMES: [&str; 6] = ["NX", "XX", "GT", "LT", "CH", "INCR"];
+    let mut given = [false; NAMES.len()];
+    let known = |at: usize| NAMES.iter().position(|name| w.arg(at).eq_ignore_ascii_case(name.as_bytes()));
+    let mut from = 2;
+    while from < w.words.len()
+        && let Some(option) = known(from)
+    {
+        given[option] = true;
+        from += 1;
     }
-    (at, increments)
+    let [nx, xx, gt, lt, _, increments] = given;
+    ZAddOptions { from, increments, conflict: nx && (xx || gt || lt) || gt && lt }
 }
 
 /// `ZADD`: the members whose score changed. With `INCR` it is an increment.
 pub(super) fn z_add(w: &mut Write<'_>) -> Result<Answer, Refusal> {
-    let (from, increments) = z_add_options(w);
+    let ZAddOptions { from, increments, conflict } = z_add_options(w);
+    if conflict {
+        return Ok(Answer::Native(w.run()));
+    }
     if increments && w.words.len() == from + 2 {
         let delta = counters::score(w.arg(from))?;
         let member = w.arg(from + 1);

@@ -23,6 +23,8 @@ pub(super) fn check(native: Native, command: &Command, words: Words<'_>) -> Resu
             let keys = command.keys(&words).map_err(|why| Refusal::other(why.to_string()))?;
             keys.map(|at| native.memory(words.get(at))).fold(0, u64::saturating_add)
         }
+        // An empty text stretches nothing, however far off it is set.
+        Effect::StringEdit if command.name == "SETRANGE" && words.get(3).is_empty() => return Ok(()),
         Effect::StringEdit => {
             let now = native.string_length(words.get(1));
             now.saturating_add(reach(command.name, words))

@@ -72,9 +72,11 @@ fn fill_note(engine: &mut Engine) {
 /// `MAS.NATIVE command args…`.
 pub(crate) fn native(ctx: Ctx, words: Words<'_>) {
     answer(ctx, |engine| {
-        let done = native_words(engine, ctx, words).inspect_err(|_| engine.node.counters.refused += 1)?;
-        if let Some(answer) = done {
-            engine.node.counters.captured_natively += u64::from(engine.note.len() > HEADER_BYTES);
+        let before = engine.shard.seq();
+        let done = native_words(engine, ctx, words);
+        // A command that failed may have left an effect all the same: the end of an old life.
+        engine.node.counters.captured_natively += engine.shard.seq() - before;
+        if let Some(answer) = done.inspect_err(|_| engine.node.counters.refused += 1)? {
             answer.send(ctx);
         }
         Ok(())

@@ -41,6 +41,8 @@ fn identity_fields(ctx: Ctx, engine: &Engine) -> Vec<(&'static str, String)> {
     let mut next = || replication.next().unwrap_or_default();
     let (link, offset, replica_offset) = (next(), next(), next());
     let keys = ctx.keys();
+    let waiting: Vec<String> =
+        shard.outbox().firsts().map(|(incarnation, seq)| format!("{incarnation}:{seq}")).collect();
     vec![
         ("store", who.store.clone()),
         ("region", who.region.0.to_string()),
@@ -56,6 +58,7 @@ fn identity_fields(ctx: Ctx, engine: &Engine) -> Vec<(&'static str, String)> {
         ("clock", shard.clock().0.to_string()),
         ("outbox-effects", shard.outbox().len().to_string()),
         ("outbox-bytes", shard.outbox().bytes().to_string()),
+        ("outbox-first", waiting.join(",")),
         ("outbox-max-bytes", engine.settings.outbox_max_bytes.to_string()),
         ("master-link", if node.is_replica() { link } else { String::new() }),
         ("repl-offset", if node.is_replica() { replica_offset } else { offset }),

@@ -56,6 +56,15 @@ impl Client {
         Some(Self(BufReader::new(stream)))
     }
 
+    /// A connection to a server that answers; `None` while it does not (yet).
+    pub fn ready(port: u16) -> Option<Self> {
+        let mut client = Self::connect(port)?;
+        client.0.get_mut().write_all(b"PING\r\n").ok()?;
+        let mut line = String::new();
+        client.0.read_line(&mut line).ok()?;
+        (line == "+PONG\r\n").then_some(client)
+    }
+
     pub fn call(&mut self, words: &[&str]) -> Value {
         self.call_bytes(&words.iter().map(|w| w.as_bytes()).collect::<Vec<_>>())
     }

@@ -6,6 +6,13 @@ use rand::rngs::StdRng;
 /// Absolute times to live are from here on, unix milliseconds.
 pub const FAR_FUTURE_MS: u64 = 4_000_000_000_000;
 
+/// `MAS_SEED` where it is set, else a random one; printed, so that a failure can be repeated.
+pub fn seed() -> u64 {
+    let seed = std::env::var("MAS_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random);
+    println!("MAS_SEED={seed}");
+    seed
+}
+
 /// A random line; every supported write command is among them. Times to live are in the past or last longer than a test.
 pub fn line(rng: &mut StdRng) -> String {
     let (k, k2) = (key(rng), key(rng));
@@ -105,7 +112,13 @@ pub fn line(rng: &mut StdRng) -> String {
         format!("GEORADIUS {k2} 15 37 200 km STORE {k}"),
         format!("INCR {k} surplus"),
         format!("HINCRBY {k} {f} notanumber"),
+        format!("HINCRBYFLOAT {k} {f} notanumber"),
+        format!("INCRBY {k} notanumber"),
+        format!("INCRBYFLOAT {k} notanumber"),
         format!("ZADD {k} nan {f}"),
+        format!("ZADD {k} INCR nan {f}"),
+        format!("ZADD {k} GT NX INCR nan {f}"),
+        format!("SETRANGE {k} 9223372036854775807 "),
         format!("SET {k}"),
     ];
     if rng.random_range(0..400) == 0 {

@@ -47,7 +47,8 @@ impl State {
                 None => {}
             }
         }
-        if !command.arity_fits(request.count()) {
+        let half_a_pair = command.takes_pairs() && request.count().is_multiple_of(2);
+        if half_a_pair || !command.arity_fits(request.count()) {
             let name = command.name.to_ascii_lowercase();
             return self.refuse(key, &format!("ERR wrong number of arguments for '{name}' command"));
         }
@@ -78,9 +79,6 @@ impl State {
                 }
             },
             Routing::SplitSum | Routing::SplitValues => self.send_split(key, command, request, 1, now),
-            Routing::SplitPairs if request.count().is_multiple_of(2) => {
-                return self.refuse(key, "ERR wrong number of arguments for 'mset' command");
-            }
             Routing::SplitPairs => self.send_split(key, command, request, 2, now),
             Routing::FanOutSum | Routing::FanOutJoin | Routing::FanOutOk | Routing::FanOutPick => {
                 self.send_everywhere(key, command, request, now);

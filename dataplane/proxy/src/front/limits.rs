@@ -12,10 +12,6 @@ pub const OWED_AT_FIRST: usize = 64;
 pub const LARGE_REPLY_BYTES: usize = 16 * 1024;
 /// Output waiting for one client; above it its requests are read no further.
 pub const OUTPUT_PAUSE_BYTES: usize = 1024 * 1024;
-/// Output waiting for one client; above it the connection is closed.
-pub const OUTPUT_BYTES_MAX: usize = 256 * 1024 * 1024;
-/// Output waiting for all clients of one worker; above it the client with the most is closed.
-pub const OUTPUT_TOTAL_MAX: usize = 512 * 1024 * 1024;
 /// A client that takes nothing of its output for so long is closed.
 pub const OUTPUT_STUCK: Duration = Duration::from_mins(1);
 /// Requests of one worker under way to one engine; above it clients are read no further.
@@ -52,6 +48,21 @@ pub const READ_BYTES: usize = 64 * 1024;
 pub const REPLY_BYTES: usize = 128 * 1024;
 /// Reads in a row of one connection before the others get their turn.
 pub const READS_IN_A_ROW: usize = 8;
+
+/// Bounds on output that clients do not take. A proxy has those of [`OutputBounds::default`]; tests have smaller ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutputBounds {
+    /// Bytes that wait for one client; above it the connection is closed.
+    pub one_client: usize,
+    /// Bytes that wait for all clients of one worker; above it the client with the most is closed.
+    pub all_clients: usize,
+}
+
+impl Default for OutputBounds {
+    fn default() -> Self {
+        Self { one_client: 256 * 1024 * 1024, all_clients: 512 * 1024 * 1024 }
+    }
+}
 
 /// A duration on a worker's clock, which counts microseconds.
 pub fn micros(duration: Duration) -> u32 {

@@ -34,6 +34,7 @@ use std::thread::JoinHandle;
 
 use tokio::sync::{mpsc, watch};
 
+use self::limits::OutputBounds;
 use self::replication::{Clocks, Replication};
 use self::routing::Masters;
 use self::settings::Settings;
@@ -54,6 +55,8 @@ pub struct Start {
     pub clocks: Clocks,
     /// One event queue a worker; their number is the number of workers.
     pub acks: Vec<mpsc::UnboundedReceiver<Vec<AckEvent>>>,
+    /// How much output may wait for clients.
+    pub output: OutputBounds,
 }
 
 /// A running front.
@@ -75,7 +78,7 @@ pub fn workers(settings: &Settings) -> usize {
 
 /// Binds the port and starts the workers.
 pub fn start(start: Start) -> io::Result<Front> {
-    let Start { settings, masters, shared, replication, clocks, acks } = start;
+    let Start { settings, masters, shared, replication, clocks, acks, output } = start;
     let now = settings.borrow().clone();
     let mut address = now.listen;
     let mut listeners = Vec::with_capacity(acks.len());
@@ -94,6 +97,7 @@ pub fn start(start: Start) -> io::Result<Front> {
             replication: replication.clone(),
             clocks: clocks.clone(),
             settings: now.clone(),
+            output,
         };
         let channels = worker::Channels {
             settings: settings.clone(),

@@ -308,7 +308,7 @@ impl State {
             let pending = client.pending_output();
             self.output_bytes = self.output_bytes + pending - client.counted_output;
             client.counted_output = pending;
-            if pending > limits::OUTPUT_BYTES_MAX {
+            if pending > self.output.one_client && client.closing != Closing::Now {
                 client.closing = Closing::Now;
                 self.counters.count(Count::SlowReaders);
             }
@@ -322,20 +322,25 @@ impl State {
             }
         }
         self.dirty = dirty;
-        if self.output_bytes > limits::OUTPUT_TOTAL_MAX {
+        if self.output_bytes > self.output.all_clients {
             self.close_slowest();
         }
     }
 
-    /// All output together is too much: the client that takes the least of its own has to go.
+    /// All output together is too much: the client that takes the least of its own has to go. What those have who are going
+    /// already does not count.
     fn close_slowest(&mut self) {
-        let open = |client: &Client| client.closing != Closing::Now;
-        let slowest = self
-            .clients
-            .iter_mut()
-            .filter(|(_, c)| open(c))
-            .max_by_key(|(_, client)| client.pending_output());
-        if let Some((_, client)) = slowest {
+        let mut total = 0;
+        let mut slowest: Option<&mut Client> = None;
+        for (_, client) in self.clients.iter_mut().filter(|(_, client)| client.closing != Closing::Now) {
+            total += client.pending_output();
+            if slowest.as_ref().is_none_or(|most| client.pending_output() > most.pending_output()) {
+                slowest = Some(client);
+            }
+        }
+        if let Some(client) = slowest
+            && total > self.output.all_clients
+        {
             client.closing = Closing::Now;
             client.wake();
             self.counters.count(Count::SlowReaders);

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 
 use super::clients::Clients;
 use super::counters::{Counters, Totals};
-use super::limits;
+use super::limits::{self, OutputBounds};
 use super::pipe::{Held, Pipe};
 use super::replication::{Clocks, Replication};
 use super::routing::{Master, Masters};
@@ -77,6 +77,8 @@ pub struct State {
     pub input_bytes: usize,
     /// Output that waits to be taken, all clients together.
     pub output_bytes: usize,
+    /// How much of it there may be.
+    pub output: OutputBounds,
     /// Clients that wait until some engine connection has room.
     pub crowded: Vec<u32>,
     /// The cell that this state is in, for answers that come later.
@@ -201,12 +203,14 @@ pub struct Parts {
     pub clocks: Clocks,
     /// The configuration.
     pub settings: Arc<Settings>,
+    /// How much output may wait for clients.
+    pub output: OutputBounds,
 }
 
 impl State {
     /// A worker without clients and connections.
     pub fn new(parts: Parts) -> Self {
-        let Parts { worker, shared, replication, clocks, settings } = parts;
+        let Parts { worker, shared, replication, clocks, settings, output } = parts;
         let shards = settings.shards();
         let upstreams = (0..shards * 2).map(|n| Upstream::new(ShardId(n / 2), n % 2 == 1)).collect();
         Self {
@@ -226,6 +230,7 @@ impl State {
             read_buf: vec![0; limits::READ_BYTES].into(),
             input_bytes: 0,
             output_bytes: 0,
+            output,
             crowded: Vec::new(),
             cell: Weak::new(),
             clock: Clock(Instant::now()),

@@ -39,6 +39,7 @@ impl Replicator {
             metrics: Metrics::default(),
             config: wiring.config.clone(),
         };
+        handle.metrics.prepare(&wiring.config.borrow());
         handle.published.degraded.store(true, std::sync::atomic::Ordering::Relaxed);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (inbox, published) = (Arc::clone(&handle.inbox), Arc::clone(&handle.published));

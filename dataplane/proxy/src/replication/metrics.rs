@@ -2,6 +2,7 @@
 
 use std::sync::atomic::AtomicU64;
 
+use mas_core::config::ProxyConfig;
 use mas_core::stamp::ShardId;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -104,6 +105,52 @@ impl Default for Metrics {
 impl Metrics {
     pub(crate) fn of(shard: ShardId) -> OfShard {
         OfShard { shard: shard.0 }
+    }
+
+    /// Makes the rows of all shards and regions of the configuration, so that they are shown from the start and not only once
+    /// something happens.
+    pub(crate) fn prepare(&self, config: &ProxyConfig) {
+        for shard in config.shards.iter().map(|shard| shard.shard) {
+            let of = OfShard { shard };
+            for counters in [
+                &self.published_records,
+                &self.published_effects,
+                &self.confirmed_effects,
+                &self.refused_records,
+                &self.swept_effects,
+                &self.collected,
+            ] {
+                drop(counters.get_or_create(&of));
+            }
+            for gauges in [&self.unconfirmed, &self.kept, &self.tombstones] {
+                drop(gauges.get_or_create(&of));
+            }
+            drop(self.stable_age_seconds.get_or_create(&of));
+            for peer in &config.peers {
+                let of = OfRegion { region: peer.region.name.clone(), shard };
+                drop(self.tombstones_held_by.get_or_create(&of));
+            }
+            let peers = config.peers.iter().map(|peer| (&peer.region.name, true));
+            for (peer, is_other) in peers.chain([(&config.region.name, false)]) {
+                let of = OfLink { peer: peer.clone(), shard };
+                for counters in
+                    [&self.merged, &self.duplicates, &self.overruled, &self.dead_letters, &self.held]
+                {
+                    drop(counters.get_or_create(&of));
+                }
+                for gauges in
+                    [&self.lag_ms, &self.lag_effects, &self.missing].into_iter().filter(|_| is_other)
+                {
+                    drop(gauges.get_or_create(&of));
+                }
+            }
+        }
+        let publishes = OfBroker { region: config.region.name.clone(), purpose: "publish" };
+        drop(self.reconnects.get_or_create(&publishes));
+        for region in config.peers.iter().map(|peer| &peer.region).chain([&config.region]) {
+            let reads = OfBroker { region: region.name.clone(), purpose: "read" };
+            drop(self.reconnects.get_or_create(&reads));
+        }
     }
 
     /// Adds all of them.

@@ -75,6 +75,7 @@ async fn follow_config(hub: Rc<Hub>) {
     loop {
         let now = Arc::clone(&config.borrow_and_update());
         read_password(&hub);
+        hub.metrics.prepare(&now);
         let members: Vec<&String> = now.shards.iter().flat_map(|s| &s.members).collect();
         hub.engines.keep(&|address| members.iter().any(|m| *m == address));
         let regions: Vec<RegionRef> =

@@ -4,9 +4,12 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use mas_proxy::front::counters::Count;
+use mas_proxy::front::limits::OutputBounds;
 
 use crate::fake_engine::FakeEngine;
-use crate::harness::{config, eventually, frame, front_of, front_with};
+use crate::harness::{Client, Harness, config, eventually, frame, front_bounded, front_of, front_with};
+
+const MIB: usize = 1024 * 1024;
 
 #[test]
 fn garbage_gets_an_error_and_the_connection_ends() {
@@ -94,6 +97,61 @@ fn a_client_that_reads_nothing_is_not_read_from_and_disturbs_nobody() {
     // Either it was closed at the bound of its output, or it is read no further.
     let written = front.count(Count::BytesWritten);
     assert!(written < 1 << 30, "{written} bytes were written to a client that reads nothing");
+}
+
+/// Asks for `count` large values and takes nothing of the replies.
+fn reads_nothing(front: &Harness, count: usize) -> Client {
+    let mut slow = front.client();
+    slow.send(&frame(&["GET", "big"]).repeat(count));
+    slow
+}
+
+#[test]
+fn output_of_one_client_is_bounded() {
+    let engine = FakeEngine::serving(0, 1);
+    let bounds = OutputBounds { one_client: 8 * MIB, ..OutputBounds::default() };
+    let front = front_bounded(config(&[vec![engine.address.clone()]]), bounds);
+    let mut other = front.client();
+    let big = "x".repeat(MIB);
+    assert_eq!(other.ask(&["SET", "big", &big]), "+OK\r\n");
+    // Before the proxy knows how large the replies are it asks for 64 of them.
+    let mut slow = reads_nothing(&front, 64);
+    eventually("the slow reader is closed", || front.count(Count::SlowReaders) == 1);
+    while slow.try_reply().is_some() {}
+    assert!(other.ask(&["GET", "big"]).len() > MIB);
+}
+
+#[test]
+fn output_of_all_clients_of_a_worker_is_bounded_and_the_slowest_goes_first() {
+    let engine = FakeEngine::serving(0, 1);
+    let mut config = config(&[vec![engine.address.clone()]]);
+    config.workers = 1;
+    let bounds = OutputBounds { all_clients: 24 * MIB, ..OutputBounds::default() };
+    let front = front_bounded(config, bounds);
+    let mut other = front.client();
+    let big = "x".repeat(MIB);
+    assert_eq!(other.ask(&["SET", "big", &big]), "+OK\r\n");
+
+    // What sockets take is not counted, and may be some MiB each.
+    let mut modest: Vec<_> = (0..2).map(|_| reads_nothing(&front, 4)).collect();
+    let mut slow: Vec<_> = (0..4).map(|_| reads_nothing(&front, 60)).collect();
+    // Whoever reads is answered meanwhile, again and again.
+    eventually("enough of them are closed", || {
+        assert!(other.ask(&["GET", "big"]).len() > MIB);
+        front.count(Count::SlowReaders) >= 3
+    });
+    for _ in 0..50 {
+        assert!(other.ask(&["GET", "big"]).len() > MIB);
+    }
+    let closed = front.count(Count::SlowReaders);
+    assert!(closed <= 4, "{closed} were closed, more than were slow");
+    for client in &mut modest {
+        for n in 0..4 {
+            assert!(client.reply().len() > MIB, "reply {n} of one that was only late");
+        }
+    }
+    let ended = slow.iter_mut().filter_map(|client| (0..60).find(|_| client.try_reply().is_none())).count();
+    assert_eq!(ended as u64, closed, "the others get all their replies");
 }
 
 #[test]

@@ -68,6 +68,11 @@ fn the_table_answers_questions_about_commands() {
     let count: usize = client.ask(&["COMMAND", "COUNT"])[1..].trim().parse().unwrap();
     assert!(count > 100);
     assert!(client.ask(&["COMMAND"]).starts_with(&format!("*{count}\r\n")));
+    for (name, filter) in [("COMMAND", ["FILTERBY", "ACLCAT"]), ("CLIENT", ["TYPE", "replica"])] {
+        assert!(client.ask(&[name, "LIST", filter[0], filter[1]]).starts_with("-ERR filters of"), "{name}");
+        assert_eq!(client.ask(&[name, "LIST", "what"]), "-ERR syntax error\r\n");
+        assert!(!client.ask(&[name, "LIST"]).starts_with('-'));
+    }
 }
 
 #[test]

@@ -11,6 +11,7 @@ use mas_core::config::{
 };
 use mas_core::slot::even_ranges;
 use mas_proxy::front::counters::{Count, Totals};
+use mas_proxy::front::limits::OutputBounds;
 use mas_proxy::front::replication::{AckSender, Answer, Clocks, LinkStatus, Refusal, Replication, Written};
 use mas_proxy::front::settings::Settings;
 use mas_proxy::front::state::Shared;
@@ -174,6 +175,11 @@ pub(crate) fn front_of(engines: &[&FakeEngine]) -> Harness {
 }
 
 pub(crate) fn front_with(config: ProxyConfig) -> Harness {
+    front_bounded(config, OutputBounds::default())
+}
+
+/// A front that keeps so much output for clients.
+pub(crate) fn front_bounded(config: ProxyConfig, output: OutputBounds) -> Harness {
     let first = Arc::new(Settings::check(config).expect("a valid configuration"));
     let workers = front::workers(&first);
     let shards = usize::from(first.shards());
@@ -197,6 +203,7 @@ pub(crate) fn front_with(config: ProxyConfig) -> Harness {
         replication: replication.clone(),
         clocks: Clocks::new(shards),
         acks,
+        output,
     })
     .expect("a free port");
     drop(inside);

@@ -128,6 +128,10 @@ fn what_is_not_in_the_table_goes_nowhere() {
         "options"
     );
     assert_eq!(client.ask(&["GET"]), "-ERR wrong number of arguments for 'get' command\r\n");
+    for name in ["mset", "msetnx"] {
+        let half = format!("-ERR wrong number of arguments for '{name}' command\r\n");
+        assert_eq!(client.ask(&[name, LOW, "1", HIGH]), half);
+    }
     assert_eq!(client.ask(&["CLIENT", "NOSUCH"]), "-ERR unknown subcommand 'NOSUCH'. Try CLIENT HELP.\r\n");
     assert_eq!((low.executed().len(), high.executed().len()), (0, 0));
 }

@@ -164,6 +164,17 @@ fn module() -> PathBuf {
         .expect("the engine is built: run `cargo build -p mas-engine`, or name it in MAS_ENGINE")
 }
 
+/// Where a server has its files.
+const FILES: &str = "appendonlydir";
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a folder");
+    for entry in std::fs::read_dir(from).expect("a folder") {
+        let entry = entry.expect("a file");
+        std::fs::copy(entry.path(), to.join(entry.file_name())).expect("a copy");
+    }
+}
+
 /// A redis-server with the engine.
 pub struct Engine {
     child: Child,
@@ -199,6 +210,25 @@ impl Engine {
 
     pub fn restart(&mut self) {
         end(&mut self.child);
+        self.child = Self::launch(self.dir.path(), self.port);
+        self.wait();
+    }
+
+    /// A copy of its files as they are now.
+    pub fn copy_files(&self) -> TempDir {
+        let copy = tempfile::tempdir().expect("a folder");
+        copy_folder(&self.dir.path().join(FILES), copy.path());
+        copy
+    }
+
+    /// Ends it and starts it with the files of a copy, or with none.
+    pub fn restart_with(&mut self, copy: Option<&TempDir>) {
+        end(&mut self.child);
+        let files = self.dir.path().join(FILES);
+        std::fs::remove_dir_all(&files).expect("its files are removed");
+        if let Some(copy) = copy {
+            copy_folder(copy.path(), &files);
+        }
         self.child = Self::launch(self.dir.path(), self.port);
         self.wait();
     }

@@ -66,7 +66,7 @@ pub(super) const ALL: &[Entry] = &[
     }),
     ("BITFIELD", 3, |d| {
         let mut words = words!["BITFIELD", d.key(Text)];
-        for _ in 0..1 + d.below(3) {
+        for _ in 0..=d.below(3) {
             d.maybe(30, &["OVERFLOW"], &mut words);
             if words.last().is_some_and(|last| last == b"OVERFLOW") {
                 words.extend(words![d.pick(&["WRAP", "SAT", "FAIL", "fail", "ODD"])]);

@@ -24,8 +24,7 @@ impl Ask<'_, '_> {
 
     pub(super) fn command_list(&mut self) -> Flow {
         if self.count() > 2 {
-            return self
-                .error("ERR filters of COMMAND LIST are not supported by a multi-active store: ask for all");
+            return self.refuse_filter(&[b"FILTERBY"], "COMMAND LIST");
         }
         self.write(|out| {
             encode::array(out, served().count());
@@ -33,6 +32,18 @@ impl Ask<'_, '_> {
                 encode::bulk(out, command.name.to_ascii_lowercase().as_bytes());
             }
         })
+    }
+
+    /// The answer to a command that lists something, if it came with arguments: those that begin with one of `known` would
+    /// be right in Redis.
+    pub(super) fn refuse_filter(&mut self, known: &[&[u8]], name: &str) -> Flow {
+        if self.count() > 3 && known.iter().any(|word| self.arg(2).eq_ignore_ascii_case(word)) {
+            self.error(&format!(
+                "ERR filters of {name} are not supported by a multi-active store: ask for all"
+            ))
+        } else {
+            self.error("ERR syntax error")
+        }
     }
 
     pub(super) fn command_info(&mut self) -> Flow {

@@ -248,6 +248,14 @@ impl Ask<'_, '_> {
         self.write(|out| encode::text(out, resp3, &line.unwrap_or_default()))
     }
 
+    pub(super) fn client_list(&mut self) -> Flow {
+        if self.count() > 2 {
+            self.refuse_filter(&[b"TYPE", b"ID"], "CLIENT LIST")
+        } else {
+            self.client_info()
+        }
+    }
+
     pub(super) fn client_switch(&mut self) -> Flow {
         if self.arg(2).eq_ignore_ascii_case(b"ON") || self.arg(2).eq_ignore_ascii_case(b"OFF") {
             self.ok()

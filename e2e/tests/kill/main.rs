@@ -2,9 +2,12 @@
 //! acknowledged, and the regions are equal.
 //!
 //! Three groups of writers run at once, one at each level. What SEMANTICS promises: `Local` survives the loss of a
-//! proxy or a broker, `Queued` the loss of the region's Redis, `Remote` that of the region.
+//! proxy or a broker, `Queued` the loss of the region's Redis, `Remote` that of the region. `moments.rs` chooses when a proxy
+//! dies: between apply and publish, and between merge and the next read.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod moments;
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -13,11 +16,16 @@ use e2e::keyspace;
 use e2e::load::{Load, Plan, Report};
 use e2e::{Store, manifest, one_at_a_time, wait_for};
 
+const SPEC: &str =
+    "  shards: 1\n  redis: {replicas: 1, maxMemory: 128Mi}\n  broker: {replicas: 1}\n  proxy: {replicas: 2}";
 const REGIONS: [&str; 2] = ["east", "west"];
 /// Name, arguments of `MAS.ACK`, and how many writes are waited for before, during and after: a `Remote` one takes
 /// until the peer's next heartbeat.
 const LEVELS: [(&str, &[&str], u64); 3] =
     [("local", &["LOCAL"], 500), ("queued", &["QUEUED"], 200), ("remote", &["REMOTE", "1"], 30)];
+const WRITERS: usize = 2;
+/// So many that every proxy has some of each level.
+const MANY_WRITERS: usize = 6;
 /// The pause of a writer after each write. Without one, two cores have nothing left for a broker that starts.
 const PACE: Duration = Duration::from_millis(4);
 const SERVES_AGAIN_WITHIN: Duration = Duration::from_mins(1);
@@ -30,15 +38,26 @@ enum Promise {
     Queued,
 }
 
-/// Writes at all levels in both regions, calls `strike` in the middle, and counts.
-fn under_load(store: &Store, name: &str, promise: Promise, strike: impl FnOnce()) {
+/// Writes at all levels in both regions, calls `strike` in the middle, and counts. Gives what the writers of each level saw.
+fn under_load(store: &Store, name: &str, promise: Promise, strike: impl FnOnce()) -> Vec<Report> {
+    under_load_of(WRITERS, store, name, promise, strike)
+}
+
+/// The same with so many writers at each level in each region.
+fn under_load_of(
+    writers: usize,
+    store: &Store,
+    name: &str,
+    promise: Promise,
+    strike: impl FnOnce(),
+) -> Vec<Report> {
     let started = Instant::now();
     let prefixes = LEVELS.map(|(level, ..)| format!("{name}-{level}"));
     let loads: Vec<Load> = LEVELS
         .iter()
         .zip(&prefixes)
         .map(|((_, level, _), prefix)| {
-            let plan = Plan { regions: &REGIONS, writers: 2, prefix, level, pace: PACE };
+            let plan = Plan { regions: &REGIONS, writers, prefix, level, pace: PACE };
             Load::start(store, &plan).unwrap()
         })
         .collect();
@@ -76,6 +95,7 @@ fn under_load(store: &Store, name: &str, promise: Promise, strike: impl FnOnce()
         }
     }
     assert!(broken.is_empty(), "{name}: {}", broken.join("; "));
+    reports
 }
 
 fn strike_and_wait(store: &Store, component: &str) {
@@ -84,13 +104,30 @@ fn strike_and_wait(store: &Store, component: &str) {
 }
 
 #[test]
+fn at_chosen_moments() {
+    let _alone = one_at_a_time();
+    let store = Store::start(&manifest("moments", &REGIONS, SPEC)).unwrap();
+    let reports = under_load_of(MANY_WRITERS, &store, "unpublished", Promise::Local, || {
+        for region in REGIONS {
+            moments::between_apply_and_publish(&store, region);
+        }
+    });
+    for ((level, ..), report) in LEVELS.iter().zip(&reports).skip(1) {
+        assert!(report.ledger.unknown() > 0, "no write at {level} was under way when its proxy died");
+    }
+    under_load(&store, "reader", Promise::Local, || {
+        for (region, peer) in [("west", "east"), ("east", "west")] {
+            moments::between_merge_and_read(&store, region, peer);
+        }
+    });
+    store.finish().unwrap();
+}
+
+#[test]
 fn with_replicas_and_appends_synced_every_second() {
     let _alone = one_at_a_time();
-    let spec = "  shards: 1\n  redis: {replicas: 1, maxMemory: 128Mi}\n  broker: {replicas: 1}\n  proxy: {replicas: 2}";
-    let store = Store::start(&manifest("kill", &REGIONS, spec)).unwrap();
+    let store = Store::start(&manifest("kill", &REGIONS, SPEC)).unwrap();
 
-    // A proxy between apply and publish: under this load some write is always there. Each of them reads a peer's
-    // stream or its own for some shard, so readers die as well.
     under_load(&store, "proxy", Promise::Local, || {
         for component in ["east/proxy-0", "east/proxy-1", "west/proxy-0", "west/proxy-1"] {
             strike_and_wait(&store, component);

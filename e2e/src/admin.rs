@@ -1,0 +1,66 @@
+//! What the parts say of themselves beside `masctl`: a proxy's metrics, a master's identity.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use redis::Connection;
+
+use crate::Store;
+
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+impl Store {
+    /// The names of a region's proxies.
+    pub fn proxies(&self, region: &str) -> Result<Vec<String>> {
+        let prefix = format!("{region}/proxy-");
+        let processes = self.status()?.processes.into_iter();
+        Ok(processes.map(|process| process.component).filter(|name| name.starts_with(&prefix)).collect())
+    }
+
+    /// One metric of a proxy, summed over its labels.
+    pub fn metric(&self, proxy: &str, name: &str) -> Result<f64> {
+        let port = self.process(proxy)?.port.with_context(|| format!("{proxy} has no admin port"))?;
+        metric_at(port, name).with_context(|| format!("reading {name} of {proxy} failed"))
+    }
+
+    /// A connection to the engine that is master of a shard.
+    pub fn connect_master(&self, region: &str, shard: u16) -> Result<Connection> {
+        let status = self.status()?;
+        let found = status.region(region).and_then(|r| r.shards.iter().find(|s| s.shard == shard));
+        let address = found.and_then(|shard| shard.master.clone());
+        self.connect_engine(&address.with_context(|| format!("shard {shard} of {region} has no master"))?)
+    }
+}
+
+/// One metric of the proxy whose admin port is `port`, summed over its labels.
+pub fn metric_at(port: u16, name: &str) -> Result<f64> {
+    let values: Vec<f64> = fetch(port, "/metrics")?
+        .lines()
+        .filter_map(|line| line.strip_prefix(name)?.strip_prefix([' ', '{']))
+        .filter_map(|rest| rest.rsplit(' ').next()?.parse().ok())
+        .collect();
+    if values.is_empty() {
+        bail!("there is no metric {name}");
+    }
+    Ok(values.iter().sum())
+}
+
+/// What an engine says of itself (`MAS.IDENTITY`).
+pub fn identity(engine: &mut Connection) -> Result<BTreeMap<String, String>> {
+    Ok(redis::cmd("MAS.IDENTITY").query(engine)?)
+}
+
+fn fetch(port: u16, path: &str) -> Result<String> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())?;
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply)?;
+    match reply.split_once("\r\n\r\n") {
+        Some((head, body)) if head.contains(" 200 ") => Ok(body.to_owned()),
+        _ => bail!("no answer to {path}: {}", reply.lines().next().unwrap_or_default()),
+    }
+}

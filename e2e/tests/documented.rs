@@ -1,0 +1,186 @@
+//! Every command in the shell blocks of README.md and docs/*.md: run here as it stands there, or listed with what covers it.
+//! What is documented and not listed fails the test, and so does what is listed and not documented.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use e2e::{Parts, Status, wait_for};
+
+/// What is done with a documented command.
+enum How {
+    /// It is run.
+    Run,
+    /// This is run in its place.
+    RunAs(&'static str),
+    /// It is not run; this covers it.
+    Covered(&'static str),
+}
+
+use How::{Covered, Run, RunAs};
+
+/// In the order in which they are run.
+const COMMANDS: [(&str, How); 13] = [
+    ("make test", Covered("this test is a part of it; .ci/run runs it")),
+    ("make bench", Covered("some five minutes of load; its program is asked for its options below")),
+    (
+        "cargo build --release",
+        Covered("make build, before make demo; these programs come from the same sources"),
+    ),
+    ("make demo", RunAs("CI=true demo")),
+    ("cargo run --release -p e2e --bin bench -- --help", RunAs("bench --help")),
+    ("target/release/masctl up -f examples/two-regions.yaml --detach", Run),
+    ("target/release/masctl status", Run),
+    ("target/release/masctl endpoints", Run),
+    ("redis-cli -p PORT_OF_BEIJING  SET greeting hello", Run),
+    // It takes a moment to get there, and without a terminal redis-cli leaves the quotes out.
+    (
+        "redis-cli -p PORT_OF_SHANGHAI GET greeting",
+        RunAs("until redis-cli -p PORT_OF_SHANGHAI --no-raw GET greeting | grep hello; do sleep 0.1; done"),
+    ),
+    ("target/release/masctl cut beijing shanghai", Run),
+    ("target/release/masctl heal beijing shanghai", Run),
+    ("target/release/masctl down", Run),
+];
+const TIDY_UP: &str = "target/release/masctl down --delete-data";
+const LIMIT: Duration = Duration::from_mins(3);
+
+/// Where the tree is now, and not where it was built.
+fn root() -> PathBuf {
+    PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs the tests")).join("..")
+}
+
+/// The commands of a page, without their comments, each with the output that is shown below it.
+fn shell_lines(page: &str) -> Vec<(String, Vec<String>)> {
+    let mut found: Vec<(String, Vec<String>)> = Vec::new();
+    let mut inside = false;
+    for line in page.lines() {
+        if line.starts_with("```") {
+            inside = !inside;
+            continue;
+        }
+        let command = line
+            .strip_prefix("$ ")
+            .or_else(|| ["make ", "cargo "].iter().any(|start| line.starts_with(start)).then_some(line));
+        match command {
+            Some(command) if inside => {
+                let command = command.split(" #").next().unwrap_or(command).trim_end();
+                found.push((command.to_owned(), Vec::new()));
+            }
+            _ if inside && !line.is_empty() => {
+                if let Some((_, output)) = found.last_mut() {
+                    output.push(line.to_owned());
+                }
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+fn documented() -> BTreeMap<String, Vec<String>> {
+    let docs = fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let pages = docs.filter(|path| path.extension().is_some_and(|end| end == "md"));
+    let mut all = BTreeMap::new();
+    for page in pages.chain([root().join("README.md")]) {
+        for (command, output) in shell_lines(&fs::read_to_string(&page).unwrap()) {
+            all.entry(command).or_insert_with(Vec::new).extend(output);
+        }
+    }
+    all
+}
+
+#[test]
+fn every_documented_command_is_listed_here() {
+    let documented: BTreeSet<String> = documented().into_keys().collect();
+    let listed: BTreeSet<String> = COMMANDS.iter().map(|(name, _)| (*name).to_owned()).collect();
+    let missing: Vec<_> = documented.difference(&listed).collect();
+    assert!(missing.is_empty(), "documented, but neither run nor covered: {missing:?}");
+    let surplus: Vec<_> = listed.difference(&documented).collect();
+    assert!(surplus.is_empty(), "listed, but not documented: {surplus:?}");
+}
+
+/// A folder for the store, in which it ends when the test does.
+struct Place {
+    folder: tempfile::TempDir,
+    programs: PathBuf,
+}
+
+impl Place {
+    /// Runs a command in the tree's root; its output.
+    fn run(&self, command: &str) -> Result<String, String> {
+        let programs = self.programs.display();
+        let mut line = command.replace("target/release/", &format!("{programs}/"));
+        for (region, name) in [("beijing", "PORT_OF_BEIJING"), ("shanghai", "PORT_OF_SHANGHAI")] {
+            if line.contains(name) {
+                line = line.replace(name, &self.port(region)?);
+            }
+        }
+        // The store goes on behind `up`, so the output goes to a file and not through a pipe that it would hold open.
+        let output = self.folder.path().join("output");
+        let file = fs::File::create(&output).unwrap();
+        let mut child = Command::new("bash")
+            .args(["-c", &line])
+            .current_dir(root())
+            .env("MAS_STATE_DIR", self.folder.path().join("s"))
+            .env("PATH", format!("{programs}:{}", std::env::var("PATH").unwrap_or_default()))
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().unwrap())
+            .stderr(file)
+            .spawn()
+            .unwrap();
+        let ended = wait_for(command, LIMIT, || child.try_wait().ok().flatten());
+        let said = fs::read_to_string(&output).unwrap_or_default();
+        match ended {
+            Ok(exit) if exit.success() => Ok(said),
+            Ok(exit) => Err(format!("`{command}` ended with {exit}: {said}")),
+            Err(error) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(format!("{error:#}: {said}"))
+            }
+        }
+    }
+
+    fn port(&self, region: &str) -> Result<String, String> {
+        let text = self.run("target/release/masctl status -o json")?;
+        let status: Status = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+        let endpoint = status.region(region).map(|region| region.endpoint.clone()).unwrap_or_default();
+        endpoint.rsplit(':').next().map(ToOwned::to_owned).ok_or_else(|| format!("no port in {endpoint}"))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Err(error) = self.run(TIDY_UP) {
+            eprintln!("{error}");
+        }
+    }
+}
+
+#[test]
+fn documented_commands_do_what_they_say() {
+    let programs = Parts::find().unwrap().masctl.parent().map(Path::to_owned).unwrap();
+    let folder = tempfile::Builder::new().prefix("mas-").tempdir().unwrap();
+    let place = Place { folder, programs };
+    let documented = documented();
+    for (name, how) in &COMMANDS {
+        let started = Instant::now();
+        let output = match how {
+            Run => place.run(name).unwrap(),
+            RunAs(other) => place.run(other).unwrap(),
+            Covered(by) => {
+                println!("{name}: not run ({by})");
+                continue;
+            }
+        };
+        println!("{name}: {:.1} s", started.elapsed().as_secs_f64());
+        for line in documented.get(*name).into_iter().flatten() {
+            assert!(output.contains(line.as_str()), "`{name}` should print {line:?}, but prints: {output}");
+        }
+    }
+}
