@@ -30,11 +30,12 @@ test: setup ## All tests, on real redis-servers and real RabbitMQ brokers
 	cargo build --workspace --bins --lib
 	./tools/test
 
-lint: ## Formatting, clippy, documentation, drift of generated files, licences
+lint: ## Formatting, clippy, documentation, licences (installs cargo-deny if it is missing: some minutes, once)
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets
-	@if command -v cargo-deny >/dev/null; then cargo deny --log-level error check licenses bans sources; \
-	else echo "cargo-deny is not installed: licences were not checked (cargo install cargo-deny)"; fi
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --quiet
+	@command -v cargo-deny >/dev/null || { echo "== lint: installing cargo-deny"; cargo install --locked --quiet cargo-deny; }
+	cargo deny --log-level error check licenses bans sources
 
 bench: build ## Plain Redis, nutcracker and a region of this store, side by side in one run (BENCH=--help: options)
 	@$(RELEASE)/bench $(BENCH)
