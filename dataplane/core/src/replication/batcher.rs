@@ -45,7 +45,7 @@ impl Default for Pace {
         Self {
             idle_gap_us: 300,
             busy_gap_us: 1000,
-            effect_gap_us: 50,
+            effect_gap_us: 200,
             gap_max_us: 2000,
             unconfirmed_max: 16,
             refused_wait_us: 100_000,
@@ -489,17 +489,17 @@ mod tests {
     #[test]
     fn many_writers_gather_for_longer_than_one() {
         let (mut b, mut ids) = (batcher(), ids());
-        for seq in 1..=30 {
+        for seq in 1..=8 {
             b.push(INC, seq, effect(10));
         }
         let first = b.poll(1000, &mut ids).expect("at once");
         assert!(b.settle(first.ticket, true, 1100).is_some());
-        b.push(INC, 31, effect(10));
-        assert_eq!(b.wake_us(), Some(1000 + 30 * 50));
-        let second = b.poll(2500, &mut ids).expect("after the gap");
-        assert!(b.settle(second.ticket, true, 2600).is_some());
-        b.push(INC, 32, effect(10));
-        assert_eq!(b.wake_us(), Some(2800), "one writer: the shortest gap");
+        b.push(INC, 9, effect(10));
+        assert_eq!(b.wake_us(), Some(1000 + 8 * 200));
+        let second = b.poll(2600, &mut ids).expect("after the gap");
+        assert!(b.settle(second.ticket, true, 2700).is_some());
+        b.push(INC, 10, effect(10));
+        assert_eq!(b.wake_us(), Some(2900), "one writer: the shortest gap");
     }
 
     #[test]
