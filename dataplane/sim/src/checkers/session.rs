@@ -1,0 +1,85 @@
+//! What one session may rely on: it reads what it wrote, never something older than it has seen, and its writes come
+//! after what it has seen; within one incarnation, and in another region after its token was covered there.
+//! Looked at on keys that are only ever set.
+
+use std::collections::BTreeMap;
+
+use mas_core::stamp::Incarnation;
+
+use super::Judge;
+use super::ledger::St;
+use crate::engine::commands::Reply;
+use crate::keyspace::Data;
+use crate::proxy::front::Written;
+use crate::workload::Command;
+
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    stamp: St,
+    /// Where this must be seen.
+    by: Incarnation,
+    wrote: bool,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(crate) struct Seen {
+    keys: BTreeMap<(u16, String), Known>,
+}
+
+impl Seen {
+    /// A write was answered.
+    pub(crate) fn wrote(&mut self, judge: &Judge, shard: u16, command: &Command, note: &Written) {
+        let Command::Set { key, .. } = command else { return };
+        if !key.starts_with('r') {
+            return;
+        }
+        let Some(stamp) = judge.stamp_of(shard, note.incarnation, note.seq) else { return };
+        let known = self.keys.get(&(shard, key.clone()));
+        if let Some(known) = known.filter(|k| k.by == note.incarnation) {
+            judge.checked("session");
+            if known.stamp >= stamp {
+                judge.violate("causality", format!("a write of {key} at {stamp:?} comes before {:?}, which its session had seen", known.stamp));
+            }
+        }
+        self.keys.insert((shard, key.clone()), Known { stamp, by: note.incarnation, wrote: true });
+    }
+
+    /// A read was answered by `by`.
+    pub(crate) fn read(&mut self, judge: &Judge, shard: u16, command: &Command, reply: &Reply, by: Incarnation) {
+        let Command::Get(key) = command else { return };
+        if !key.starts_with('r') {
+            return;
+        }
+        let stamp = match reply {
+            Reply::Value(Some(Data::Str(value))) => {
+                let text = &value[1..value.iter().position(|b| *b == b'.').unwrap_or(value.len())];
+                let number = std::str::from_utf8(text).ok().and_then(|t| t.parse().ok());
+                number.and_then(|number| judge.stamp_of_number(number)).unwrap_or((0, 0, 0))
+            }
+            _ => (0, 0, 0),
+        };
+        if let Some(known) = self.keys.get(&(shard, key.clone())).filter(|k| k.by == by) {
+            judge.checked("session");
+            if stamp < known.stamp {
+                let what = if known.wrote { "wrote" } else { "had read" };
+                judge.violate("session", format!("{key} read at {stamp:?}, although the session {what} {:?}", known.stamp));
+            }
+        }
+        self.keys.insert((shard, key.clone()), Known { stamp, by, wrote: false });
+    }
+
+    /// The session went elsewhere with its token, which was taken from the incarnations `from`, and is covered by `to`.
+    pub(crate) fn moved(&mut self, from: &[(u16, Incarnation)], to: &[(u16, Incarnation)]) {
+        self.keys.retain(|(shard, _), known| {
+            let held = known.wrote || from.contains(&(*shard, known.by));
+            match to.iter().find(|(of, _)| of == shard) {
+                Some((_, by)) if held => {
+                    known.by = *by;
+                    true
+                }
+                Some(_) | None => false,
+            }
+        });
+    }
+}
