@@ -360,13 +360,4 @@ impl Broker {
             }
         }
     }
-
-    /// Looks at a stream's log: for checkers.
-    pub(crate) fn log_of<R>(&self, shard: u16, f: impl FnOnce(&mut dyn Iterator<Item = &(u64, Bytes)>) -> R) -> R {
-        let state = self.state.borrow();
-        match state.streams.get(&shard) {
-            Some(stream) => f(&mut stream.log.iter()),
-            None => f(&mut std::iter::empty()),
-        }
-    }
 }

@@ -9,8 +9,6 @@ use mas_core::cover::Cover;
 use mas_core::effect::{Change, Kind, Op, Value};
 use mas_core::stamp::{Origin, Stamp};
 
-use crate::executor::Time;
-
 /// A stamp as the checkers compare it: clock, region, incarnation.
 pub(crate) type St = (u64, u16, u64);
 /// An effect's name: region, incarnation, number.
@@ -76,7 +74,6 @@ pub(crate) struct Commit {
     pub(crate) shard: u16,
     pub(crate) name: Name,
     pub(crate) hlc: u64,
-    pub(crate) at: Time,
     /// The key; `None`: a whole shard.
     pub(crate) key: Option<Bytes>,
     pub(crate) facts: Vec<Fact>,
@@ -89,7 +86,6 @@ impl Commit {
         origin: Origin,
         seq: u64,
         hlc: mas_core::stamp::Hlc,
-        at: Time,
         changes: &[Change],
     ) -> Self {
         let mut key = None;
@@ -103,7 +99,7 @@ impl Commit {
                 Change::Slots { floor, .. } => facts.push(Fact::Floor(st(*floor))),
             }
         }
-        Self { number, shard, name: (origin.region.0, origin.incarnation.0, seq), hlc: hlc.0, at, key, facts }
+        Self { number, shard, name: (origin.region.0, origin.incarnation.0, seq), hlc: hlc.0, key, facts }
     }
 
     /// The latest stamp of its own that it gives, for the order of what one session sees.

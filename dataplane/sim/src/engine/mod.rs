@@ -92,7 +92,6 @@ struct State {
     phase: Phase,
     recovered: bool,
     following: Option<Following>,
-    loading_until: Time,
     damaged: bool,
     claims: BTreeMap<String, (u64, u64)>,
     disk: Disk,
@@ -123,6 +122,7 @@ pub(crate) struct Engine {
     /// What it gets from its master comes so much later.
     pub(crate) lag: Cell<Time>,
     pushing: Cell<bool>,
+    loading_until: Cell<Time>,
     follow_moved: Notify,
     state: RefCell<State>,
 }
@@ -153,6 +153,7 @@ impl Engine {
             siblings: RefCell::default(),
             lag: Cell::new(0),
             pushing: Cell::new(false),
+            loading_until: Cell::new(0),
             follow_moved: Notify::default(),
             state: RefCell::new(State {
                 shard: Shard::new((1, 2)),
@@ -160,7 +161,6 @@ impl Engine {
                 phase: Phase::Fenced,
                 recovered: false,
                 following: None,
-                loading_until: 0,
                 damaged: false,
                 claims: BTreeMap::new(),
                 disk: Disk::new(fsync),
@@ -203,11 +203,11 @@ impl Engine {
             state.following = None;
             state.damaged = false;
             state.claims.clear();
-            state.loading_until = self.sim.now() + loading;
             state.history = history;
             state.backlog.clear();
             state.end = 0;
         }
+        self.loading_until.set(self.sim.now() + loading);
         self.judge.note(|| format!("{} starts: {}", self.node.name, self.describe()));
         if self.fsync == Fsync::EverySecond {
             let (engine, sim) = (Rc::downgrade(self), self.sim.clone());
@@ -255,7 +255,7 @@ impl Engine {
     }
 
     fn is_loading(&self) -> bool {
-        self.state.borrow().loading_until > self.sim.now()
+        self.loading_until.get() > self.sim.now()
     }
 
     /// Hands a step to the AOF and to replicas.

@@ -92,7 +92,7 @@ impl Engine {
             self.log(state, Entry::Step(local_entry(&effect)));
             note.effect = effect;
             let origin = state.shard.identity().origin();
-            let commit = Commit::new(number, self.shard, origin, seq, hlc, self.sim.now(), &changes);
+            let commit = Commit::new(number, self.shard, origin, seq, hlc, &changes);
             self.judge.committed(commit, &cover);
         }
         let waiting = state.shard.outbox().bytes();
