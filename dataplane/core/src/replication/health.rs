@@ -163,6 +163,9 @@ impl Health {
         if let Some(suspects) = self.suspects.take() {
             self.missing =
                 suspects.runs.iter().map(|&(o, first, last)| still_missing(own, o, first, last)).sum();
+            if mutation!(HolesNotCounted) {
+                self.missing = 0;
+            }
         }
         self.suspects = Some(Suspects { clock_ms: self.clock_ms, runs });
     }

@@ -44,16 +44,18 @@ impl Members {
     }
 
     /// What the shard will still have whichever member is promoted: the meet of all. A member that cannot be reached
-    /// keeps its last known cover, for it may still be promoted; one that was never heard may be empty. With
-    /// `fsync_always` the master itself comes back with all it has.
+    /// keeps its last known cover, for it may still be promoted; one that was never heard may be empty. `fsync_always`
+    /// is enough only for a master without replicas, which comes back with all it has: where there are others, one of
+    /// them may be promoted while it is away.
     pub fn durable(&self, master: &Cover, fsync_always: bool) -> Cover {
-        if fsync_always {
+        if (fsync_always && self.covers.len() <= 1) || mutation!(VolatileIsDurable) {
             return master.clone();
         }
         let mut durable = master.clone();
         for cover in self.covers.values() {
             match cover {
                 Some(cover) => durable = durable.meet(cover),
+                None if mutation!(UnheardIsDurable) => {}
                 None => return Cover::default(),
             }
         }
@@ -73,7 +75,8 @@ pub fn build_heartbeat(
 ) -> Record {
     let origin = Origin { region, incarnation: master.incarnation };
     // The master's cover includes the durable one, and its clock is at least every stamp that it has.
-    let beat = Heartbeat { epoch, clock: master.clock, issued: master.issued, cover: durable };
+    let issued = if mutation!(MissingIssuedNumber) { 0 } else { master.issued };
+    let beat = Heartbeat { epoch, clock: master.clock, issued, cover: durable };
     Record { id, shard, origin, body: Body::Heartbeat(beat) }
 }
 
@@ -94,7 +97,6 @@ mod tests {
         m.configure(["a", "b"].into_iter());
         m.heard("a", cover(9));
         assert_eq!(m.durable(&cover(9), false), Cover::default(), "b was never heard");
-        assert_eq!(m.durable(&cover(9), true), cover(9));
         m.heard("b", cover(5));
         assert_eq!(m.durable(&cover(9), false), cover(5));
         m.heard("stranger", cover(1));
@@ -102,6 +104,17 @@ mod tests {
         assert_eq!(m.durable(&cover(9), false), Cover::default());
         m.configure(["a"].into_iter());
         assert_eq!(m.durable(&cover(9), false), cover(9));
+    }
+
+    #[test]
+    fn a_replica_that_lags_may_be_promoted_while_a_master_with_fsync_is_away() {
+        let mut m = Members::default();
+        m.configure(["a", "b"].into_iter());
+        m.heard("a", cover(9));
+        m.heard("b", cover(5));
+        assert_eq!(m.durable(&cover(9), true), cover(5));
+        m.configure(["a"].into_iter());
+        assert_eq!(m.durable(&cover(9), true), cover(9), "alone it comes back with all it has");
     }
 
     #[test]

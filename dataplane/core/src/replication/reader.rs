@@ -220,7 +220,7 @@ impl Reader {
             if offset < at.offset {
                 return Seen::default();
             }
-            if offset == at.offset && id.unwrap_or(0) == at.record {
+            if offset == at.offset && (id.unwrap_or(0) == at.record || mutation!(RecordNotVerified)) {
                 self.state = State::Reading;
                 self.last = Some(at);
                 return Seen::default();
@@ -263,7 +263,8 @@ impl Reader {
     fn read_body(&mut self, bytes: Bytes, before: Option<Position>, seen: &mut Seen) -> Option<(Bytes, Hlc)> {
         // On the own stream nearly everything is the live incarnation's own: passed over unread.
         if let (Some(live), Some(of)) = (self.live, Record::peek_effects_of(&bytes))
-            && of == (Origin { region: self.region, incarnation: live })
+            && (of == (Origin { region: self.region, incarnation: live })
+                || (mutation!(OwnTailSkipped) && of.region == self.region))
         {
             return None;
         }
@@ -390,6 +391,11 @@ impl Reader {
                 }
                 self.ahead = start + count;
                 (None, None)
+            }
+            Merged::Held if mutation!(HeldIsMerged) => {
+                self.stored = Some(to);
+                let tag = self.queue.drain(..count.min(self.queue.len())).map(|item| item.tag).max();
+                (tag, None)
             }
             Merged::Held => {
                 self.not_before_ms = now_ms + HELD_WAIT_MS;

@@ -146,6 +146,12 @@ impl Ledger {
         keyed.into_iter().chain(self.floors.get(&shard)).flatten().map(|&i| &self.commits[i])
     }
 
+    /// The stamp of the latest flush of a shard.
+    pub(crate) fn last_floor(&self, shard: u16) -> St {
+        let floors = self.floors.get(&shard).into_iter().flatten();
+        floors.map(|&i| self.commits[i].stamp()).max().unwrap_or_default()
+    }
+
     /// Every key that was ever written to in a shard.
     pub(crate) fn keys(&self, shard: u16) -> impl Iterator<Item = &Bytes> {
         self.by_key.keys().filter(move |(of, _)| *of == shard).map(|(_, key)| key)

@@ -121,6 +121,11 @@ impl Judge {
         (1..=8).find_map(|region| commits.of_name(shard, (region, incarnation.0, seq))).map(ledger::Commit::stamp)
     }
 
+    /// The stamp of whatever may have taken away a key that is only ever set: a flush.
+    pub(crate) fn stamp_of_nothing(&self, shard: u16) -> St {
+        self.state.borrow().ledger.last_floor(shard)
+    }
+
     /// The stamp of the effect of an operation.
     pub(crate) fn stamp_of_number(&self, number: usize) -> Option<St> {
         self.state.borrow().ledger.of_number(number).map(ledger::Commit::stamp)

@@ -57,7 +57,7 @@ impl Seen {
                 let number = std::str::from_utf8(text).ok().and_then(|t| t.parse().ok());
                 number.and_then(|number| judge.stamp_of_number(number)).unwrap_or((0, 0, 0))
             }
-            _ => (0, 0, 0),
+            _ => judge.stamp_of_nothing(shard),
         };
         if let Some(known) = self.keys.get(&(shard, key.clone())).filter(|k| k.by == by) {
             judge.checked("session");

@@ -50,6 +50,10 @@ impl Engine {
                     });
                     if let Ok(synced) = asked.await {
                         engine.synced(following, synced);
+                        // What was issued while the answer was under way.
+                        if let Some(master) = engine.sibling(following.member) {
+                            master.push_soon();
+                        }
                     }
                 }
                 let pause = engine.sim.random(|r| r.range(50, 400)) * MS;

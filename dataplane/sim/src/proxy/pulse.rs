@@ -247,22 +247,20 @@ impl Proxy {
         let names: Vec<String> = (0..count).map(|member| format!("redis-{member}")).collect();
         pulse.members.configure(names.iter().map(String::as_str));
         let always = self.world.fsync_always(self.region);
-        if !always {
-            let asked: Vec<_> = (0..count)
-                .filter(|member| *member != seat.member)
-                .map(|member| {
-                    let engine = self.world.engine(self.region, shard.id, member);
-                    let node = Rc::clone(&engine.node);
-                    let call = self.world.network.call(&self.node, &node, CONTROL, MEMBER_LIMIT, move || {
-                        (!engine.about().loading).then(|| engine.word().cover)
-                    });
-                    (member, call)
-                })
-                .collect();
-            for (member, call) in asked {
-                if let Ok(Some(cover)) = call.await {
-                    pulse.members.heard(&names[member], cover);
-                }
+        let asked: Vec<_> = (0..count)
+            .filter(|member| *member != seat.member)
+            .map(|member| {
+                let engine = self.world.engine(self.region, shard.id, member);
+                let node = Rc::clone(&engine.node);
+                let call = self.world.network.call(&self.node, &node, CONTROL, MEMBER_LIMIT, move || {
+                    (!engine.about().loading).then(|| engine.word().cover)
+                });
+                (member, call)
+            })
+            .collect();
+        for (member, call) in asked {
+            if let Ok(Some(cover)) = call.await {
+                pulse.members.heard(&names[member], cover);
             }
         }
         // The master last: its cover includes all that the others have, and its clock all stamps in them.
