@@ -420,6 +420,18 @@ impl World {
         None
     }
 
+    /// What links say, for the text of a violation.
+    fn links_line(&self) -> String {
+        let mut line = String::new();
+        for region in self.regions() {
+            for peer in self.regions() {
+                let states: Vec<_> = self.proxies(region).iter().filter_map(|p| p.link_state(0, peer)).collect();
+                line += &format!("; {region} from {peer}: {states:?}");
+            }
+        }
+        line
+    }
+
     fn settle(self: &Rc<Self>) {
         let deadline = self.sim.now() + SETTLE_LIMIT;
         let shown_after = self.sim.now() + HOLES_SHOWN_AFTER;
@@ -429,7 +441,7 @@ impl World {
                 return;
             }
             let why = self.unsettled().or_else(|| {
-                let hole = self.judge.unequal_covers(self)?;
+                let hole = self.judge.unequal_covers(self)? + &self.links_line();
                 // Streams were lost: what was in them alone is missing for good, and must be shown.
                 let shown = self.schedule.setup.lossy && self.judge.holes_are_shown(self);
                 (!shown || self.sim.now() < shown_after).then_some(hole)

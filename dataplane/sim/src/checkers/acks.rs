@@ -38,6 +38,8 @@ impl Judge {
         let what = format!("operation #{number} ({command:?} -> {reply:?})");
         match level {
             Answered::Local => {}
+            // Nothing was issued before: there is nothing to wait for.
+            _ if note.seq == 0 => {}
             Answered::Queued => {
                 let state = self.state.borrow();
                 let logged = state.logged.get(&(region, shard));

@@ -236,6 +236,11 @@ impl Engine {
         state.following = None;
         let lost = if power { self.sim.random(|r| state.disk.lose_power(r)) } else { 0 };
         drop(state);
+        for replica in self.siblings.borrow().iter().filter_map(Weak::upgrade) {
+            if replica.follows() == Some(self.member) {
+                replica.lose_link();
+            }
+        }
         self.judge.note(|| format!("{} ends, {lost} steps lost", self.node.name));
     }
 

@@ -125,18 +125,20 @@ impl Engine {
             if replica.follows() != Some(self.member) || !replica.node.is_up() {
                 continue;
             }
+            let same = replica.state.borrow().following.is_some_and(|f| f.history == self.state.borrow().history);
             match self.network.transit(&self.node, &replica.node, REPLICATE) {
-                Some(at) => {
+                Some(at) if same => {
                     let (master, end, history) = (Rc::clone(self), self.state.borrow().end, self.state.borrow().history);
                     let process = replica.node.process();
                     self.sim.at(at + replica.lag.get(), move || replica.pushed(&master, &process, history, end));
                 }
-                None => replica.lose_link(),
+                // Connected to a process before this one: it finds out now at the latest.
+                Some(_) | None => replica.lose_link(),
             }
         }
     }
 
-    fn lose_link(&self) {
+    pub(super) fn lose_link(&self) {
         if let Some(following) = &mut self.state.borrow_mut().following {
             following.link_up = false;
         }

@@ -248,9 +248,11 @@ impl Engine {
             incarnation,
             previous: Incarnation::NONE,
         };
-        state.history = self.sim.new_id();
-        state.backlog.clear();
-        state.end = 0;
+        if was_replica {
+            state.history = self.sim.new_id();
+            state.backlog.clear();
+            state.end = 0;
+        }
         let entry = state.shard.promote(to, self.wall_ms());
         state.phase = Phase::Recovering;
         state.recovered = false;
