@@ -79,6 +79,13 @@ struct State {
     blocked_until: Time,
     nacks_until: Time,
     next_consumer: u64,
+    listeners: Vec<Listener>,
+}
+
+/// Somebody who hears heartbeats without reading the stream.
+struct Listener {
+    connection: Rc<Connection>,
+    hear: Rc<dyn Fn(&Bytes)>,
 }
 
 /// See the module.
@@ -279,6 +286,37 @@ impl Broker {
             }
             None => connection.cut(),
         }
+    }
+
+    /// Hears heartbeats from now on; runs at the broker.
+    pub(crate) fn listen(&self, connection: &Rc<Connection>, hear: Rc<dyn Fn(&Bytes)>) {
+        let connection = Rc::clone(connection);
+        self.state.borrow_mut().listeners.push(Listener { connection, hear });
+    }
+
+    /// A heartbeat for those who listen: at most once, kept nowhere.
+    pub(crate) fn fan_out(self: &Rc<Self>, connection: &Rc<Connection>, beat: Bytes) {
+        let Some(at) = self.network.transit(&connection.proxy, &self.node, PUBLISH) else { return };
+        let (broker, connection) = (Rc::clone(self), Rc::clone(connection));
+        self.sim.at(at, move || {
+            if connection.is_broken() || broker.is_blocked() || !broker.node.is_up() {
+                return;
+            }
+            let mut state = broker.state.borrow_mut();
+            state.listeners.retain(|l| !l.connection.is_broken());
+            for Listener { connection, hear } in &state.listeners {
+                let Some(at) = broker.network.transit(&broker.node, &connection.proxy, DELIVER) else {
+                    connection.cut();
+                    continue;
+                };
+                let (connection, hear, beat) = (Rc::clone(connection), Rc::clone(hear), beat.clone());
+                broker.sim.at(at, move || {
+                    if !connection.broken.get() {
+                        hear(&beat);
+                    }
+                });
+            }
+        });
     }
 
     /// A consumer attaches; runs at the broker. `None`: there is no such stream.

@@ -41,6 +41,9 @@ impl Client {
         };
         for operation in steps {
             world.sim.sleep_until(operation.at).await;
+            if world.sim.now() > world.schedule.setup.duration + 2 * SEC {
+                break;
+            }
             if !world.is_open(client.region) {
                 client.change_region(client.region % world.schedule.setup.regions.len() as u16 + 1);
                 continue;

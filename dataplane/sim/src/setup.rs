@@ -73,6 +73,10 @@ impl Setup {
             }
             if rng.chance(150) {
                 regions[0].leaves = Some(duration / 2);
+                // What only a region that has left could give again must not be lost afterwards.
+                for region in regions.iter_mut().filter(|r| r.fsync == Fsync::Off) {
+                    region.fsync = Fsync::EverySecond;
+                }
             }
         }
         let small = rng.chance(150);

@@ -261,6 +261,7 @@ impl World {
     async fn leave(self: Rc<Self>, region: u16, at: Time) {
         self.sim.sleep_until(at).await;
         self.open.borrow_mut().insert(region, false);
+        let mut since = None;
         let mine = |e: &Rc<Engine>| e.region == region && e.phase() == Phase::Serving;
         loop {
             self.sim.sleep(500 * MS).await;
@@ -272,14 +273,16 @@ impl World {
                 let idle = self.proxies(region).iter().all(|p| p.is_idle());
                 idle && master.look(|s, _| s.outbox().is_empty())
                     && others.iter().all(|other| {
-                        let masters = self.engines();
-                        let their = masters.iter().find(|e| {
-                            e.region == *other && e.shard == shard && e.phase() == Phase::Serving
-                        });
-                        their.is_some_and(|t| t.look(|t, _| master.look(|s, _| t.cover().includes(&s.cover()))))
+                        let mut all = self.engines().into_iter().filter(|e| e.region == *other && e.shard == shard);
+                        all.all(|t| t.node.is_up() && t.look(|t, _| master.look(|s, _| t.cover().includes(&s.cover()))))
                     })
             });
-            if done && !self.is_busy(region) {
+            // Twice, with time for every disk in between.
+            if !done || self.is_busy(region) {
+                since = None;
+                continue;
+            }
+            if self.sim.now() >= *since.get_or_insert(self.sim.now()) + 3 * SEC {
                 break;
             }
         }

@@ -25,6 +25,9 @@ use crate::world::World;
 /// How long a reply of an engine may take.
 pub(crate) const REPLY_LIMIT: Time = 5 * SEC;
 
+/// Above it a link is catching up, milliseconds.
+const MAX_LAG_MS: u64 = 1000;
+
 /// The engine that is a shard's master now, serving or recovering.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Seat {
@@ -181,7 +184,8 @@ impl Proxy {
         for region in world.regions() {
             proxy.feeds.borrow_mut().insert(region, None);
             for shard in &proxy.shards {
-                let row = LinkRow { health: Health::new(RegionId(region)), link: Link::default() };
+                let link = Link { max_lag_ms: MAX_LAG_MS, ..Link::default() };
+                let row = LinkRow { health: Health::new(RegionId(region)), link };
                 shard.links.borrow_mut().insert(region, row);
                 shard.readers.borrow_mut().insert(region, Notify::default());
                 sim.spawn(&process, Rc::clone(&proxy).read_stream(Rc::clone(shard), region));

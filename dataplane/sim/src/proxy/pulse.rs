@@ -275,6 +275,10 @@ impl Proxy {
         let id = self.world.sim.new_id();
         let record = build_heartbeat(id, RegionId(self.region), ShardId(shard.id), seat.epoch, &word, durable);
         shard.batcher.borrow_mut().push_heartbeat(&record);
+        let outlet = self.outlet.borrow().clone();
+        if let Some(outlet) = outlet {
+            self.world.broker(self.region).fan_out(&outlet.connection, record.encode());
+        }
         self.pump.notify();
         Ok(())
     }

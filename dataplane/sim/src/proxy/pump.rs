@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use mas_core::record::{Body, Record};
 use mas_core::replication::ack::{Level, Outcome, Write};
 use mas_core::replication::batcher::Publish;
 
@@ -55,8 +56,20 @@ impl Proxy {
         let mut backoff = BACKOFF.0;
         while self.feeds.borrow().contains_key(&region) {
             let (there, node) = (Rc::clone(&broker), Rc::clone(&self.node));
-            let opened =
-                self.world.network.call(&self.node, &broker.node, CONTROL, 3 * SEC, move || there.connect(&node));
+            let proxy = Rc::downgrade(&self);
+            let hear = move |beat: &bytes::Bytes| {
+                if let Some(proxy) = proxy.upgrade() {
+                    proxy.hear(region, beat);
+                }
+            };
+            let is_peer = region != self.region;
+            let opened = self.world.network.call(&self.node, &broker.node, CONTROL, 3 * SEC, move || {
+                let connection = there.connect(&node);
+                if is_peer {
+                    there.listen(&connection, Rc::new(hear));
+                }
+                connection
+            });
             if let Ok(connection) = opened.await {
                 backoff = BACKOFF.0;
                 self.set_feed(region, Some(Rc::clone(&connection)));
@@ -65,6 +78,14 @@ impl Proxy {
             }
             sim.sleep(sim.random(|r| r.range(backoff / 2, backoff))).await;
             backoff = (backoff * 2).min(BACKOFF.1);
+        }
+    }
+
+    /// A heartbeat of a peer, heard without reading its stream.
+    fn hear(&self, region: u16, beat: &bytes::Bytes) {
+        let Ok(Record { shard, body: Body::Heartbeat(beat), .. }) = Record::decode(beat.clone()) else { return };
+        if let Some(shard) = self.shards.get(usize::from(shard.0)).filter(|_| self.process.is_alive()) {
+            self.peer_beat(shard, region, beat.epoch, beat.cover);
         }
     }
 
