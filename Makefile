@@ -7,7 +7,11 @@ ifneq ($(shell command -v mold),)
 export RUSTFLAGS ?= -C link-arg=-fuse-ld=mold
 endif
 
-.PHONY: help setup build demo test lint bench generate clean
+# How long `make sim` runs, and on how many threads.
+SECONDS_SIM ?= 120
+JOBS_SIM ?= $(shell nproc 2>/dev/null || echo 1)
+
+.PHONY: help setup build demo test sim soak mutations lint bench generate clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -28,9 +32,20 @@ test: setup ## All tests, on real redis-servers and real RabbitMQ brokers
 	cargo build --workspace --bins --lib
 	./tools/test
 
+sim: ## Simulated stores under failures, judged by independent checkers, for SECONDS_SIM (120) seconds
+	@echo "== sim: seeds for $(SECONDS_SIM) s (docs/correctness.md says how to replay one)"
+	cargo run --quiet -p sim -- --seconds $(SECONDS_SIM) --jobs $(JOBS_SIM)
+
+soak: ## The same with ever new seeds, until stopped
+	cargo run --quiet -p sim -- --soak --jobs $(JOBS_SIM)
+
+mutations: ## Plant every known bug in turn: the simulator must find each
+	cargo run --quiet -p sim --features mutations -- --mutations --jobs $(JOBS_SIM)
+
 lint: ## Formatting, clippy, documentation, drift of generated files, licences
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets
+	cargo clippy -p sim --features mutations --all-targets
 	@if command -v cargo-deny >/dev/null; then cargo deny --log-level error check licenses bans sources; \
 	else echo "cargo-deny is not installed: licences were not checked (cargo install cargo-deny)"; fi
 

@@ -88,7 +88,6 @@ mod planted {
         PositionPastParts: "the position is stored past an effect of which parts are missing",
         RecordNotVerified: "a reader does not look whether the log is the one that it knew",
         OwnTailSkipped: "the reader of the own stream skips every incarnation of the region",
-        HeldIsMerged: "a merge that was held back counts as done",
         OwnStreamNotRead: "a new master serves before it has read its own stream",
         AnyNonceWillDo: "somebody else's nonce ends the reading of the own stream",
         OldEffectsIgnored: "a new master serves before its old outbox was published",

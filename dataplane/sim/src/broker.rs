@@ -266,7 +266,7 @@ impl Broker {
         let offset = stream.next_offset;
         // Offsets have holes.
         stream.next_offset += 1 + self.sim.random(|r| if r.chance(50) { r.below(4) } else { 0 });
-        self.judge.logged(self.region, shard, &record);
+        self.judge.logged(self.region, shard, offset, &record);
         stream.log.push_back((offset, record));
     }
 

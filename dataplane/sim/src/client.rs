@@ -4,9 +4,11 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use mas_core::replication::token::Token;
 use mas_core::stamp::{Hlc, Incarnation};
 
 use crate::checkers::session::Seen;
+use crate::engine::{Engine, STORE};
 use crate::executor::{Process, SEC, Time};
 use crate::proxy::Proxy;
 use crate::proxy::front::{Answer, Answered, shard_of};
@@ -122,7 +124,12 @@ impl Client {
         let Some(old) = self.connection() else { return };
         let wrote: Vec<Wrote> = self.wrote.values().copied().collect();
         let asking = Rc::clone(&old);
+        let named = wrote.clone();
         let token = on(&self.world, &old.process, async move { asking.token(&wrote).await }).await.flatten();
+        let parsed = token.as_ref().and_then(|(text, _)| Token::parse(text.as_bytes(), STORE).ok());
+        if let Some(parsed) = &parsed {
+            self.world.judge.token(self.region, parsed, &named);
+        }
         let Some(new) = self.world.some_proxy(region) else { return };
         let mut covered = None;
         if let Some((token, _)) = &token {
@@ -131,6 +138,15 @@ impl Client {
                 on(&self.world, &new.process, async move { asking.await_token(&token, AWAIT).await }).await.flatten();
         }
         self.world.judge.note(|| format!("client {} goes to {}: {covered:?}", self.index, new.node.name));
+        if let (Some(parsed), Some(covered)) = (&parsed, &covered) {
+            let engines = self.world.engines();
+            for (shard, incarnation) in covered {
+                let is = |e: &&Rc<Engine>| e.shard == *shard && e.is_incarnation(*incarnation);
+                if let Some(engine) = engines.iter().find(is) {
+                    self.world.judge.covered(engine, parsed);
+                }
+            }
+        }
         self.region = region;
         self.proxy = Some(new);
         self.wrote.clear();

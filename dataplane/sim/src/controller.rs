@@ -83,6 +83,9 @@ impl Controller {
             }
             let plan = step(&mut control, &place, &record, &members, world.sim.now() / MS);
             for action in plan.actions {
+                if let Action::Promote { member, .. } = &action {
+                    world.judge.chosen(&self.node.name, &members, *member);
+                }
                 if !self.act(&world, shard, &action).await {
                     break;
                 }

@@ -90,24 +90,13 @@ pub(crate) struct SessionPlan {
 
 /// Every write is a write of a key class, so that a checker knows what can happen to it:
 /// `k` anything but times to live, `r` whole strings only, `c` counters only, `e` times to live.
-fn command(rng: &mut Rng, setup: &Setup, theme: u64, large: bool) -> Command {
-    let key = |class: char, count: u64, rng: &mut Rng| format!("{class}{}", rng.below(count));
+fn command(rng: &mut Rng, setup: &Setup, (class, which): (u64, u64), large: bool) -> Command {
+    let key = |class: char, count: u64| format!("{class}{}", which % count);
     let element = |rng: &mut Rng| rng.below(3) as u8;
     let by = |rng: &mut Rng| rng.range(1, 40) as i64 - 20;
-    let class = match theme {
-        0 => rng.below(8),
-        // Runs about one thing meet more often on it.
-        theme => {
-            if rng.chance(700) {
-                theme
-            } else {
-                rng.below(8)
-            }
-        }
-    };
     match class {
         0 | 1 => {
-            let key = key('r', 3, rng);
+            let key = key('r', 3);
             if rng.chance(400) {
                 Command::Get(key)
             } else {
@@ -116,7 +105,7 @@ fn command(rng: &mut Rng, setup: &Setup, theme: u64, large: bool) -> Command {
             }
         }
         2 => {
-            let key = key('c', 2, rng);
+            let key = key('c', 2);
             match rng.below(10) {
                 0..3 => Command::Get(key),
                 3 => Command::Set { key, number: true, bytes: 0 },
@@ -125,17 +114,17 @@ fn command(rng: &mut Rng, setup: &Setup, theme: u64, large: bool) -> Command {
             }
         }
         3 => {
-            let key = key('h', 2, rng);
+            let key = key('h', 2);
             match rng.below(10) {
                 0..2 => Command::HGetAll(key),
                 2..5 => Command::HSet(key, element(rng)),
                 5..7 => Command::HDel(key, element(rng)),
                 7 => Command::Del(key),
-                _ => Command::HIncr(format!("hc{}", rng.below(2)), element(rng), by(rng)),
+                _ => Command::HIncr(format!("hc{}", which % 2), element(rng), by(rng)),
             }
         }
         4 => {
-            let key = key('s', 2, rng);
+            let key = key('s', 2);
             match rng.below(10) {
                 0..2 => Command::SMembers(key),
                 2..6 => Command::SAdd(key, element(rng)),
@@ -144,7 +133,7 @@ fn command(rng: &mut Rng, setup: &Setup, theme: u64, large: bool) -> Command {
             }
         }
         5 => {
-            let key = key('z', 2, rng);
+            let key = key('z', 2);
             match rng.below(10) {
                 0..2 => Command::ZRange(key),
                 2..4 => Command::ZAdd(key, element(rng)),
@@ -154,8 +143,20 @@ fn command(rng: &mut Rng, setup: &Setup, theme: u64, large: bool) -> Command {
             }
         }
         6 => {
-            let key = key('e', 3, rng);
-            let ttl = rng.range(20, 4000);
+            let ttl = if rng.chance(300) { rng.range(20_000, 40_000) } else { rng.range(20, 1500) };
+            // Sets and pure counters: what the metadata knows comes back with a late renewal.
+            if which >= 2 {
+                let key = if which < 4 { "es0" } else { "ec0" }.to_owned();
+                return match rng.below(10) {
+                    0..4 if which < 4 => Command::SAdd(key, element(rng)),
+                    4 if which < 4 => Command::SRem(key, element(rng)),
+                    0..4 => Command::Incr(key, by(rng)),
+                    5 => Command::Persist(key),
+                    6 => Command::Del(key),
+                    _ => Command::Expire(key, ttl),
+                };
+            }
+            let key = key('e', 3);
             match rng.below(10) {
                 0..2 => Command::Get(key),
                 2..4 => Command::SetEx { key, ttl_ms: ttl },
@@ -167,7 +168,7 @@ fn command(rng: &mut Rng, setup: &Setup, theme: u64, large: bool) -> Command {
             }
         }
         _ => {
-            let key = key('k', 3, rng);
+            let key = key('k', 3);
             match rng.below(20) {
                 0..3 => Command::Get(key),
                 3..6 => Command::Set { key, number: rng.chance(500), bytes: 0 },
@@ -196,21 +197,25 @@ pub(crate) fn draw(rng: &mut Rng, setup: &Setup) -> (Vec<SessionPlan>, Vec<Opera
     let rate = rng.range(10, 40);
     let count = setup.duration / 1_000_000 * rate;
     let mut operations: Vec<Operation> = Vec::new();
-    // Bursts: several regions write the same key in the same millisecond.
+    // Bursts: several regions write the same key within a moment, often the same millisecond.
     while (operations.len() as u64) < count {
         let at = rng.below(setup.duration);
         let burst = if rng.chance(250) { rng.range(2, 5) } else { 1 };
-        let first = command(rng, setup, theme, large);
+        // Runs about one thing meet more often on it.
+        let class = if theme > 0 && rng.chance(700) { theme } else { rng.below(8) };
+        let topic = (class, rng.below(6));
+        let first = command(rng, setup, topic, large);
+        let spread = *rng.pick(&[MS, MS, 30 * MS, 300 * MS]);
         let skip = rng.below(sessions.len() as u64);
         for n in 0..burst {
             let session = ((skip + n) % sessions.len() as u64) as usize;
             let step = if rng.chance(15) {
                 Step::Move(rng.below(regions) as u16 + 1)
             } else {
-                let command = if n == 0 || rng.chance(600) {
+                let command = if n == 0 || rng.chance(400) {
                     first.clone()
                 } else {
-                    command(rng, setup, theme, large)
+                    command(rng, setup, topic, large)
                 };
                 let asked = match rng.below(10) {
                     0 | 1 => Asked::Local,
@@ -219,7 +224,7 @@ pub(crate) fn draw(rng: &mut Rng, setup: &Setup) -> (Vec<SessionPlan>, Vec<Opera
                 };
                 Step::Do(command, asked)
             };
-            operations.push(Operation { number: 0, at: at + rng.below(MS), session, step });
+            operations.push(Operation { number: 0, at: at + rng.below(spread), session, step });
         }
     }
     operations.sort_by_key(|o| (o.at, o.session));

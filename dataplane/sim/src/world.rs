@@ -8,6 +8,7 @@ use std::rc::Rc;
 use crate::broker::Broker;
 use crate::checkers::{Judge, Violation};
 use crate::client::Client;
+use crate::clock::START_MS;
 use crate::controller::Controller;
 use crate::engine::{Engine, Phase};
 use crate::executor::{MS, Process, SEC, Sim, Time};
@@ -467,9 +468,13 @@ impl World {
             self.heal();
             self.settle();
         }
-        // Clients that wait give up by then, and registers of times to live end.
         if !self.sim.is_stopped() {
-            self.sim.run(self.sim.now() + 12 * SEC);
+            self.judge.times_to_live(self);
+        }
+        // Clients that wait give up by then, and times to live end: until then a region whose clock was ahead shows less.
+        if !self.sim.is_stopped() {
+            let last_ms = self.judge.last_expiry_ms().saturating_sub(START_MS) + 1000;
+            self.sim.run((self.sim.now() + 12 * SEC).max(last_ms * MS).min(self.sim.now() + 300 * SEC));
         }
         if !self.sim.is_stopped() {
             self.settle();

@@ -392,11 +392,6 @@ impl Reader {
                 self.ahead = start + count;
                 (None, None)
             }
-            Merged::Held if mutation!(HeldIsMerged) => {
-                self.stored = Some(to);
-                let tag = self.queue.drain(..count.min(self.queue.len())).map(|item| item.tag).max();
-                (tag, None)
-            }
             Merged::Held => {
                 self.not_before_ms = now_ms + HELD_WAIT_MS;
                 self.ahead = 0;

@@ -68,6 +68,14 @@ impl Judge {
         }
     }
 
+    /// A heartbeat was heard: one of a superseded master changes nothing.
+    pub(crate) fn heard(&self, superseded: bool, before: u16, after: u16) {
+        self.checked("heartbeat");
+        if superseded && before != after {
+            self.violate("heartbeat", format!("a superseded master's word counts: {before} regions, then {after}"));
+        }
+    }
+
     /// Whether a member has an effect, or had it before it lost something.
     fn held(&self, member: &Engine, name: Name) -> bool {
         let has = member.look(|shard, _| covers(&shard.cover(), name));

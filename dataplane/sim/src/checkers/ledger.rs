@@ -179,9 +179,19 @@ pub(crate) fn size(cover: &Cover) -> u64 {
     runs(cover).map(|(_, _, first, last)| last - first + 1).sum()
 }
 
-/// The first effect of `a` that `b` lacks.
-pub(crate) fn lacking(a: &Cover, b: &Cover) -> Option<Name> {
-    runs(a).find_map(|(region, incarnation, first, last)| {
-        (first..=last).map(|seq| (region, incarnation, seq)).find(|name| !covers(b, *name))
-    })
+/// The effects of `a` that `b` lacks.
+pub(crate) fn lacking<'a>(a: &'a Cover, b: &'a Cover) -> impl Iterator<Item = Name> + 'a {
+    runs(a)
+        // Nearly always a run of one is within a run of the other.
+        .filter(|&(region, incarnation, first, last)| !has_run(b, (region, incarnation), first, last))
+        .flat_map(|(region, incarnation, first, last)| (first..=last).map(move |seq| (region, incarnation, seq)))
+        .filter(|name| !covers(b, *name))
+}
+
+fn has_run(cover: &Cover, (region, incarnation): (u16, u64), first: u64, last: u64) -> bool {
+    let origin = Origin {
+        region: mas_core::stamp::RegionId(region),
+        incarnation: mas_core::stamp::Incarnation(incarnation),
+    };
+    cover.of(origin).is_some_and(|set| set.runs().any(|(low, high)| low <= first && last <= high))
 }

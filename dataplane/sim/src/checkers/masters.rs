@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use mas_core::procedures::shard::Seen;
 use mas_core::stamp::Incarnation;
 
 use super::Judge;
@@ -21,6 +22,18 @@ impl Judge {
                     format!("{} and {} serve under epoch {epoch}", other.node.name, engine.node.name),
                 );
             }
+        }
+    }
+
+    /// Somebody is chosen among members that look like this: of those that answer it has most.
+    pub(crate) fn chosen(&self, who: &str, members: &[Seen], chosen: usize) {
+        self.checked("masters");
+        let rank = |seen: &Seen| match seen {
+            Seen::Answers { identity, .. } if !identity.empty => (identity.epoch, identity.seq),
+            _ => (0, 0),
+        };
+        if let Some(better) = members.iter().position(|seen| rank(seen) > rank(&members[chosen])) {
+            self.violate("masters", format!("{who} promotes redis-{chosen}, although redis-{better} has more"));
         }
     }
 

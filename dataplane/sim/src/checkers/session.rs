@@ -4,13 +4,16 @@
 
 use std::collections::BTreeMap;
 
+use mas_core::replication::token::Token;
 use mas_core::stamp::Incarnation;
 
 use super::Judge;
-use super::ledger::St;
+use super::ledger::{St, covers, lacking};
+use crate::engine::Engine;
 use crate::engine::commands::Reply;
 use crate::keyspace::Data;
 use crate::proxy::front::Written;
+use crate::proxy::tokens::Wrote;
 use crate::workload::Command;
 
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +28,31 @@ struct Known {
 #[derive(Default)]
 pub(crate) struct Seen {
     keys: BTreeMap<(u16, String), Known>,
+}
+
+impl Judge {
+    /// A token names all that its session wrote.
+    pub(crate) fn token(&self, region: u16, token: &Token, wrote: &[Wrote]) {
+        self.checked("session");
+        let named = |w: &Wrote| {
+            let name = (region, w.incarnation.0, w.seq);
+            token.shards.iter().any(|need| need.shard.0 == w.shard && covers(&need.cover, name))
+        };
+        if let Some(lost) = wrote.iter().find(|w| w.seq > 0 && !named(w)) {
+            self.violate("session", format!("a token does not name what its session wrote: {lost:?}"));
+        }
+    }
+
+    /// An engine is said to cover a token.
+    pub(crate) fn covered(&self, engine: &Engine, token: &Token) {
+        self.checked("session");
+        let cover = engine.look(|shard, _| shard.cover());
+        let lacks = token.shards.iter().filter(|need| need.shard.0 == engine.shard);
+        let lacks = lacks.flat_map(|need| lacking(&need.cover, &cover)).next();
+        if let Some(name) = lacks {
+            self.violate("session", format!("{} is said to cover a token, and lacks {name:?}", engine.node.name));
+        }
+    }
 }
 
 impl Seen {

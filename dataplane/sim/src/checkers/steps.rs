@@ -6,7 +6,8 @@ use std::rc::Rc;
 use mas_core::cover::Cover;
 use mas_core::replication::heartbeat::Word;
 use mas_core::replication::reader::{Merge, Reader};
-use mas_core::shard::{Merged, Position};
+use mas_core::shard::{Merged, Position, Shard};
+use mas_core::slot::SLOTS;
 
 use super::Judge;
 use super::ledger::{Commit, Fact, St, covers, lacking, runs, size};
@@ -33,10 +34,21 @@ impl Judge {
         let own: Vec<u64> = commit.facts.iter().filter_map(|fact| own_clock(fact, &commit)).collect();
         let early = own.iter().min().copied().filter(|clock| seen.is_some_and(|(seen, _)| *clock <= seen));
         let (number, name) = (commit.number, commit.name);
+        let renews = commit.facts.iter().any(|f| matches!(f, Fact::Expire { stamp, life, .. } if stamp != life));
+        let takes_away = commit.facts.iter().any(|f| matches!(f, Fact::Expire { at_ms: None, .. }));
+        let carries = commit.facts.iter().any(|f| matches!(f, Fact::Put { .. } | Fact::Count { .. }));
+        let bare = renews && !carries && commit.key.as_ref().is_some_and(|key| {
+            let known = state.ledger.of_key(commit.shard, key);
+            expected(known.filter(|c| covers(before, c.name))).at_ms.is_some()
+        });
         let fresh = state.ledger.add(commit);
         drop(state);
         if !fresh {
             self.violate("identity", format!("two effects are called {name:?}, the second is operation #{number}"));
+        }
+        // (A new key under a time-to-live that had not ended takes that away, and has nothing to carry yet.)
+        if bare && !takes_away {
+            self.violate("expiry", format!("operation #{number} renews a time-to-live without the key's values"));
         }
         if let (Some(clock), Some((latest, of))) = (early, seen) {
             self.violate(
@@ -66,15 +78,17 @@ impl Judge {
         }
     }
 
-    /// A merge ended.
+    /// A merge ended. `latest_ms`: clocks beyond it are to be held back.
+    #[allow(clippy::too_many_arguments)] // before, after, and what was asked for
     pub(crate) fn merged(
         &self,
         engine: &Engine,
         before: &Cover,
         after: &Cover,
         (stored, moved): (Option<Position>, Option<Position>),
-        merge: &Merge,
+        (region, merge): (u16, &Merge),
         merged: Option<&Merged>,
+        latest_ms: u64,
     ) {
         self.checked("merge");
         let who = &engine.node.name;
@@ -91,9 +105,16 @@ impl Judge {
             }
             Some(_) | None => {}
         }
-        // What was merged is an effect that somebody issued, and is older than the clock.
-        if merged.is_some() && merge.bodies.is_empty() && grown > 0 {
-            self.violate("merge", format!("{who} merged something out of nothing"));
+        if merged.is_some() {
+            self.position(engine, region, after, stored, moved);
+        }
+        // Of what was merged, nothing is beyond the hard limit of clocks.
+        let state = self.state.borrow();
+        let ahead = lacking(after, before).filter_map(|name| state.ledger.of_name(engine.shard, name));
+        let ahead = ahead.filter(|commit| commit.hlc >> 16 > latest_ms).map(|commit| commit.name).next();
+        drop(state);
+        if let Some(name) = ahead {
+            self.violate("merge", format!("{who} merged {name:?}, whose clock is beyond the hard limit"));
         }
     }
 
@@ -113,6 +134,23 @@ impl Judge {
                 "outbox",
                 format!("{} gave up effect {seq} of {incarnation:016x}, which no stream has", engine.node.name),
             );
+        }
+    }
+
+    /// A copy is saved: what is loaded from it is the same.
+    pub(crate) fn saved(&self, engine: &Engine, shard: &Shard, loaded: Option<&Shard>) {
+        self.checked("persistence");
+        let same = loaded.is_some_and(|loaded| {
+            let floors = |s: &Shard| (0..SLOTS).map(|slot| s.table().slot_floor(slot)).collect::<Vec<_>>();
+            shard.identity() == loaded.identity()
+                && (shard.seq(), shard.clock()) == (loaded.seq(), loaded.clock())
+                && shard.cover() == loaded.cover()
+                && shard.positions() == loaded.positions()
+                && shard.outbox().iter().eq(loaded.outbox().iter())
+                && floors(shard) == floors(loaded)
+        });
+        if !same {
+            self.violate("persistence", format!("{}: what was saved is not what there was", engine.node.name));
         }
     }
 
@@ -137,18 +175,14 @@ impl Judge {
             let has = member.look(|shard, _| shard.cover());
             let state = self.state.borrow();
             let held = state.held.get(&(member.region, member.shard, member.member));
-            let lacks = runs(durable).find_map(|(region, incarnation, first, last)| {
-                (first..=last)
-                    .map(|seq| (region, incarnation, seq))
-                    .find(|name| !covers(&has, *name) && held.is_none_or(|h| !h.contains(name)))
-            });
+            let lacks = lacking(durable, &has).find(|name| held.is_none_or(|h| !h.contains(name)));
             drop(state);
             if let Some(name) = lacks {
                 self.violate("durable", format!("{} never had {name:?}, which is called durable", member.node.name));
                 return;
             }
         }
-        if let Some(name) = lacking(durable, &word.cover) {
+        if let Some(name) = lacking(durable, &word.cover).next() {
             self.violate("durable", format!("{name:?} is called durable, and the master lacks it"));
         }
         // The clock is at least every stamp in the cover.

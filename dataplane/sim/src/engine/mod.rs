@@ -27,7 +27,7 @@ use crate::setup::{Fsync, Setup};
 /// Most steps that a replica may be behind and still go on without a full sync.
 const BACKLOG_MAX: usize = 400;
 /// The AOF is rewritten at so many steps.
-const REWRITE_AT: u64 = 1500;
+const REWRITE_AT: u64 = 300;
 
 /// Why a request is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -273,18 +273,24 @@ impl Engine {
         }
         state.since_rewrite += 1;
         if state.since_rewrite >= REWRITE_AT {
-            let snapshot = disk::Snapshot::take(&state.shard, &state.keys);
+            let snapshot = self.snapshot(state);
             state.disk.rewrite(snapshot);
             state.since_rewrite = 0;
         }
         self.push_soon();
     }
 
+    fn snapshot(&self, state: &State) -> disk::Snapshot {
+        let snapshot = disk::Snapshot::take(&state.shard, &state.keys);
+        self.judge.saved(self, &state.shard, snapshot.load().as_ref().map(|(shard, _)| shard));
+        snapshot
+    }
+
     /// `BGREWRITEAOF`.
     pub(crate) fn rewrite(&self) {
         if self.node.is_up() && !self.is_loading() {
             let mut state = self.state.borrow_mut();
-            let snapshot = disk::Snapshot::take(&state.shard, &state.keys);
+            let snapshot = self.snapshot(&state);
             state.disk.rewrite(snapshot);
         }
     }
@@ -313,6 +319,13 @@ impl Engine {
 
     pub(crate) fn phase(&self) -> Phase {
         self.state.borrow().phase
+    }
+
+    /// Whether it is the master of this incarnation.
+    pub(crate) fn is_incarnation(&self, incarnation: Incarnation) -> bool {
+        let state = self.state.borrow();
+        let live = state.following.is_none() && state.phase != Phase::Fenced && self.node.is_up();
+        live && state.shard.identity().incarnation == incarnation
     }
 
     pub(crate) fn is_recovered(&self) -> bool {

@@ -73,7 +73,7 @@ impl Engine {
             let from = state.backlog.len() - behind;
             return Synced::Continue(state.backlog.iter().skip(from).cloned().collect());
         }
-        let snapshot = Box::new(Snapshot::take(&state.shard, &state.keys));
+        let snapshot = Box::new(self.snapshot(&state));
         Synced::Full { snapshot, history: state.history, offset: state.end }
     }
 

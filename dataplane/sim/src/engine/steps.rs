@@ -160,7 +160,7 @@ impl Engine {
         );
         let after = state.shard.cover();
         let moved = state.shard.positions().get(&region).copied();
-        self.judge.merged(self, &before, &after, (stored, moved), merge, merged.as_ref().ok());
+        self.judge.merged(self, &before, &after, (stored, moved), (region.0, merge), merged.as_ref().ok(), wall_ms + self.hard_skew_ms);
         let merged = merged.map_err(|error| match error {
             MergeError::Position(_) => Refusal::Position,
             MergeError::Decode { index, .. } => Refusal::Decode(index),
@@ -264,12 +264,19 @@ impl Engine {
         Ok(())
     }
 
-    /// Epochs that the other members have seen that run and have their data: for the judge.
+    /// Epochs that the other members have seen, also those that are down: for the judge.
     fn other_epochs(&self) -> Vec<u64> {
         let siblings = self.siblings.borrow();
-        let others = siblings.iter().filter_map(std::rc::Weak::upgrade);
-        let others = others.filter(|e| e.member != self.member && e.node.is_up() && !e.is_loading());
-        others.map(|e| e.state.borrow().shard.identity().epoch).collect()
+        let others = siblings.iter().filter_map(std::rc::Weak::upgrade).filter(|e| e.member != self.member);
+        others
+            .map(|other| {
+                let state = other.state.borrow();
+                if other.node.is_up() {
+                    return state.shard.identity().epoch;
+                }
+                state.disk.load((1, 2), self.wall_ms()).map_or(0, |(shard, _)| shard.identity().epoch)
+            })
+            .collect()
     }
 
     /// `MAS.SERVE`.

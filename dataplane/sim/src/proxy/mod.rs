@@ -69,6 +69,8 @@ pub(crate) struct Shard {
     outbox_wanted: Cell<bool>,
     /// Wakes the readers, by region.
     readers: RefCell<BTreeMap<u16, Notify>>,
+    /// The highest epoch heard of each peer: for the judge.
+    epochs: RefCell<BTreeMap<u16, u64>>,
 }
 
 impl Shard {
@@ -94,6 +96,7 @@ impl Shard {
             pulse: Notify::default(),
             outbox_wanted: Cell::new(false),
             readers: RefCell::default(),
+            epochs: RefCell::default(),
         }
     }
 
@@ -213,7 +216,14 @@ impl Proxy {
 
     /// A heartbeat of another region was heard.
     fn peer_beat(&self, shard: &Shard, region: u16, epoch: u64, cover: mas_core::cover::Cover) {
+        let word = shard.word.borrow().clone();
+        let count = |acks: &Acks<u64>| acks.regions_with(word.incarnation, word.issued);
+        let before = count(&shard.acks.borrow());
         shard.acks.borrow_mut().peer(RegionId(region), epoch, cover);
+        let mut epochs = shard.epochs.borrow_mut();
+        let newest = epochs.entry(region).or_default();
+        self.world.judge.heard(epoch < *newest, before, count(&shard.acks.borrow()));
+        *newest = epoch.max(*newest);
         if shard.acks.borrow().has_done() {
             self.pump.notify();
         }
