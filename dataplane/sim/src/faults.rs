@@ -20,6 +20,8 @@ pub(crate) enum Place {
 pub(crate) enum Kind {
     /// The process is killed and started again; a Redis server keeps what it had handed to the system.
     Kill { place: Place, down: Time },
+    /// A host is gone, with a Redis server and all proxies of the region on it.
+    HostLoss { place: Place, down: Time },
     /// The machine loses power: what was not fsynced is gone.
     PowerLoss { place: Place, down: Time },
     /// The same for all members of a shard at once.
@@ -62,6 +64,7 @@ impl Kind {
             Self::Kill { place: Place::Proxy { .. }, .. } => "proxy killed",
             Self::Kill { place: Place::Broker { .. }, .. } => "broker killed",
             Self::Kill { place: Place::Controller { .. }, .. } => "controller killed",
+            Self::HostLoss { .. } => "host lost",
             Self::PowerLoss { .. } => "power loss of an engine",
             Self::ShardPowerLoss { .. } => "power loss of a whole shard",
             Self::Pause { .. } => "process paused",
@@ -156,7 +159,8 @@ fn draw_kind(rng: &mut Rng, setup: &Setup) -> Kind {
     let (from, to) = link(rng, setup, region, other);
     let (from, to) = if rng.chance(500) { (from, to) } else { (to, from) };
     match rng.below(100) {
-        0..12 => Kind::Kill { place: engine(rng, setup, region), down },
+        0..8 => Kind::Kill { place: engine(rng, setup, region), down },
+        8..12 => Kind::HostLoss { place: engine(rng, setup, region), down },
         12..22 => Kind::PowerLoss { place: engine(rng, setup, region), down },
         22..25 => Kind::ShardPowerLoss { region, shard, down },
         25..33 => Kind::Kill { place: proxy(rng, setup, region), down },

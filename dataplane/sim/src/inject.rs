@@ -20,7 +20,13 @@ impl World {
             Kind::PowerLoss { place: Place::Engine { region, shard, member }, down } => {
                 self.restart_engine(&self.engine(region, shard, usize::from(member)), true, down);
             }
-            Kind::PowerLoss { .. } => {}
+            Kind::HostLoss { place: Place::Engine { region, shard, member }, down } => {
+                self.restart_engine(&self.engine(region, shard, usize::from(member)), false, down);
+                for proxy in 0..self.schedule.setup.regions[usize::from(region) - 1].proxies {
+                    self.kill(Place::Proxy { region, proxy }, down);
+                }
+            }
+            Kind::HostLoss { .. } | Kind::PowerLoss { .. } => {}
             Kind::ShardPowerLoss { region, shard, down } => {
                 for member in 0..self.members(region) {
                     self.restart_engine(&self.engine(region, shard, member), true, down);
@@ -95,9 +101,10 @@ impl World {
             | Place::Controller { region } => there(region),
         };
         match kind {
-            Kind::Kill { place: p, .. } | Kind::PowerLoss { place: p, .. } | Kind::Pause { place: p, .. } => {
-                place(p) && self.node_of(*p).is_up()
-            }
+            Kind::Kill { place: p, .. }
+            | Kind::HostLoss { place: p, .. }
+            | Kind::PowerLoss { place: p, .. }
+            | Kind::Pause { place: p, .. } => place(p) && self.node_of(*p).is_up(),
             Kind::Rewrite { place: p } => place(p),
             Kind::ClockJump { .. } | Kind::ClockDrift { .. } => true,
             Kind::CutPlaces { from, to, .. } | Kind::Loss { from, to, .. } | Kind::Slow { from, to, .. } => {

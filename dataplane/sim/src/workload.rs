@@ -146,7 +146,7 @@ fn command(rng: &mut Rng, setup: &Setup, (class, which): (u64, u64), large: bool
             let ttl = if rng.chance(300) { rng.range(20_000, 40_000) } else { rng.range(20, 1500) };
             // Sets and pure counters: what the metadata knows comes back with a late renewal.
             if which >= 2 {
-                let key = if which < 4 { "es0" } else { "ec0" }.to_owned();
+                let key = if which < 4 { format!("es{which}") } else { format!("ec{which}") };
                 return match rng.below(10) {
                     0..4 if which < 4 => Command::SAdd(key, element(rng)),
                     4 if which < 4 => Command::SRem(key, element(rng)),

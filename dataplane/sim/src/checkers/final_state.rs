@@ -5,15 +5,10 @@ use std::rc::Rc;
 use super::Judge;
 use super::ledger::{covers, lacking};
 use super::model::expected;
-use super::steps::short;
+use super::steps::{may_be_missing, short};
 use crate::engine::Engine;
 use crate::proxy::front::Answered;
 use crate::world::World;
-
-/// Keys whose values may be lost to an expiry before a renewal of it arrives: counted, and not repaired yet.
-fn may_be_missing(key: &[u8]) -> bool {
-    key.starts_with(b"e") && !key.starts_with(b"es") && !key.starts_with(b"ec")
-}
 
 impl Judge {
     fn masters_of(world: &World, shard: u16) -> Vec<Rc<Engine>> {
