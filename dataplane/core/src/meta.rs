@@ -67,8 +67,7 @@ impl Cell {
     /// The number that it shows, if a total is live: base and totals, added in the order of their origins.
     pub fn sum(&self, death: Stamp) -> Option<Amount> {
         let counter = self.counter.as_ref()?;
-        let base =
-            counter.base.filter(|_| self.present && self.base > death && !mutation!(SumWithoutBase));
+        let base = counter.base.filter(|_| self.present && self.base > death && !mutation!(SumWithoutBase));
         let live = counter.totals.iter().filter(|t| t.started > death).map(|t| t.amount);
         self.counted(death).then(|| base.into_iter().chain(live).reduce(Amount::plus)).flatten()
     }

@@ -135,7 +135,11 @@ impl Broker {
 
     /// A proxy connects; runs at the broker.
     pub(crate) fn connect(&self, proxy: &Rc<Node>) -> Rc<Connection> {
-        Rc::new(Connection { proxy: Rc::clone(proxy), process: self.node.process(), broken: Cell::new(false) })
+        Rc::new(Connection {
+            proxy: Rc::clone(proxy),
+            process: self.node.process(),
+            broken: Cell::new(false),
+        })
     }
 
     /// Declares the stream of a shard, if it is not there.
@@ -158,7 +162,9 @@ impl Broker {
         let broker = Rc::clone(self);
         self.sim.at(until, move || {
             let shards: Vec<u16> = broker.state.borrow().streams.keys().copied().collect();
-            shards.into_iter().for_each(|shard| broker.write_soon(shard));
+            for shard in shards {
+                broker.write_soon(shard);
+            }
         });
     }
 
@@ -197,7 +203,13 @@ impl Broker {
     }
 
     /// A record arrives to be published.
-    pub(crate) fn publish(self: &Rc<Self>, connection: &Rc<Connection>, shard: u16, record: Bytes, settle: Settle) {
+    pub(crate) fn publish(
+        self: &Rc<Self>,
+        connection: &Rc<Connection>,
+        shard: u16,
+        record: Bytes,
+        settle: Settle,
+    ) {
         match self.network.transit(&connection.proxy, &self.node, PUBLISH) {
             Some(at) if !connection.is_broken() => {
                 let (broker, connection) = (Rc::clone(self), Rc::clone(connection));
@@ -252,7 +264,9 @@ impl Broker {
 
     fn written(self: &Rc<Self>, shard: u16, generation: u64) {
         let mut state = self.state.borrow_mut();
-        let Some(stream) = state.streams.get_mut(&shard).filter(|s| s.generation == generation) else { return };
+        let Some(stream) = state.streams.get_mut(&shard).filter(|s| s.generation == generation) else {
+            return;
+        };
         stream.writing = false;
         let Some(inflow) = stream.inflow.pop_front() else { return };
         self.append(shard, stream, inflow.record.clone());

@@ -11,7 +11,7 @@ use crate::schedule::Schedule;
 use crate::{mutations, shrink};
 
 /// How long a failing schedule is made smaller.
-const SHRINK_LIMIT: Duration = Duration::from_secs(60);
+const SHRINK_LIMIT: Duration = Duration::from_mins(1);
 /// Lines of a timeline that are printed without `--trace`.
 const LINES: usize = 60;
 
@@ -96,7 +96,8 @@ fn run(args: &Args) -> Result<bool, String> {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         now.map_or(1, |d| d.as_secs() * 1000)
     };
-    let seeds = args.seeds.clone().unwrap_or_else(|| if args.soak { soak_from()..u64::MAX } else { 1..u64::MAX });
+    let seeds =
+        args.seeds.clone().unwrap_or_else(|| if args.soak { soak_from()..u64::MAX } else { 1..u64::MAX });
     let seconds = args.seconds.or((args.seeds.is_none() && !args.soak).then_some(10));
     let start = Instant::now();
     let until = Until {
@@ -155,7 +156,13 @@ fn one(seed: u64, args: &Args) -> bool {
         println!("  fault at {:>6} ms: {:?}", fault.at / 1000, fault.kind);
     }
     for operation in small.operations.iter().take(LINES) {
-        println!("  operation at {:>6} ms by client {}: #{} {:?}", operation.at / 1000, operation.session, operation.number, operation.step);
+        println!(
+            "  operation at {:>6} ms by client {}: #{} {:?}",
+            operation.at / 1000,
+            operation.session,
+            operation.number,
+            operation.step
+        );
     }
     let from = if args.trace { 0 } else { lines.len().saturating_sub(LINES) };
     println!("timeline{}:", if from > 0 { " (its end; all of it with --trace)" } else { "" });

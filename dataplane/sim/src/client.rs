@@ -91,7 +91,10 @@ impl Client {
         .await
         .unwrap_or(Answer::Unknown(None));
         self.world.judge.note(|| {
-            format!("client {} at {}: #{number} {command:?} {asked:?} -> {answer:?}", self.index, proxy.node.name)
+            format!(
+                "client {} at {}: #{number} {command:?} {asked:?} -> {answer:?}",
+                self.index, proxy.node.name
+            )
         });
         let shard = shard_of(command, self.world.schedule.setup.shards);
         match &answer {
@@ -134,8 +137,9 @@ impl Client {
         let mut covered = None;
         if let Some((token, _)) = &token {
             let (asking, token) = (Rc::clone(&new), token.clone());
-            covered =
-                on(&self.world, &new.process, async move { asking.await_token(&token, AWAIT).await }).await.flatten();
+            covered = on(&self.world, &new.process, async move { asking.await_token(&token, AWAIT).await })
+                .await
+                .flatten();
         }
         self.world.judge.note(|| format!("client {} goes to {}: {covered:?}", self.index, new.node.name));
         if let (Some(parsed), Some(covered)) = (&parsed, &covered) {

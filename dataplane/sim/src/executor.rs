@@ -177,8 +177,7 @@ impl Sim {
         self.0.next_task.set(id + 1);
         let waker =
             Arc::new(TaskWaker { id, queued: AtomicBool::new(false), ready: Arc::clone(&self.0.ready) });
-        let task =
-            Task { future: Box::pin(future), process: Rc::clone(process), waker: Arc::clone(&waker) };
+        let task = Task { future: Box::pin(future), process: Rc::clone(process), waker: Arc::clone(&waker) };
         self.0.tasks.borrow_mut().insert(id, task);
         waker.wake();
     }
@@ -306,13 +305,11 @@ impl<T> Future for Promise<T> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
         let mut promised = self.0.borrow_mut();
-        match promised.value.take() {
-            Some(value) => Poll::Ready(value),
-            None => {
-                promised.waker = Some(cx.waker().clone());
-                Poll::Pending
-            }
+        if let Some(value) = promised.value.take() {
+            return Poll::Ready(value);
         }
+        promised.waker = Some(cx.waker().clone());
+        Poll::Pending
     }
 }
 

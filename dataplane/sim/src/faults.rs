@@ -19,41 +19,110 @@ pub(crate) enum Place {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Kind {
     /// The process is killed and started again; a Redis server keeps what it had handed to the system.
-    Kill { place: Place, down: Time },
+    Kill {
+        place: Place,
+        down: Time,
+    },
     /// A host is gone, with a Redis server and all proxies of the region on it.
-    HostLoss { place: Place, down: Time },
+    HostLoss {
+        place: Place,
+        down: Time,
+    },
     /// The machine loses power: what was not fsynced is gone.
-    PowerLoss { place: Place, down: Time },
+    PowerLoss {
+        place: Place,
+        down: Time,
+    },
     /// The same for all members of a shard at once.
-    ShardPowerLoss { region: u16, shard: u16, down: Time },
+    ShardPowerLoss {
+        region: u16,
+        shard: u16,
+        down: Time,
+    },
     /// SIGSTOP, and SIGCONT later.
-    Pause { place: Place, time: Time },
+    Pause {
+        place: Place,
+        time: Time,
+    },
     /// Nothing passes from one region to another, or both ways.
-    CutRegions { from: u16, to: u16, both: bool, time: Time },
+    CutRegions {
+        from: u16,
+        to: u16,
+        both: bool,
+        time: Time,
+    },
     /// Nothing passes between two processes.
-    CutPlaces { from: Place, to: Place, both: bool, time: Time },
+    CutPlaces {
+        from: Place,
+        to: Place,
+        both: bool,
+        time: Time,
+    },
     /// Connections between two processes break now and then.
-    Loss { from: Place, to: Place, per_mille: u64, time: Time },
+    Loss {
+        from: Place,
+        to: Place,
+        per_mille: u64,
+        time: Time,
+    },
     /// Messages take longer.
-    Slow { from: Place, to: Place, extra: Time, time: Time },
-    ClockJump { place: Place, by_ms: i64 },
-    ClockDrift { place: Place, ppm: i64 },
+    Slow {
+        from: Place,
+        to: Place,
+        extra: Time,
+        time: Time,
+    },
+    ClockJump {
+        place: Place,
+        by_ms: i64,
+    },
+    ClockDrift {
+        place: Place,
+        ppm: i64,
+    },
     /// A replica applies what it gets so much later.
-    ReplicaLag { region: u16, shard: u16, member: u8, lag: Time, time: Time },
+    ReplicaLag {
+        region: u16,
+        shard: u16,
+        member: u8,
+        lag: Time,
+        time: Time,
+    },
     /// The controller acts on what it saw before.
-    StaleController { region: u16, time: Time },
+    StaleController {
+        region: u16,
+        time: Time,
+    },
     /// The master is told to stop, as in a switchover.
-    Fence { region: u16, shard: u16 },
+    Fence {
+        region: u16,
+        shard: u16,
+    },
     /// The broker refuses some of the records.
-    Nacks { region: u16, time: Time },
+    Nacks {
+        region: u16,
+        time: Time,
+    },
     /// The broker blocks its publishers.
-    Block { region: u16, time: Time },
+    Block {
+        region: u16,
+        time: Time,
+    },
     /// The AOF is rewritten.
-    Rewrite { place: Place },
+    Rewrite {
+        place: Place,
+    },
     /// The oldest segments of a stream are dropped.
-    Truncate { region: u16, shard: u16, keep: usize },
+    Truncate {
+        region: u16,
+        shard: u16,
+        keep: usize,
+    },
     /// A stream is lost; publishers declare a new one in its place.
-    LoseStream { region: u16, shard: u16 },
+    LoseStream {
+        region: u16,
+        shard: u16,
+    },
 }
 
 impl Kind {
@@ -174,7 +243,10 @@ fn draw_kind(rng: &mut Rng, setup: &Setup) -> Kind {
         72..77 => {
             let ms = *rng.pick(&[300, 900, 3000, 9000, 40_000]);
             let ms = rng.range(1, ms) as i64;
-            Kind::ClockJump { place: engine(rng, setup, region), by_ms: if rng.chance(500) { ms } else { -ms } }
+            Kind::ClockJump {
+                place: engine(rng, setup, region),
+                by_ms: if rng.chance(500) { ms } else { -ms },
+            }
         }
         77..80 => {
             let ppm = rng.range(0, 100_000) as i64 - 50_000;
@@ -203,9 +275,8 @@ pub(crate) fn draw(rng: &mut Rng, setup: &Setup) -> Vec<Fault> {
         4..8 => rng.range(4, 15),
         _ => rng.range(15, 40),
     };
-    let mut faults: Vec<Fault> = (0..count)
-        .map(|_| Fault { at: rng.below(setup.duration), kind: draw_kind(rng, setup) })
-        .collect();
+    let mut faults: Vec<Fault> =
+        (0..count).map(|_| Fault { at: rng.below(setup.duration), kind: draw_kind(rng, setup) }).collect();
     if setup.lossy {
         for _ in 0..rng.range(1, 3) {
             let region = rng.below(setup.regions.len() as u64) as u16 + 1;

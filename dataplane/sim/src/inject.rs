@@ -26,7 +26,6 @@ impl World {
                     self.kill(Place::Proxy { region, proxy }, down);
                 }
             }
-            Kind::HostLoss { .. } | Kind::PowerLoss { .. } => {}
             Kind::ShardPowerLoss { region, shard, down } => {
                 for member in 0..self.members(region) {
                     self.restart_engine(&self.engine(region, shard, member), true, down);
@@ -43,7 +42,9 @@ impl World {
                     }
                 }
             }
-            Kind::CutPlaces { from, to, both, time } => self.cut(&self.node_of(from), &self.node_of(to), both, time),
+            Kind::CutPlaces { from, to, both, time } => {
+                self.cut(&self.node_of(from), &self.node_of(to), both, time);
+            }
             Kind::Loss { from, to, per_mille, time } => {
                 let (a, b) = (self.node_of(from).index, self.node_of(to).index);
                 self.network.set_loss(a, b, per_mille);
@@ -65,7 +66,6 @@ impl World {
                 let now = self.sim.now();
                 engine.clock.set(now, engine.clock.ahead_us(now), ppm);
             }
-            Kind::ClockJump { .. } | Kind::ClockDrift { .. } => {}
             Kind::ReplicaLag { region, shard, member, lag, time } => {
                 let engine = self.engine(region, shard, usize::from(member));
                 engine.lag.set(lag);
@@ -84,7 +84,12 @@ impl World {
             Kind::Rewrite { place: Place::Engine { region, shard, member } } => {
                 self.engine(region, shard, usize::from(member)).rewrite();
             }
-            Kind::Rewrite { .. } => {}
+            // Of engines only.
+            Kind::HostLoss { .. }
+            | Kind::PowerLoss { .. }
+            | Kind::ClockJump { .. }
+            | Kind::ClockDrift { .. }
+            | Kind::Rewrite { .. } => {}
             Kind::Truncate { region, shard, keep } => self.broker(region).truncate(shard, keep),
             Kind::LoseStream { region, shard } => self.broker(region).lose(shard),
         }

@@ -19,6 +19,7 @@ mod network;
 mod proxy;
 mod rng;
 mod schedule;
+mod settle;
 mod setup;
 mod shrink;
 mod workload;

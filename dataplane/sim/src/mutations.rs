@@ -37,7 +37,11 @@ mod with {
     /// Whether there is one of that name.
     pub(crate) fn find(name: &str) -> Result<(), String> {
         let known = mutation::ALL.iter().any(|(_, known, _)| *known == name);
-        if known { Ok(()) } else { Err(format!("there is no planted bug '{name}': --list-mutations names them")) }
+        if known {
+            Ok(())
+        } else {
+            Err(format!("there is no planted bug '{name}': --list-mutations names them"))
+        }
     }
 
     /// Plants one in this thread, or none.
@@ -46,6 +50,7 @@ mod with {
         mutation::plant(found.map(|(mutation, ..)| *mutation));
     }
 
+    #[allow(clippy::unnecessary_wraps)] // without the feature there is nothing to list
     pub(crate) fn list() -> Result<(), String> {
         for (_, name, what) in mutation::ALL {
             println!("{name:<28} {what}");
@@ -54,6 +59,7 @@ mod with {
     }
 
     /// Checks all of them, each with at most `most` seeds from `first` on. Returns whether all were caught.
+    #[allow(clippy::unnecessary_wraps)] // without the feature there is nothing to check
     pub(crate) fn check_all(first: u64, most: u64, jobs: usize) -> Result<bool, String> {
         let mut escaped = 0;
         println!("| planted bug | what is wrong | found by | seeds |");
@@ -63,18 +69,19 @@ mod with {
             let until = Until { seed: first + most, time: None, failures: 1 };
             // One seed after the other, so that the number of seeds means something.
             let sums = run_seeds(first, until, jobs, &|| plant(Some(name)));
-            match sums.failed.iter().min_by_key(|(seed, _)| *seed) {
-                Some((seed, violation)) => {
-                    println!("| {name} | {what} | {} | {} |", violation.checker, seed - first + 1);
-                }
-                None => {
-                    escaped += 1;
-                    println!("| {name} | {what} | **nobody** | {} |", sums.runs);
-                }
+            if let Some((seed, violation)) = sums.failed.iter().min_by_key(|(seed, _)| *seed) {
+                println!("| {name} | {what} | {} | {} |", violation.checker, seed - first + 1);
+            } else {
+                escaped += 1;
+                println!("| {name} | {what} | **nobody** | {} |", sums.runs);
             }
         }
         let all = mutation::ALL.len();
-        println!("\n{} of {all} planted bugs found, in {:.1} s", all - escaped, start.elapsed().as_secs_f64());
+        println!(
+            "\n{} of {all} planted bugs found, in {:.1} s",
+            all - escaped,
+            start.elapsed().as_secs_f64()
+        );
         Ok(escaped == 0)
     }
 }

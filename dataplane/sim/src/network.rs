@@ -16,6 +16,13 @@ pub(crate) struct Node {
 }
 
 impl Node {
+    /// A place where nothing runs yet.
+    pub(crate) fn new(index: usize, name: String, region: u16) -> Rc<Self> {
+        let process = Process::new();
+        process.kill();
+        Rc::new(Self { index, name, region, process: RefCell::new(process) })
+    }
+
     pub(crate) fn process(&self) -> Rc<Process> {
         Rc::clone(&self.process.borrow())
     }
@@ -77,12 +84,6 @@ pub(crate) struct Network {
 impl Network {
     pub(crate) fn new(sim: Sim) -> Self {
         Self { sim, state: Rc::default() }
-    }
-
-    pub(crate) fn node(&self, index: usize, name: String, region: u16) -> Rc<Node> {
-        let process = Process::new();
-        process.kill();
-        Rc::new(Node { index, name, region, process: RefCell::new(process) })
     }
 
     pub(crate) fn set_distance(&self, a: u16, b: u16, time: Time) {

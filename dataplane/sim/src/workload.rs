@@ -42,12 +42,24 @@ impl Command {
     /// The key; `None` for a whole shard.
     pub(crate) fn key(&self) -> Option<&str> {
         match self {
-            Self::Get(k) | Self::HGetAll(k) | Self::SMembers(k) | Self::ZRange(k) | Self::Append(k) => Some(k),
             Self::Set { key, .. } | Self::SetEx { key, .. } => Some(key),
-            Self::Incr(k, _) | Self::Del(k) | Self::Persist(k) | Self::Expire(k, _) => Some(k),
-            Self::HSet(k, _) | Self::HDel(k, _) | Self::HIncr(k, ..) => Some(k),
-            Self::SAdd(k, _) | Self::SRem(k, _) => Some(k),
-            Self::ZAdd(k, _) | Self::ZIncr(k, ..) | Self::ZRem(k, _) => Some(k),
+            Self::Get(k)
+            | Self::HGetAll(k)
+            | Self::SMembers(k)
+            | Self::ZRange(k)
+            | Self::Append(k)
+            | Self::Incr(k, _)
+            | Self::Del(k)
+            | Self::Persist(k)
+            | Self::Expire(k, _)
+            | Self::HSet(k, _)
+            | Self::HDel(k, _)
+            | Self::HIncr(k, ..)
+            | Self::SAdd(k, _)
+            | Self::SRem(k, _)
+            | Self::ZAdd(k, _)
+            | Self::ZIncr(k, ..)
+            | Self::ZRem(k, _) => Some(k),
             Self::Flush(_) => None,
         }
     }
@@ -212,11 +224,8 @@ pub(crate) fn draw(rng: &mut Rng, setup: &Setup) -> (Vec<SessionPlan>, Vec<Opera
             let step = if rng.chance(15) {
                 Step::Move(rng.below(regions) as u16 + 1)
             } else {
-                let command = if n == 0 || rng.chance(400) {
-                    first.clone()
-                } else {
-                    command(rng, setup, topic, large)
-                };
+                let command =
+                    if n == 0 || rng.chance(400) { first.clone() } else { command(rng, setup, topic, large) };
                 let asked = match rng.below(10) {
                     0 | 1 => Asked::Local,
                     2 => Asked::Remote(rng.range(1, 2) as u16),

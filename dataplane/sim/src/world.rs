@@ -19,11 +19,6 @@ use crate::rng::Rng;
 use crate::schedule::Schedule;
 use crate::setup::Fsync;
 
-/// After everything was healed the store must settle within this time.
-const SETTLE_LIMIT: Time = 180 * SEC;
-/// With holes that nobody can fill, covers must be shown as they are after this time.
-const HOLES_SHOWN_AFTER: Time = 30 * SEC;
-
 /// What came of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
@@ -37,6 +32,9 @@ pub(crate) struct Outcome {
     pub(crate) checks: BTreeMap<&'static str, u64>,
 }
 
+/// Who is to be told when a process ends.
+type Exit = (Rc<Process>, Box<dyn Fn()>);
+
 /// See the module.
 pub(crate) struct World {
     pub(crate) schedule: Schedule,
@@ -46,11 +44,11 @@ pub(crate) struct World {
     engines: RefCell<BTreeMap<(u16, u16, usize), Rc<Engine>>>,
     brokers: RefCell<Vec<Rc<Broker>>>,
     controllers: RefCell<Vec<Rc<Controller>>>,
-    proxies: RefCell<BTreeMap<(u16, u8), Rc<Proxy>>>,
+    pub(crate) proxies: RefCell<BTreeMap<(u16, u8), Rc<Proxy>>>,
     proxy_nodes: RefCell<BTreeMap<(u16, u8), Rc<Node>>>,
-    open: RefCell<BTreeMap<u16, bool>>,
-    gone: RefCell<Vec<u16>>,
-    exits: RefCell<BTreeMap<u64, (Rc<Process>, Box<dyn Fn()>)>>,
+    pub(crate) open: RefCell<BTreeMap<u16, bool>>,
+    pub(crate) gone: RefCell<Vec<u16>>,
+    exits: RefCell<BTreeMap<u64, Exit>>,
     next_exit: Cell<u64>,
     clients: Cell<usize>,
     pub(crate) faults_done: RefCell<BTreeMap<&'static str, u64>>,
@@ -94,7 +92,7 @@ impl World {
         let mut index = 0;
         let mut node = |name: String, region: u16| {
             index += 1;
-            network.node(index, name, region)
+            Node::new(index, name, region)
         };
         for (region, its) in (1..).zip(&setup.regions) {
             let broker = node(format!("r{region}/broker"), region);
@@ -162,7 +160,10 @@ impl World {
     /// The proxies that run in a region.
     pub(crate) fn proxies(&self, region: u16) -> Vec<Rc<Proxy>> {
         let all = self.proxies.borrow();
-        all.range((region, 0)..=(region, u8::MAX)).map(|(_, p)| Rc::clone(p)).filter(|p| p.process.is_alive()).collect()
+        all.range((region, 0)..=(region, u8::MAX))
+            .map(|(_, p)| Rc::clone(p))
+            .filter(|p| p.process.is_alive())
+            .collect()
     }
 
     pub(crate) fn some_proxy(&self, region: u16) -> Option<Rc<Proxy>> {
@@ -215,7 +216,9 @@ impl World {
         let (ended, rest): (BTreeMap<_, _>, BTreeMap<_, _>) =
             all.into_iter().partition(|(_, (process, _))| !process.is_alive());
         *self.exits.borrow_mut() = rest;
-        ended.values().for_each(|(_, f)| f());
+        for (_, tell) in ended.values() {
+            tell();
+        }
     }
 
     pub(crate) fn start_region(self: &Rc<Self>, region: u16) {
@@ -258,50 +261,8 @@ impl World {
         }
     }
 
-    /// A region leaves: its clients go, and when all others have everything of it, it ends.
-    async fn leave(self: Rc<Self>, region: u16, at: Time) {
-        self.sim.sleep_until(at).await;
-        self.open.borrow_mut().insert(region, false);
-        let mut since = None;
-        let mine = |e: &Rc<Engine>| e.region == region && e.phase() == Phase::Serving;
-        loop {
-            self.sim.sleep(500 * MS).await;
-            let others: Vec<u16> = self.regions().into_iter().filter(|r| *r != region).collect();
-            let done = (0..self.schedule.setup.shards).all(|shard| {
-                let Some(master) = self.engines().into_iter().find(|e| mine(e) && e.shard == shard) else {
-                    return false;
-                };
-                let idle = self.proxies(region).iter().all(|p| p.is_idle());
-                idle && master.look(|s, _| s.outbox().is_empty())
-                    && others.iter().all(|other| {
-                        let mut all = self.engines().into_iter().filter(|e| e.region == *other && e.shard == shard);
-                        all.all(|t| t.node.is_up() && t.look(|t, _| master.look(|s, _| t.cover().includes(&s.cover()))))
-                    })
-            });
-            // Twice, with time for every disk in between.
-            if !done || self.is_busy(region) {
-                since = None;
-                continue;
-            }
-            if self.sim.now() >= *since.get_or_insert(self.sim.now()) + 3 * SEC {
-                break;
-            }
-        }
-        self.judge.note(|| format!("region {region} leaves"));
-        self.gone.borrow_mut().push(region);
-        self.broker(region).stop();
-        self.controller(region).node.kill();
-        self.engines().into_iter().filter(|e| e.region == region).for_each(|e| e.stop(false));
-        let proxies: Vec<(u16, u8)> =
-            self.proxies.borrow().keys().copied().filter(|(r, _)| *r == region).collect();
-        proxies.into_iter().for_each(|(r, p)| self.stop_proxy(r, p));
-        for other in self.regions() {
-            self.proxies(other).iter().for_each(|p| p.forget_region(region));
-        }
-    }
-
     /// Whether requests of clients are under way in a region.
-    fn is_busy(&self, region: u16) -> bool {
+    pub(crate) fn is_busy(&self, region: u16) -> bool {
         let proxies = self.proxies(region);
         let exits = self.exits.borrow();
         exits.values().any(|(process, _)| proxies.iter().any(|p| Rc::ptr_eq(&p.process, process)))
@@ -355,36 +316,6 @@ impl World {
         }
     }
 
-    /// Everything works again: links, processes, clocks.
-    fn heal(self: &Rc<Self>) {
-        self.judge.note(|| "everything is healed".to_owned());
-        self.network.heal_all();
-        for region in self.regions() {
-            let broker = self.broker(region);
-            if !broker.node.is_up() {
-                broker.start();
-            }
-            broker.heal();
-            let controller = self.controller(region);
-            controller.stale_until.set(0);
-            if !controller.node.is_up() {
-                controller.start(self);
-            }
-            for proxy in 0..self.schedule.setup.regions[usize::from(region) - 1].proxies {
-                self.start_proxy(region, proxy);
-            }
-            for node in self.nodes_of(region) {
-                node.process().pause(0);
-            }
-        }
-        for engine in self.engines() {
-            engine.lag.set(0);
-            engine.node.process().pause(0);
-            engine.clock.set(self.sim.now(), 0, 0);
-            self.start_engine(&engine);
-        }
-    }
-
     /// The serving master of a shard, if there is exactly one and it is the recorded one.
     pub(crate) fn master(&self, region: u16, shard: u16) -> Option<Rc<Engine>> {
         let (member, epoch) = self.controller(region).recorded(shard)?;
@@ -394,71 +325,6 @@ impl World {
             && engine.phase() == Phase::Serving
             && engine.look(|s, _| s.identity().epoch) == epoch;
         right.then_some(engine)
-    }
-
-    /// Why the store has not settled; `None`: it has.
-    fn unsettled(&self) -> Option<String> {
-        for region in self.regions() {
-            for shard in 0..self.schedule.setup.shards {
-                let place = format!("region {region} shard {shard}");
-                let Some(master) = self.master(region, shard) else {
-                    return Some(format!("{place} has no serving master"));
-                };
-                if !master.is_recovered() {
-                    return Some(format!("{place} is not recovered"));
-                }
-                if !master.look(|s, _| s.outbox().is_empty()) {
-                    return Some(format!("{place} has effects in its outbox: {}", master.describe()));
-                }
-                for member in 0..self.members(region) {
-                    let engine = self.engine(region, shard, member);
-                    if member != master.member && !engine.is_level_with(&master) {
-                        return Some(format!("{} is not level with its master: {}", engine.node.name, engine.describe()));
-                    }
-                }
-            }
-            if let Some(proxy) = self.proxies(region).iter().find(|p| !p.is_idle()) {
-                return Some(format!("{} has effects on their way", proxy.node.name));
-            }
-        }
-        None
-    }
-
-    /// What links say, for the text of a violation.
-    fn links_line(&self) -> String {
-        let mut line = String::new();
-        for region in self.regions() {
-            for peer in self.regions() {
-                let states: Vec<_> = self.proxies(region).iter().filter_map(|p| p.link_state(0, peer)).collect();
-                line += &format!("; {region} from {peer}: {states:?}");
-            }
-        }
-        line
-    }
-
-    fn settle(self: &Rc<Self>) {
-        let deadline = self.sim.now() + SETTLE_LIMIT;
-        let shown_after = self.sim.now() + HOLES_SHOWN_AFTER;
-        loop {
-            self.sim.run(self.sim.now() + 500 * MS);
-            if self.sim.is_stopped() {
-                return;
-            }
-            let why = self.unsettled().or_else(|| {
-                let hole = self.judge.unequal_covers(self)? + &self.links_line();
-                // Streams were lost: what was in them alone is missing for good, and must be shown.
-                let shown = self.schedule.setup.lossy && self.judge.holes_are_shown(self);
-                (!shown || self.sim.now() < shown_after).then_some(hole)
-            });
-            match why {
-                None => return,
-                Some(why) if self.sim.now() >= deadline => {
-                    self.judge.violate("convergence", format!("the store does not settle: {why}"));
-                    return;
-                }
-                Some(_) => {}
-            }
-        }
     }
 
     fn run(self: &Rc<Self>) -> Outcome {

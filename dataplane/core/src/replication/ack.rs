@@ -138,11 +138,7 @@ impl<W: Copy> Acks<W> {
         level: Level,
     ) -> bool {
         let has = |set: &SeqSet| {
-            if effect || mutation!(UnchangedAckedEarly) {
-                set.contains(seq)
-            } else {
-                set.contiguous() >= seq
-            }
+            if effect || mutation!(UnchangedAckedEarly) { set.contains(seq) } else { set.contiguous() >= seq }
         };
         match level {
             Level::Queued => has(&lane.confirmed) || mutation!(AckBeforeConfirm),

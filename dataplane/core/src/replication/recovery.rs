@@ -79,7 +79,8 @@ impl Recovery {
         if mutation!(OwnStreamNotRead) && !seen.serving {
             return Action::ServeFull(seen.clock);
         }
-        let read = seen.merged_nonce == self.nonce || (mutation!(AnyNonceWillDo) && seen.merged_nonce.is_some());
+        let read =
+            seen.merged_nonce == self.nonce || (mutation!(AnyNonceWillDo) && seen.merged_nonce.is_some());
         let swept = !seen.old_effects || mutation!(OldEffectsIgnored);
         if seen.online && self.nonce.is_some() && read && swept {
             return Action::ServeFull(seen.clock);

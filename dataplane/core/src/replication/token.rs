@@ -55,7 +55,10 @@ impl ShardNeed {
     /// Whether a shard with this cover gives the session all it has written and seen.
     pub fn covered_by(&self, cover: &Cover) -> bool {
         if mutation!(TokenIsAWatermark) {
-            return self.cover.iter().all(|(o, set)| cover.of(o).is_some_and(|mine| mine.last() >= set.last()));
+            return self
+                .cover
+                .iter()
+                .all(|(o, set)| cover.of(o).is_some_and(|mine| mine.last() >= set.last()));
         }
         cover.includes(&self.cover)
     }

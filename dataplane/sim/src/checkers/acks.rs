@@ -46,11 +46,15 @@ impl Judge {
                 let lacks = names().find(|n| logged.is_none_or(|l| !l.has(n.1, n.2)));
                 drop(state);
                 if let Some(lacks) = lacks {
-                    self.violate("acknowledgement", format!("{what} was answered Queued, the stream lacks {lacks:?}"));
+                    self.violate(
+                        "acknowledgement",
+                        format!("{what} was answered Queued, the stream lacks {lacks:?}"),
+                    );
                 }
             }
             Answered::Remote(n) => {
-                let mut regions: Vec<u16> = engines.iter().map(|e| e.region).filter(|r| *r != region).collect();
+                let mut regions: Vec<u16> =
+                    engines.iter().map(|e| e.region).filter(|r| *r != region).collect();
                 regions.dedup();
                 let durable = |other: &u16| {
                     let mut members = engines.iter().filter(|e| e.region == *other && e.shard == shard);
@@ -58,7 +62,10 @@ impl Judge {
                 };
                 let have = regions.iter().filter(|r| durable(r)).count();
                 if have < usize::from(n) {
-                    self.violate("acknowledgement", format!("{what} was answered Remote({n}), {have} regions have it"));
+                    self.violate(
+                        "acknowledgement",
+                        format!("{what} was answered Remote({n}), {have} regions have it"),
+                    );
                 }
             }
         }
@@ -72,7 +79,10 @@ impl Judge {
     pub(crate) fn heard(&self, superseded: bool, before: u16, after: u16) {
         self.checked("heartbeat");
         if superseded && before != after {
-            self.violate("heartbeat", format!("a superseded master's word counts: {before} regions, then {after}"));
+            self.violate(
+                "heartbeat",
+                format!("a superseded master's word counts: {before} regions, then {after}"),
+            );
         }
     }
 
@@ -80,6 +90,9 @@ impl Judge {
     fn held(&self, member: &Engine, name: Name) -> bool {
         let has = member.look(|shard, _| covers(&shard.cover(), name));
         let state = self.state.borrow();
-        has || state.held.get(&(member.region, member.shard, member.member)).is_some_and(|held| held.contains(&name))
+        has || state
+            .held
+            .get(&(member.region, member.shard, member.member))
+            .is_some_and(|held| held.contains(&name))
     }
 }

@@ -16,7 +16,7 @@ impl Judge {
     }
 
     /// An effect that one region has and another lacks.
-    pub(crate) fn unequal_covers(&self, world: &World) -> Option<String> {
+    pub(crate) fn unequal_covers(world: &World) -> Option<String> {
         for shard in 0..world.schedule.setup.shards {
             let masters = Self::masters_of(world, shard);
             for a in &masters {
@@ -33,7 +33,7 @@ impl Judge {
 
     /// Whether every region that lacks something says so on its link to the region that issued it. (What a region lost
     /// of its own, no link tells.)
-    pub(crate) fn holes_are_shown(&self, world: &World) -> bool {
+    pub(crate) fn holes_are_shown(world: &World) -> bool {
         (0..world.schedule.setup.shards).all(|shard| {
             let masters = Self::masters_of(world, shard);
             masters.iter().all(|a| {
@@ -42,7 +42,9 @@ impl Judge {
                     let Some((origin, ..)) = hole.filter(|h| h.0 != b.region) else { return true };
                     let links = world.proxies(b.region);
                     !world.regions().contains(&origin)
-                        || links.iter().any(|p| p.link_state(shard, origin).is_some_and(|(_, missing)| missing > 0))
+                        || links
+                            .iter()
+                            .any(|p| p.link_state(shard, origin).is_some_and(|(_, missing)| missing > 0))
                 })
             })
         })
@@ -52,7 +54,7 @@ impl Judge {
     pub(crate) fn end(&self, world: &World) {
         let missing = world.engines().iter().any(|e| e.look(|s, _| s.stats.missing > 0));
         let missing = missing || self.state.borrow().missing;
-        let holes = self.unequal_covers(world);
+        let holes = Self::unequal_covers(world);
         if let Some(hole) = holes.clone().filter(|_| !self.lossy) {
             self.violate("convergence", hole);
             return;
@@ -119,7 +121,8 @@ impl Judge {
             let wrong = master.look(|shard, keys| {
                 let cover = shard.cover();
                 let state = self.state.borrow();
-                let mut looked = keys.map.iter().filter(|(key, _)| key.starts_with(b"e") && !may_be_missing(key));
+                let mut looked =
+                    keys.map.iter().filter(|(key, _)| key.starts_with(b"e") && !may_be_missing(key));
                 looked.find_map(|(key, (_, at))| {
                     let known = state.ledger.of_key(master.shard, key);
                     let right = expected(known.filter(|c| covers(&cover, c.name)));
@@ -129,7 +132,10 @@ impl Judge {
             self.checked("expiry");
             if let Some((key, at, right)) = wrong {
                 let key = String::from_utf8_lossy(&key);
-                self.violate("expiry", format!("{} ends {key} at {at:?}, it should at {right:?}", master.node.name));
+                self.violate(
+                    "expiry",
+                    format!("{} ends {key} at {at:?}, it should at {right:?}", master.node.name),
+                );
             }
         }
     }
@@ -181,7 +187,10 @@ impl Judge {
                     })
                 });
                 if !same {
-                    self.violate("replica", format!("{} differs from its master {}", replica.node.name, master.node.name));
+                    self.violate(
+                        "replica",
+                        format!("{} differs from its master {}", replica.node.name, master.node.name),
+                    );
                 }
             }
         }
@@ -223,7 +232,10 @@ impl Judge {
                     let well = |state| matches!(state, LinkState::Connected | LinkState::Missing);
                     let well = states.iter().any(|(state, _)| well(*state));
                     if !well {
-                        self.violate("links", format!("region {region} shard {shard} from {peer}: {states:?}"));
+                        self.violate(
+                            "links",
+                            format!("region {region} shard {shard} from {peer}: {states:?}"),
+                        );
                     }
                 }
             }

@@ -61,7 +61,9 @@ fn fact(op: &Op) -> Fact {
             latest: latest.0,
             amount: whole(amount),
         },
-        Op::Expire { stamp, life, at_ms } => Fact::Expire { stamp: st(*stamp), life: st(*life), at_ms: *at_ms },
+        Op::Expire { stamp, life, at_ms } => {
+            Fact::Expire { stamp: st(*stamp), life: st(*life), at_ms: *at_ms }
+        }
         Op::Kill { register, until_ms, .. } => Fact::Kill { register: st(*register), until_ms: *until_ms },
     }
 }
@@ -184,7 +186,9 @@ pub(crate) fn lacking<'a>(a: &'a Cover, b: &'a Cover) -> impl Iterator<Item = Na
     runs(a)
         // Nearly always a run of one is within a run of the other.
         .filter(|&(region, incarnation, first, last)| !has_run(b, (region, incarnation), first, last))
-        .flat_map(|(region, incarnation, first, last)| (first..=last).map(move |seq| (region, incarnation, seq)))
+        .flat_map(|(region, incarnation, first, last)| {
+            (first..=last).map(move |seq| (region, incarnation, seq))
+        })
         .filter(|name| !covers(b, *name))
 }
 

@@ -33,12 +33,22 @@ impl Judge {
             _ => (0, 0),
         };
         if let Some(better) = members.iter().position(|seen| rank(seen) > rank(&members[chosen])) {
-            self.violate("masters", format!("{who} promotes redis-{chosen}, although redis-{better} has more"));
+            self.violate(
+                "masters",
+                format!("{who} promotes redis-{chosen}, although redis-{better} has more"),
+            );
         }
     }
 
     /// An engine was promoted; before, its data had seen `had`, and members were at the epochs in `others`.
-    pub(crate) fn promoted(&self, engine: &Engine, epoch: u64, incarnation: Incarnation, had: u64, others: &[u64]) {
+    pub(crate) fn promoted(
+        &self,
+        engine: &Engine,
+        epoch: u64,
+        incarnation: Incarnation,
+        had: u64,
+        others: &[u64],
+    ) {
         self.checked("masters");
         let mut state = self.state.borrow_mut();
         let at = (engine.region, engine.shard, epoch);
@@ -56,7 +66,10 @@ impl Judge {
         if let Some(more) = others.iter().find(|other| **other > had) {
             self.violate(
                 "masters",
-                format!("{} had seen epoch {had} when it was promoted, another member {more}", engine.node.name),
+                format!(
+                    "{} had seen epoch {had} when it was promoted, another member {more}",
+                    engine.node.name
+                ),
             );
         }
     }

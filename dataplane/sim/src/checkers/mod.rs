@@ -118,14 +118,17 @@ impl Judge {
         let state = self.state.borrow();
         let commits = &state.ledger;
         // Incarnations are never reused, so any region's will do.
-        (1..=8).find_map(|region| commits.of_name(shard, (region, incarnation.0, seq))).map(ledger::Commit::stamp)
+        (1..=8)
+            .find_map(|region| commits.of_name(shard, (region, incarnation.0, seq)))
+            .map(ledger::Commit::stamp)
     }
 
     /// When the last time-to-live ends that was ever given.
     pub(crate) fn last_expiry_ms(&self) -> u64 {
         let state = self.state.borrow();
         let facts = state.ledger.commits.iter().flat_map(|commit| &commit.facts);
-        let ends = facts.filter_map(|fact| if let ledger::Fact::Expire { at_ms, .. } = fact { *at_ms } else { None });
+        let ends = facts
+            .filter_map(|fact| if let ledger::Fact::Expire { at_ms, .. } = fact { *at_ms } else { None });
         ends.max().unwrap_or(0)
     }
 

@@ -37,7 +37,8 @@ fn life<'a>(facts: impl Iterator<Item = &'a Fact> + Clone) -> (St, Option<u64>) 
         .collect();
     let end = |register: St, until_ms: u64| register.max((until_ms << 16, 0, 0));
     let void = |register: St, until_ms: u64| {
-        clear > register || registers.iter().any(|(r, life, _)| *r > register && *life <= end(register, until_ms))
+        clear > register
+            || registers.iter().any(|(r, life, _)| *r > register && *life <= end(register, until_ms))
     };
     let standing: Vec<(St, St)> = facts
         .filter_map(|fact| match fact {
@@ -49,7 +50,9 @@ fn life<'a>(facts: impl Iterator<Item = &'a Fact> + Clone) -> (St, Option<u64>) 
         .collect();
     let death = standing.iter().map(|(_, end)| *end).max().unwrap_or(NONE);
     let current = registers.iter().max_by_key(|(stamp, ..)| *stamp);
-    let at = current.filter(|(stamp, ..)| standing.iter().all(|(killed, _)| killed < stamp)).and_then(|(.., at)| *at);
+    let at = current
+        .filter(|(stamp, ..)| standing.iter().all(|(killed, _)| killed < stamp))
+        .and_then(|(.., at)| *at);
     (death, at)
 }
 
@@ -95,7 +98,8 @@ pub(crate) fn expected<'a>(commits: impl Iterator<Item = &'a Commit>) -> Expecte
         .max()
         .unwrap_or(NONE);
     // The type with the latest stamp wins; the latest stamp of every other becomes the floor.
-    let ranks: Vec<(Kind, St)> = facts.iter().filter_map(|f| rank(f)).filter(|(_, stamp)| *stamp > floor).collect();
+    let ranks: Vec<(Kind, St)> =
+        facts.iter().filter_map(|f| rank(f)).filter(|(_, stamp)| *stamp > floor).collect();
     let Some((winner, _)) = ranks.iter().max_by_key(|(_, stamp)| *stamp).copied() else {
         return Expected { data: None, at_ms: None };
     };
@@ -141,6 +145,8 @@ fn collect(kind: Kind, cells: Vec<(Bytes, Shown)>) -> Option<Data> {
         Kind::Str => Data::Str(cells.into_iter().next().map(|(_, shown)| bytes(shown)).unwrap_or_default()),
         Kind::Hash => Data::Hash(cells.into_iter().map(|(name, shown)| (name, bytes(shown))).collect()),
         Kind::Set => Data::Set(cells.into_iter().map(|(name, _)| name).collect()),
-        Kind::Zset => Data::Zset(cells.into_iter().map(|(name, shown)| (name, number(&shown) as f64)).collect()),
+        Kind::Zset => {
+            Data::Zset(cells.into_iter().map(|(name, shown)| (name, number(&shown) as f64)).collect())
+        }
     })
 }

@@ -50,7 +50,10 @@ impl Judge {
         let lacks = token.shards.iter().filter(|need| need.shard.0 == engine.shard);
         let lacks = lacks.flat_map(|need| lacking(&need.cover, &cover)).next();
         if let Some(name) = lacks {
-            self.violate("session", format!("{} is said to cover a token, and lacks {name:?}", engine.node.name));
+            self.violate(
+                "session",
+                format!("{} is said to cover a token, and lacks {name:?}", engine.node.name),
+            );
         }
     }
 }
@@ -67,14 +70,27 @@ impl Seen {
         if let Some(known) = known.filter(|k| k.by == note.incarnation) {
             judge.checked("session");
             if known.stamp >= stamp {
-                judge.violate("causality", format!("a write of {key} at {stamp:?} comes before {:?}, which its session had seen", known.stamp));
+                judge.violate(
+                    "causality",
+                    format!(
+                        "a write of {key} at {stamp:?} comes before {:?}, which its session had seen",
+                        known.stamp
+                    ),
+                );
             }
         }
         self.keys.insert((shard, key.clone()), Known { stamp, by: note.incarnation, wrote: true });
     }
 
     /// A read was answered by `by`.
-    pub(crate) fn read(&mut self, judge: &Judge, shard: u16, command: &Command, reply: &Reply, by: Incarnation) {
+    pub(crate) fn read(
+        &mut self,
+        judge: &Judge,
+        shard: u16,
+        command: &Command,
+        reply: &Reply,
+        by: Incarnation,
+    ) {
         let Command::Get(key) = command else { return };
         if !key.starts_with('r') {
             return;
@@ -91,7 +107,10 @@ impl Seen {
             judge.checked("session");
             if stamp < known.stamp {
                 let what = if known.wrote { "wrote" } else { "had read" };
-                judge.violate("session", format!("{key} read at {stamp:?}, although the session {what} {:?}", known.stamp));
+                judge.violate(
+                    "session",
+                    format!("{key} read at {stamp:?}, although the session {what} {:?}", known.stamp),
+                );
             }
         }
         self.keys.insert((shard, key.clone()), Known { stamp, by, wrote: false });

@@ -26,7 +26,9 @@ impl Judge {
         let mut seen: Option<(u64, super::ledger::Name)> = None;
         for (region, incarnation, first, last) in runs(before) {
             // Within an incarnation stamps rise with the numbers: the last one is enough, if it is known.
-            let latest = (first..=last).rev().find_map(|seq| state.ledger.of_name(commit.shard, (region, incarnation, seq)));
+            let latest = (first..=last)
+                .rev()
+                .find_map(|seq| state.ledger.of_name(commit.shard, (region, incarnation, seq)));
             if let Some(latest) = latest {
                 seen = seen.max(Some((latest.hlc, latest.name)));
             }
@@ -34,26 +36,37 @@ impl Judge {
         let own: Vec<u64> = commit.facts.iter().filter_map(|fact| own_clock(fact, &commit)).collect();
         let early = own.iter().min().copied().filter(|clock| seen.is_some_and(|(seen, _)| *clock <= seen));
         let (number, name) = (commit.number, commit.name);
-        let renews = commit.facts.iter().any(|f| matches!(f, Fact::Expire { stamp, life, .. } if stamp != life));
+        let renews =
+            commit.facts.iter().any(|f| matches!(f, Fact::Expire { stamp, life, .. } if stamp != life));
         let takes_away = commit.facts.iter().any(|f| matches!(f, Fact::Expire { at_ms: None, .. }));
         let carries = commit.facts.iter().any(|f| matches!(f, Fact::Put { .. } | Fact::Count { .. }));
-        let bare = renews && !carries && commit.key.as_ref().is_some_and(|key| {
-            let known = state.ledger.of_key(commit.shard, key);
-            expected(known.filter(|c| covers(before, c.name))).at_ms.is_some()
-        });
+        let bare = renews
+            && !carries
+            && commit.key.as_ref().is_some_and(|key| {
+                let known = state.ledger.of_key(commit.shard, key);
+                expected(known.filter(|c| covers(before, c.name))).at_ms.is_some()
+            });
         let fresh = state.ledger.add(commit);
         drop(state);
         if !fresh {
-            self.violate("identity", format!("two effects are called {name:?}, the second is operation #{number}"));
+            self.violate(
+                "identity",
+                format!("two effects are called {name:?}, the second is operation #{number}"),
+            );
         }
         // (A new key under a time-to-live that had not ended takes that away, and has nothing to carry yet.)
         if bare && !takes_away {
-            self.violate("expiry", format!("operation #{number} renews a time-to-live without the key's values"));
+            self.violate(
+                "expiry",
+                format!("operation #{number} renews a time-to-live without the key's values"),
+            );
         }
         if let (Some(clock), Some((latest, of))) = (early, seen) {
             self.violate(
                 "causality",
-                format!("operation #{number} got clock {clock}, although its copy had {of:?} of clock {latest}"),
+                format!(
+                    "operation #{number} got clock {clock}, although its copy had {of:?} of clock {latest}"
+                ),
             );
         }
     }
@@ -77,7 +90,10 @@ impl Judge {
             }
             if shown.is_some() && at_ms != right.at_ms {
                 let who = &engine.node.name;
-                self.violate("expiry", format!("{who} ends {key} at {at_ms:?}, it should at {:?}", right.at_ms));
+                self.violate(
+                    "expiry",
+                    format!("{who} ends {key} at {at_ms:?}, it should at {:?}", right.at_ms),
+                );
             }
         }
         self.checked("state");
@@ -85,7 +101,12 @@ impl Judge {
         if right.as_ref() != shown {
             self.violate(
                 "state",
-                format!("{} shows {key} = {}, it should be {}", engine.node.name, short(shown), short(right.as_ref())),
+                format!(
+                    "{} shows {key} = {}, it should be {}",
+                    engine.node.name,
+                    short(shown),
+                    short(right.as_ref())
+                ),
             );
         }
     }
@@ -107,10 +128,16 @@ impl Judge {
         let grown = size(after) - size(before).min(size(after));
         match merged {
             Some(_) if stored != merge.expected => {
-                self.violate("merge", format!("{who} merged after {:?}, although {stored:?} was stored", merge.expected));
+                self.violate(
+                    "merge",
+                    format!("{who} merged after {:?}, although {stored:?} was stored", merge.expected),
+                );
             }
             Some(merged) if merged.merged != grown => {
-                self.violate("merge", format!("{who} merged {} effects, its cover grew by {grown}", merged.merged));
+                self.violate(
+                    "merge",
+                    format!("{who} merged {} effects, its cover grew by {grown}", merged.merged),
+                );
             }
             None if grown > 0 || moved != stored => {
                 self.violate("merge", format!("{who} refused a merge, and changed all the same"));
@@ -136,15 +163,18 @@ impl Judge {
         let left: BTreeSet<(u64, u64)> = after.iter().copied().collect();
         let state = self.state.borrow();
         let logged = state.logged.get(&(engine.region, engine.shard));
-        let lost = before.iter().find(|effect| {
-            !left.contains(effect) && logged.is_none_or(|l| !l.has(effect.0, effect.1))
-        });
+        let lost = before
+            .iter()
+            .find(|effect| !left.contains(effect) && logged.is_none_or(|l| !l.has(effect.0, effect.1)));
         let lost = lost.copied();
         drop(state);
         if let Some((incarnation, seq)) = lost {
             self.violate(
                 "outbox",
-                format!("{} gave up effect {seq} of {incarnation:016x}, which no stream has", engine.node.name),
+                format!(
+                    "{} gave up effect {seq} of {incarnation:016x}, which no stream has",
+                    engine.node.name
+                ),
             );
         }
     }
@@ -162,7 +192,10 @@ impl Judge {
                 && floors(shard) == floors(loaded)
         });
         if !same {
-            self.violate("persistence", format!("{}: what was saved is not what there was", engine.node.name));
+            self.violate(
+                "persistence",
+                format!("{}: what was saved is not what there was", engine.node.name),
+            );
         }
     }
 
@@ -190,7 +223,10 @@ impl Judge {
             let lacks = lacking(durable, &has).find(|name| held.is_none_or(|h| !h.contains(name)));
             drop(state);
             if let Some(name) = lacks {
-                self.violate("durable", format!("{} never had {name:?}, which is called durable", member.node.name));
+                self.violate(
+                    "durable",
+                    format!("{} never had {name:?}, which is called durable", member.node.name),
+                );
                 return;
             }
         }
@@ -201,7 +237,9 @@ impl Judge {
         let state = self.state.borrow();
         let shard = members.first().map_or(0, |m| m.shard);
         let late = runs(durable).find_map(|(region, incarnation, first, last)| {
-            let latest = (first..=last).rev().find_map(|seq| state.ledger.of_name(shard, (region, incarnation, seq)))?;
+            let latest = (first..=last)
+                .rev()
+                .find_map(|seq| state.ledger.of_name(shard, (region, incarnation, seq)))?;
             (latest.hlc > word.clock.0).then_some(latest.name)
         });
         drop(state);

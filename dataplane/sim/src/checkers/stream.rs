@@ -106,13 +106,17 @@ impl Judge {
         let (from, to) = (from.filter(|at| *at != start), to.filter(|at| *at != start));
         let (first, Some(to)) = (from.map_or(0, |at| at.offset + 1), to) else { return };
         let passed = logged.records.range(first..first.max(to.offset + 1));
-        let lacks = passed.flat_map(|(_, names)| names).find(|(inc, seq)| !covers(cover, (region, *inc, *seq)));
+        let lacks =
+            passed.flat_map(|(_, names)| names).find(|(inc, seq)| !covers(cover, (region, *inc, *seq)));
         let lacks = lacks.copied();
         drop(state);
         if let Some((incarnation, seq)) = lacks {
             self.violate(
                 "position",
-                format!("{} goes on after effect {seq} of {incarnation:016x}, which it lacks", engine.node.name),
+                format!(
+                    "{} goes on after effect {seq} of {incarnation:016x}, which it lacks",
+                    engine.node.name
+                ),
             );
         }
     }
@@ -140,7 +144,10 @@ impl Judge {
         if let Some((incarnation, seq)) = lacks {
             self.violate(
                 "recovery",
-                format!("{} serves without effect {seq} of {incarnation:016x}, which its own stream had", engine.node.name),
+                format!(
+                    "{} serves without effect {seq} of {incarnation:016x}, which its own stream had",
+                    engine.node.name
+                ),
             );
         }
     }

@@ -162,9 +162,7 @@ impl Execution<'_> {
                 ops.push(put(Kind::Hash, field(*f), stamp, Some(value), true));
                 (Reply::Ok, None)
             }
-            Command::SAdd(_, m) => {
-                self.element(key, Kind::Set, *m, Some(Value::Member), there, stamp, ops)
-            }
+            Command::SAdd(_, m) => self.element(key, Kind::Set, *m, Some(Value::Member), there, stamp, ops),
             Command::ZAdd(_, m) => {
                 let score = Value::Score((self.number % 100) as f64);
                 self.element(key, Kind::Zset, *m, Some(score), there, stamp, ops)
@@ -195,7 +193,9 @@ impl Execution<'_> {
                 }
                 (Reply::Integer(i64::from(has)), None)
             }
-            Command::Incr(_, by) if wants(Kind::Str) => self.count(key, Kind::Str, Bytes::new(), *by, stamp, ops),
+            Command::Incr(_, by) if wants(Kind::Str) => {
+                self.count(key, Kind::Str, Bytes::new(), *by, stamp, ops)
+            }
             Command::HIncr(_, f, by) if wants(Kind::Hash) => {
                 self.count(key, Kind::Hash, field(*f), *by, stamp, ops)
             }
@@ -283,4 +283,3 @@ impl Execution<'_> {
 fn put(kind: Kind, name: Bytes, stamp: Stamp, value: Option<Value>, keep_ttl: bool) -> Op {
     Op::Put { kind, name, stamp, value, keep_ttl }
 }
-

@@ -248,7 +248,8 @@ impl Engine {
     pub(crate) fn describe(&self) -> String {
         let state = self.state.borrow();
         let id = state.shard.identity();
-        let role = if state.following.is_some() { "replica".to_owned() } else { format!("{:?}", state.phase) };
+        let role =
+            if state.following.is_some() { "replica".to_owned() } else { format!("{:?}", state.phase) };
         format!(
             "{role}, epoch {}, incarnation {}, seq {}, {} keys, outbox {}",
             id.epoch,

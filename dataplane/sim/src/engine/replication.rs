@@ -95,7 +95,8 @@ impl Engine {
             Synced::Full { snapshot, history, offset } => {
                 (following.link_up, following.history, following.offset) = (true, history, offset);
                 let Some((shard, keys)) = snapshot.load() else {
-                    self.judge.violate("persistence", format!("{}: a full sync cannot be read", self.node.name));
+                    self.judge
+                        .violate("persistence", format!("{}: a full sync cannot be read", self.node.name));
                     return;
                 };
                 self.judge.loses(self, &state.shard.cover());
@@ -125,12 +126,15 @@ impl Engine {
             if replica.follows() != Some(self.member) || !replica.node.is_up() {
                 continue;
             }
-            let same = replica.state.borrow().following.is_some_and(|f| f.history == self.state.borrow().history);
+            let same =
+                replica.state.borrow().following.is_some_and(|f| f.history == self.state.borrow().history);
             match self.network.transit(&self.node, &replica.node, REPLICATE) {
                 Some(at) if same => {
-                    let (master, end, history) = (Rc::clone(self), self.state.borrow().end, self.state.borrow().history);
+                    let (master, end, history) =
+                        (Rc::clone(self), self.state.borrow().end, self.state.borrow().history);
                     let process = replica.node.process();
-                    self.sim.at(at + replica.lag.get(), move || replica.pushed(&master, &process, history, end));
+                    self.sim
+                        .at(at + replica.lag.get(), move || replica.pushed(&master, &process, history, end));
                 }
                 // Connected to a process before this one: it finds out now at the latest.
                 Some(_) | None => replica.lose_link(),
@@ -177,7 +181,10 @@ impl Engine {
             following.offset += 1;
         }
         if state.damaged {
-            self.judge.violate("persistence", format!("{}: a step of the master cannot be applied", self.node.name));
+            self.judge.violate(
+                "persistence",
+                format!("{}: a step of the master cannot be applied", self.node.name),
+            );
         }
     }
 }

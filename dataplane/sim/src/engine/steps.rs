@@ -134,14 +134,23 @@ impl Engine {
     }
 
     /// `MAS.POSITIONS`, of one region.
-    pub(crate) fn position(&self, incarnation: Incarnation, region: u16) -> Result<Option<Position>, Refusal> {
+    pub(crate) fn position(
+        &self,
+        incarnation: Incarnation,
+        region: u16,
+    ) -> Result<Option<Position>, Refusal> {
         let state = self.state.borrow();
         self.check_promoted(&state, incarnation)?;
         Ok(state.shard.positions().get(&RegionId(region)).copied())
     }
 
     /// `MAS.MERGE`.
-    pub(crate) fn merge(self: &Rc<Self>, meant: Incarnation, region: u16, merge: &Merge) -> Result<(), Refusal> {
+    pub(crate) fn merge(
+        self: &Rc<Self>,
+        meant: Incarnation,
+        region: u16,
+        merge: &Merge,
+    ) -> Result<(), Refusal> {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
         self.check_promoted(state, meant)?;
@@ -160,7 +169,15 @@ impl Engine {
         );
         let after = state.shard.cover();
         let moved = state.shard.positions().get(&region).copied();
-        self.judge.merged(self, &before, &after, (stored, moved), (region.0, merge), merged.as_ref().ok(), wall_ms + self.hard_skew_ms);
+        self.judge.merged(
+            self,
+            &before,
+            &after,
+            (stored, moved),
+            (region.0, merge),
+            merged.as_ref().ok(),
+            wall_ms + self.hard_skew_ms,
+        );
         let merged = merged.map_err(|error| match error {
             MergeError::Position(_) => Refusal::Position,
             MergeError::Decode { index, .. } => Refusal::Decode(index),
@@ -209,7 +226,13 @@ impl Engine {
     }
 
     /// `MAS.CLAIM`.
-    pub(crate) fn claim(&self, meant: Incarnation, duty: String, proxy: u64, ttl_ms: u64) -> Result<bool, Refusal> {
+    pub(crate) fn claim(
+        &self,
+        meant: Incarnation,
+        duty: String,
+        proxy: u64,
+        ttl_ms: u64,
+    ) -> Result<bool, Refusal> {
         let now_ms = self.wall_ms();
         let mut state = self.state.borrow_mut();
         self.check_promoted(&state, meant)?;

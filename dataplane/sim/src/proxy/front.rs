@@ -51,13 +51,11 @@ pub(crate) enum Answered {
 
 /// Which shard a command goes to.
 pub(crate) fn shard_of(command: &Command, shards: u16) -> u16 {
-    match command {
-        Command::Flush(shard) => *shard,
-        _ => {
-            let slot = u32::from(slot_of(command.key().unwrap_or_default().as_bytes()));
-            (slot * u32::from(shards) / u32::from(SLOTS)) as u16
-        }
+    if let Command::Flush(shard) = command {
+        return *shard;
     }
+    let slot = u32::from(slot_of(command.key().unwrap_or_default().as_bytes()));
+    (slot * u32::from(shards) / u32::from(SLOTS)) as u16
 }
 
 impl Proxy {
@@ -92,7 +90,10 @@ impl Proxy {
                 let (node, seen) = (Rc::clone(&engine.node), self.clocks[usize::from(shard.id)].get());
                 let sent = command.clone();
                 if command.is_read() {
-                    let read = self.world.network.call(&self.node, &node, FRONT, REPLY_LIMIT, move || engine.read(&sent));
+                    let read = self
+                        .world
+                        .network
+                        .call(&self.node, &node, FRONT, REPLY_LIMIT, move || engine.read(&sent));
                     if let Ok(Ok((reply, incarnation))) = read.await {
                         return Answer::Read(reply, incarnation);
                     }
@@ -101,7 +102,7 @@ impl Proxy {
                         engine.exec(master.incarnation, seen, number, &sent)
                     });
                     match written.await {
-                        Ok(Ok((reply, note))) => return self.acknowledge(&shard, reply, note, asked).await,
+                        Ok(Ok((reply, said))) => return self.acknowledge(&shard, reply, said, asked).await,
                         Ok(Err(Refusal::NotMaster)) => {}
                         Ok(Err(_)) => return Answer::Refused,
                         Err(_) => return Answer::Unknown(None),
@@ -127,9 +128,8 @@ impl Proxy {
         let degrades = self.world.schedule.setup.on_loss == OnBrokerLoss::Degrade && self.degraded.get();
         let level = match asked {
             Asked::Local => None,
-            Asked::Queued if degrades => None,
+            Asked::Queued | Asked::Remote(_) if degrades => None,
             Asked::Queued => Some(Level::Queued),
-            Asked::Remote(_) if degrades => None,
             Asked::Remote(n) => Some(Level::Remote(n)),
         };
         let Some(waiting) = self.ship(shard, note, level) else {

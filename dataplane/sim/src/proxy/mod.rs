@@ -76,11 +76,8 @@ pub(crate) struct Shard {
 impl Shard {
     fn new(world: &World, region: u16, id: u16) -> Self {
         let setup = &world.schedule.setup;
-        let pace = Pace {
-            unconfirmed_max: setup.unconfirmed_max,
-            bytes_max: setup.batcher_max,
-            ..Pace::default()
-        };
+        let pace =
+            Pace { unconfirmed_max: setup.unconfirmed_max, bytes_max: setup.batcher_max, ..Pace::default() };
         Self {
             id,
             batcher: RefCell::new(Batcher::new(RegionId(region), ShardId(id), pace)),
@@ -266,7 +263,11 @@ impl Proxy {
             let waiting = shard.acks.borrow().waiting() as u64;
             self.world.judge.bound("acks", waiting, self.waiting_now() + 1);
             let unconfirmed = shard.batcher.borrow().unconfirmed() as u64;
-            self.world.judge.bound("unconfirmed", unconfirmed, self.world.schedule.setup.unconfirmed_max as u64);
+            self.world.judge.bound(
+                "unconfirmed",
+                unconfirmed,
+                self.world.schedule.setup.unconfirmed_max as u64,
+            );
         }
     }
 

@@ -83,13 +83,12 @@ impl Proxy {
             recovery: None,
         };
         loop {
-            let recovering = match self.beat(&shard, &mut pulse).await {
-                Ok(recovering) => recovering,
-                Err(Failed) => {
-                    self.leave(&shard, &mut pulse);
-                    self.ask_again.notify();
-                    false
-                }
+            let recovering = if let Ok(recovering) = self.beat(&shard, &mut pulse).await {
+                recovering
+            } else {
+                Self::leave(&shard, &mut pulse);
+                self.ask_again.notify();
+                false
             };
             let next = sim.now() + if recovering { RECOVERING } else { HEARTBEAT_MS * MS };
             while shard.pulse.wait_until(&sim, next).await {
@@ -102,7 +101,7 @@ impl Proxy {
     }
 
     /// There is no master now.
-    fn leave(&self, shard: &Shard, pulse: &mut Pulse) {
+    fn leave(shard: &Shard, pulse: &mut Pulse) {
         shard.set_seat(None);
         shard.set_duties(Vec::new());
         pulse.own_duty = false;
@@ -111,7 +110,7 @@ impl Proxy {
 
     async fn beat(&self, shard: &Rc<Shard>, pulse: &mut Pulse) -> Result<bool, Failed> {
         let Some((member, about)) = self.find_master(shard.id).await? else {
-            self.leave(shard, pulse);
+            Self::leave(shard, pulse);
             return Ok(false);
         };
         let seat = Seat {
@@ -132,7 +131,7 @@ impl Proxy {
         self.tell_outbox(shard, &about);
         let word = self.ask(shard.id, member, REPLY_LIMIT, |e| e.word()).await?;
         if word.incarnation != seat.incarnation {
-            self.leave(shard, pulse);
+            Self::leave(shard, pulse);
             return Ok(false);
         }
         self.observe(shard.id, word.clock);
@@ -221,7 +220,11 @@ impl Proxy {
         // Who cannot reach a peer leaves its stream to others.
         let peers: Vec<u16> = {
             let links = shard.links.borrow();
-            links.iter().filter(|(r, row)| **r != self.region && row.link.connected).map(|(r, _)| *r).collect()
+            links
+                .iter()
+                .filter(|(r, row)| **r != self.region && row.link.connected)
+                .map(|(r, _)| *r)
+                .collect()
         };
         let asked = peers.clone();
         let claimed = self
@@ -273,7 +276,8 @@ impl Proxy {
         let members: Vec<_> = (0..count).map(|m| self.world.engine(self.region, shard.id, m)).collect();
         self.world.judge.beat(&members, &durable, &word);
         let id = self.world.sim.new_id();
-        let record = build_heartbeat(id, RegionId(self.region), ShardId(shard.id), seat.epoch, &word, durable);
+        let record =
+            build_heartbeat(id, RegionId(self.region), ShardId(shard.id), seat.epoch, &word, durable);
         shard.batcher.borrow_mut().push_heartbeat(&record);
         let outlet = self.outlet.borrow().clone();
         if let Some(outlet) = outlet {
@@ -283,7 +287,13 @@ impl Proxy {
         Ok(())
     }
 
-    async fn recover(&self, shard: &Shard, seat: &Seat, about: &About, pulse: &mut Pulse) -> Result<(), Failed> {
+    async fn recover(
+        &self,
+        shard: &Shard,
+        seat: &Seat,
+        about: &About,
+        pulse: &mut Pulse,
+    ) -> Result<(), Failed> {
         if seat.recovered {
             pulse.recovery = None;
             return Ok(());
@@ -317,7 +327,8 @@ impl Proxy {
                 self.pump.notify();
             }
             Action::ServeFull(clock) => {
-                self.ask(shard.id, seat.member, REPLY_LIMIT, move |e| e.serve(incarnation, true, clock)).await??;
+                self.ask(shard.id, seat.member, REPLY_LIMIT, move |e| e.serve(incarnation, true, clock))
+                    .await??;
                 shard.set_seat(Some(Seat { serving: true, recovered: true, ..seat.clone() }));
                 self.ask_again.notify();
             }
@@ -330,7 +341,13 @@ impl Proxy {
         Ok(())
     }
 
-    async fn sweep(&self, shard: &Shard, seat: &Seat, about: &About, pulse: &mut Pulse) -> Result<(), Failed> {
+    async fn sweep(
+        &self,
+        shard: &Shard,
+        seat: &Seat,
+        about: &About,
+        pulse: &mut Pulse,
+    ) -> Result<(), Failed> {
         let now_ms = self.now_ms();
         if now_ms < pulse.swept_ms || about.outbox_effects == 0 || !shard.batcher.borrow().is_online() {
             return Ok(());

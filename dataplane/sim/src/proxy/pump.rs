@@ -38,7 +38,8 @@ impl Proxy {
             });
             if let Ok(connection) = opened.await {
                 backoff = BACKOFF.0;
-                *self.outlet.borrow_mut() = Some(Rc::new(Outlet { generation, connection: Rc::clone(&connection) }));
+                *self.outlet.borrow_mut() =
+                    Some(Rc::new(Outlet { generation, connection: Rc::clone(&connection) }));
                 self.outlet_changed();
                 self.hold(self.region, &connection).await;
                 *self.outlet.borrow_mut() = None;
@@ -83,7 +84,9 @@ impl Proxy {
 
     /// A heartbeat of a peer, heard without reading its stream.
     fn hear(&self, region: u16, beat: &bytes::Bytes) {
-        let Ok(Record { shard, body: Body::Heartbeat(beat), .. }) = Record::decode(beat.clone()) else { return };
+        let Ok(Record { shard, body: Body::Heartbeat(beat), .. }) = Record::decode(beat.clone()) else {
+            return;
+        };
         if let Some(shard) = self.shards.get(usize::from(shard.0)).filter(|_| self.process.is_alive()) {
             self.peer_beat(shard, region, beat.epoch, beat.cover);
         }
@@ -196,7 +199,9 @@ impl Proxy {
     }
 
     fn settled(self: &Rc<Self>, shard: &Rc<Shard>, generation: u64, ticket: u64, confirmed: bool) {
-        if !self.process.is_alive() || self.outlet.borrow().as_ref().is_none_or(|o| o.generation != generation) {
+        if !self.process.is_alive()
+            || self.outlet.borrow().as_ref().is_none_or(|o| o.generation != generation)
+        {
             return;
         }
         if !confirmed {
@@ -216,7 +221,7 @@ impl Proxy {
 
     /// Deadlines, and whether the broker is away.
     fn tick(&self, away_since_ms: &mut Option<u64>, thorough_ms: &mut u64) {
-        let (now_us, now_ms) = (self.world.sim.now(), self.now_ms());
+        let (micros, now_ms) = (self.world.sim.now(), self.now_ms());
         let reachable = self.outlet.borrow().is_some() && !self.world.broker(self.region).is_blocked();
         match (reachable, &away_since_ms) {
             (true, _) => *away_since_ms = None,
@@ -231,7 +236,7 @@ impl Proxy {
         let mut degraded = false;
         for shard in &self.shards {
             let batcher = shard.batcher.borrow();
-            let stuck = batcher.oldest_us().is_some_and(|oldest| now_us >= oldest + STUCK_US);
+            let stuck = batcher.oldest_us().is_some_and(|oldest| micros >= oldest + STUCK_US);
             let unrecovered = shard.seat().is_some_and(|seat| seat.serving && !seat.recovered);
             let away = gone || stuck || unrecovered;
             degraded |= away;

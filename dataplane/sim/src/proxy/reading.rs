@@ -142,9 +142,14 @@ impl Session {
         let broker = self.proxy.world.broker(self.region);
         let (connection, mailbox, shard) = (Rc::clone(&self.connection), Rc::clone(mailbox), self.shard.id);
         let node = Rc::clone(&broker.node);
-        let attached = self.proxy.world.network.call(&self.proxy.node, &node, CONTROL, ATTACH_LIMIT, move || {
-            if connection.is_broken() { Err(()) } else { Ok(broker.consume(&connection, shard, from, &mailbox)) }
-        });
+        let attached =
+            self.proxy.world.network.call(&self.proxy.node, &node, CONTROL, ATTACH_LIMIT, move || {
+                if connection.is_broken() {
+                    Err(())
+                } else {
+                    Ok(broker.consume(&connection, shard, from, &mailbox))
+                }
+            });
         match attached.await? {
             Ok(Some(consumer)) => {
                 self.consumer = consumer;
@@ -208,7 +213,8 @@ impl Session {
                     merging = Some(self.merge(merge, changed));
                 }
             }
-            let pause = self.machine.wake_ms().map_or(500, |at| at.saturating_sub(proxy.now_ms()).clamp(1, 500));
+            let pause =
+                self.machine.wake_ms().map_or(500, |at| at.saturating_sub(proxy.now_ms()).clamp(1, 500));
             changed.wait_until(sim, sim.now() + pause * MS).await;
         }
     }
@@ -319,6 +325,9 @@ impl Session {
 
     fn dead(&self, why: &str) {
         let judge: &Judge = &self.proxy.world.judge;
-        judge.violate("dead letters", format!("{} cannot use a record of region {}: {why}", self.proxy.node.name, self.region));
+        judge.violate(
+            "dead letters",
+            format!("{} cannot use a record of region {}: {why}", self.proxy.node.name, self.region),
+        );
     }
 }
