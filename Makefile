@@ -9,7 +9,11 @@ endif
 # Programs are run from here and not with `cargo run -p`, which would choose other features and build everything again.
 RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
 
-.PHONY: help setup build demo test lint bench generate clean
+# How long `make sim` runs, and on how many threads.
+SECONDS_SIM ?= 120
+JOBS_SIM ?= $(shell nproc 2>/dev/null || echo 1)
+
+.PHONY: help setup build demo test sim soak mutations lint bench generate clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -30,9 +34,20 @@ test: setup ## All tests, on real redis-servers and real RabbitMQ brokers
 	cargo build --workspace --bins --lib
 	./tools/test
 
+sim: ## Simulated stores under failures, judged by independent checkers, for SECONDS_SIM (120) seconds
+	@echo "== sim: seeds for $(SECONDS_SIM) s (docs/correctness.md says how to replay one)"
+	cargo run --quiet -p sim -- --seconds $(SECONDS_SIM) --jobs $(JOBS_SIM)
+
+soak: ## The same with ever new seeds, until stopped
+	cargo run --quiet -p sim -- --soak --jobs $(JOBS_SIM)
+
+mutations: ## Plant every known bug in turn: the simulator must find each
+	cargo run --quiet -p sim --features mutations -- --mutations --jobs $(JOBS_SIM)
+
 lint: ## Formatting, clippy, documentation, licences (installs cargo-deny if it is missing: some minutes, once)
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy -p sim --features mutations --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --quiet
 	@command -v cargo-deny >/dev/null || { echo "== lint: installing cargo-deny"; cargo install --locked --quiet cargo-deny; }
 	cargo deny --log-level error check licenses bans sources

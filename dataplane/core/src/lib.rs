@@ -1,6 +1,9 @@
 //! The heart of a multi-active store, without I/O: stamps, effects, merge, covers, codec, and the replication
 //! logic as state machines. No clock is read and no randomness drawn here: both are arguments.
 
+#[macro_use]
+pub mod mutation;
+
 pub mod amount;
 pub mod config;
 pub mod cover;
@@ -9,6 +12,7 @@ pub mod keyspace;
 pub mod merge;
 pub mod meta;
 pub mod outbox;
+pub mod procedures;
 pub mod record;
 pub mod replication;
 pub mod save;

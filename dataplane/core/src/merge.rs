@@ -140,13 +140,15 @@ fn merge_op(meta: &mut KeyMeta, key: &[u8], op: &Op, ks: &mut dyn Keyspace, outc
     match op {
         Op::Floor(stamp) => {
             let applied = *stamp > meta.floor;
-            meta.ttl.clear(*stamp);
+            if !mutation!(FloorKeepsTtl) {
+                meta.ttl.clear(*stamp);
+            }
             // Cells that go for good here are taken from view by name; the sweep only sees those that stay.
             hide_pruned(meta, key, *stamp, ks);
             applied
         }
         Op::Put { kind, name, stamp, value, keep_ttl } => {
-            if *kind == Kind::Str && !keep_ttl {
+            if *kind == Kind::Str && !keep_ttl && !mutation!(SetKeepsTtl) {
                 meta.ttl.clear(*stamp);
             }
             enter(meta, key, *kind, *stamp, ks) && put(meta, key, *kind, name, *stamp, value.as_ref(), ks)
@@ -185,6 +187,9 @@ fn hide_pruned(meta: &mut KeyMeta, key: &[u8], floor: Stamp, ks: &mut dyn Keyspa
     };
     let was_live = meta.is_live();
     meta.raise_floor(floor);
+    if mutation!(FloorIsForgotten) {
+        meta.floor = Stamp::ZERO;
+    }
     if was_live && !meta.is_live() {
         ks.delete(key);
     } else {
@@ -224,13 +229,14 @@ fn put(
 ) -> bool {
     let death = meta.death();
     let Some(cell) = meta.cell_mut(name) else { return false };
-    if stamp < cell.base {
+    let older = if mutation!(WrongTieBreak) { stamp.hlc < cell.base.hlc } else { stamp < cell.base };
+    if older && !mutation!(ArrivalOrder) {
         return false;
     }
-    cell.base = stamp;
+    cell.base = if mutation!(NoTombstone) && value.is_none() { Stamp::ZERO } else { stamp };
     cell.present = value.is_some();
     if let Some(counter) = &mut cell.counter {
-        counter.totals.retain(|t| t.started > stamp);
+        counter.totals.retain(|t| t.started > stamp || mutation!(DeadTotalsCount));
         if counter.totals.is_empty() {
             cell.counter = None;
         } else {
@@ -279,17 +285,20 @@ fn count(
     let Some(cell) = meta.cell_mut(name) else { return false };
     let base = cell.base;
     let Some(counter) = &mut cell.counter else { return false };
-    if total.started <= base {
+    if total.started <= base && !mutation!(DeadTotalsCount) {
         if counter.totals.is_empty() {
             cell.counter = None;
         }
         return false;
     }
     let origin = total.started.origin;
-    match counter.totals.binary_search_by(|t| t.started.origin.cmp(&origin)) {
+    let by_region = mutation!(TotalsByRegion);
+    match counter.totals.binary_search_by(|t| {
+        if by_region { t.started.origin.region.cmp(&origin.region) } else { t.started.origin.cmp(&origin) }
+    }) {
         Ok(at) => {
             let known = &mut counter.totals[at];
-            if (total.started, total.latest) < (known.started, known.latest) {
+            if (total.started, total.latest) < (known.started, known.latest) && !mutation!(StaleTotalWins) {
                 return false;
             }
             *known = total;

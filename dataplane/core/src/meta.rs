@@ -67,7 +67,7 @@ impl Cell {
     /// The number that it shows, if a total is live: base and totals, added in the order of their origins.
     pub fn sum(&self, death: Stamp) -> Option<Amount> {
         let counter = self.counter.as_ref()?;
-        let base = counter.base.filter(|_| self.present && self.base > death);
+        let base = counter.base.filter(|_| self.present && self.base > death && !mutation!(SumWithoutBase));
         let live = counter.totals.iter().filter(|t| t.started > death).map(|t| t.amount);
         self.counted(death).then(|| base.into_iter().chain(live).reduce(Amount::plus)).flatten()
     }
@@ -181,7 +181,7 @@ impl Ttl {
         }
         let newest = self.lives.iter().all(|l| l.register < stamp);
         let life = self.life(id);
-        if stamp > life.register {
+        if stamp > life.register || mutation!(ExpiryByArrival) {
             life.register = stamp;
             life.at_ms = at_ms;
         }
@@ -203,6 +203,9 @@ impl Ttl {
     /// A kill of `register` at `until_ms` is void if the time-to-live was cleared after that register, or if a later register
     /// belongs to a life that had begun by then: the key was renewed by somebody who did not see it expire.
     fn is_void(&self, kill: Kill) -> bool {
+        if mutation!(ExpiryOvertakesRenewal) {
+            return false;
+        }
         let end = kill.end();
         self.clear > kill.register || self.lives.iter().any(|l| l.register > kill.register && l.id <= end)
     }
@@ -450,7 +453,9 @@ impl KeyMeta {
                 let loser = self.rank;
                 self.cells = Cells::empty(kind);
                 self.rank = rank;
-                self.floor = self.floor.max(loser);
+                if !mutation!(LoserLeavesNoFloor) {
+                    self.floor = self.floor.max(loser);
+                }
             }
             Some(_) => {
                 self.raise_floor(rank);

@@ -73,6 +73,7 @@ impl Outbox {
     /// Gives up `first..=last` of an incarnation; says how many were there.
     pub fn trim(&mut self, incarnation: Incarnation, first: u64, last: u64) -> u64 {
         let Some(lane) = self.lanes.get_mut(&incarnation) else { return 0 };
+        let first = if mutation!(TrimByWatermark) { 1 } else { first };
         let low = first.saturating_sub(lane.first) as usize;
         let high =
             if last < lane.first { 0 } else { (last - lane.first + 1) as usize }.min(lane.entries.len());

@@ -115,6 +115,9 @@ impl Shard {
         sink(&self.save_head());
         let mut chunks = Chunks::new(tag::COVER, sink);
         for (origin, seqs) in self.cover.iter() {
+            if mutation!(CoverNotSaved) {
+                break;
+            }
             chunks.origin(origin);
             chunks.body.seqs(seqs);
             chunks.item_ends();
@@ -122,6 +125,9 @@ impl Shard {
         chunks.flush();
         let mut chunks = Chunks::new(tag::OUTBOX, sink);
         for (incarnation, seq, effect) in self.outbox.iter() {
+            if mutation!(OutboxNotSaved) {
+                break;
+            }
             chunks.body.u64(incarnation.0);
             chunks.body.varint(seq);
             chunks.body.bytes(effect);
@@ -132,7 +138,7 @@ impl Shard {
         let mut chunks = Chunks::new(tag::FLOORS, sink);
         for slot in 0..SLOTS {
             let floor = self.table.slot_floor(slot);
-            if !floor.is_zero() {
+            if !floor.is_zero() && !mutation!(FloorsNotSaved) {
                 chunks.body.u16(slot);
                 chunks.stamp(floor);
                 chunks.item_ends();
@@ -228,6 +234,7 @@ fn save_life(chunks: &mut Chunks<'_>, life: &Life) {
 
 fn save_cell(chunks: &mut Chunks<'_>, name: &[u8], cell: &Cell) {
     let Cell { base, present, counter } = cell;
+    let counter = counter.as_ref().filter(|_| !mutation!(TotalsNotSaved));
     chunks.body.bytes(name);
     chunks.stamp(*base);
     let Some(counter) = counter else {
@@ -353,7 +360,10 @@ fn load_head(mut r: Reader) -> Result<Shard, WireError> {
         previous: Incarnation(r.u64("head")?),
     };
     shard.seq = r.u64("head")?;
-    shard.observe(Hlc(r.u64("head")?));
+    let clock = Hlc(r.u64("head")?);
+    if !mutation!(ClockNotSaved) {
+        shard.observe(clock);
+    }
     for _ in 0..r.count(18, "positions")? {
         let region = RegionId(r.u16("position")?);
         let position = Position { offset: r.u64("position")?, record: r.u64("position")? };

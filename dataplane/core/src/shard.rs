@@ -235,7 +235,14 @@ impl Shard {
 
     fn begin_incarnation(&mut self, to: Identity, wall_ms: u64) {
         let old = self.identity.origin();
-        if old.incarnation != Incarnation::NONE {
+        if mutation!(KeptIncarnation) && old.incarnation != Incarnation::NONE {
+            self.identity.epoch = to.epoch;
+            return;
+        }
+        if mutation!(OldOutboxDropped) {
+            self.outbox = Outbox::default();
+        }
+        if old.incarnation != Incarnation::NONE && !mutation!(OldOriginForgotten) {
             // What this copy lacks of the old incarnation was issued later than all that it has.
             let told = Told { clock: self.clock(), issued: self.seq, stable: self.merged_through().hlc };
             self.cover.set(old, SeqSet::up_to(self.seq));
@@ -248,6 +255,9 @@ impl Shard {
 
     /// Moves the clock forward to a reading seen elsewhere.
     pub fn observe(&mut self, seen: Hlc) {
+        if mutation!(SeenClockIgnored) {
+            return;
+        }
         self.clock.observe(seen);
     }
 
@@ -299,7 +309,7 @@ impl Shard {
             let current = meta.ttl.current();
             let life = current.map_or(stamp, |l| l.id);
             let mut ops = vec![Op::Expire { stamp, life, at_ms }];
-            if current.is_some_and(|l| l.at_ms.is_some()) {
+            if current.is_some_and(|l| l.at_ms.is_some()) && !mutation!(RenewalWithoutValue) {
                 ops.extend(merge::state_ops(meta, key, RENEWAL_BYTES_MAX, ks).into_iter().flatten());
             }
             ops
@@ -429,7 +439,7 @@ impl Shard {
         ks: &mut dyn Keyspace,
     ) -> Result<Merged, MergeError> {
         let stored = self.positions.get(&region).copied();
-        if stored != expected {
+        if stored != expected && !mutation!(NoCompareAndSet) {
             return Err(MergeError::Position(stored));
         }
         let mut result = Merged::default();
@@ -450,12 +460,16 @@ impl Shard {
             };
             for bytes in effects {
                 let (seq, hlc) = wire::peek_effect(&bytes).map_err(decode)?;
-                if self.covers(record.origin, seq) || !seen.insert(record.origin, seq)? {
+                let known = self.covers(record.origin, seq) && !mutation!(MergeWithoutDedupe);
+                if known || !seen.insert(record.origin, seq)? {
                     result.duplicates += 1;
                     continue;
                 }
                 let ahead_ms = hlc.millis().saturating_sub(wall_ms);
-                if ahead_ms > limits.hard_ms {
+                if ahead_ms > limits.hard_ms && !mutation!(HardSkewMerged) {
+                    if mutation!(PositionBeforeApply) {
+                        self.positions.insert(region, to);
+                    }
                     return Err(MergeError::Held { ahead_ms });
                 }
                 self.stats.skewed += u64::from(ahead_ms > limits.tolerated_ms);
@@ -487,6 +501,9 @@ impl Shard {
         }
         let grown: Vec<Origin> = covers.keys().copied().collect();
         for (origin, set) in covers {
+            if mutation!(CoverNotMerged) {
+                break;
+            }
             self.cover.set(origin, set);
         }
         self.learn(&grown, &told);
@@ -508,7 +525,9 @@ impl Shard {
 
     /// Merges one effect; returns how many operations were overruled.
     fn merge_effect(&mut self, effect: &Effect, ks: &mut dyn Keyspace) -> u64 {
-        self.clock.observe(effect.hlc);
+        if !mutation!(ClockNotMovedByMerge) {
+            self.clock.observe(effect.hlc);
+        }
         let mut outcome = Outcome::default();
         for change in &effect.changes {
             outcome.add(self.merge_change(change, ks));
@@ -558,7 +577,9 @@ impl Shard {
                 let effect = wire::decode_effect(&bytes, origin)?;
                 self.merge_effect(&effect, ks);
                 self.seq = self.seq.max(effect.seq);
-                self.outbox.push(origin.incarnation, effect.seq, bytes, wall_ms);
+                if !mutation!(ReplicaKeepsNoOutbox) {
+                    self.outbox.push(origin.incarnation, effect.seq, bytes, wall_ms);
+                }
             }
             entry::MERGED => {
                 let region = RegionId(r.u16("region")?);
@@ -579,13 +600,17 @@ impl Shard {
                     }
                 }
                 self.learn(&grown, &told);
-                self.positions.insert(region, to);
+                if !mutation!(ReplicaKeepsNoPosition) {
+                    self.positions.insert(region, to);
+                }
             }
             entry::TRIMMED => {
                 let incarnation = Incarnation(r.u64("incarnation")?);
                 while r.remaining() > 0 {
                     let (first, last) = (r.varint("range")?, r.varint("range")?);
-                    self.outbox.trim(incarnation, first, last);
+                    if !mutation!(ReplicaNeverTrims) {
+                        self.outbox.trim(incarnation, first, last);
+                    }
                 }
             }
             entry::MEMBERS => {

@@ -145,6 +145,9 @@ impl Clock {
     /// Issues the next reading: above everything issued or observed, and not below the wall clock.
     pub fn tick(&mut self, wall_ms: u64) -> Hlc {
         self.latest = self.latest.next().max(Hlc::from_millis(wall_ms));
+        if mutation!(ClockGoesBack) && Hlc::from_millis(wall_ms).millis() + 50 < self.latest.millis() {
+            self.latest = Hlc::from_millis(wall_ms);
+        }
         self.latest
     }
 

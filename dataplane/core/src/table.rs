@@ -172,6 +172,7 @@ impl Table {
         let id = self.id_of(key);
         match slot.plain.find(id.low, |p| p.id() == id) {
             Some(plain) => f(&KeyMeta::plain(self.stamp_of(plain))),
+            None if mutation!(FlushForgetsSlot) => f(&KeyMeta::default()),
             None => f(&KeyMeta::below(slot.floor)),
         }
     }
@@ -181,7 +182,10 @@ impl Table {
         let Some(origin) = self.intern(stamp.origin) else { return false };
         let id = self.id_of(key);
         let slot = &mut self.slots[usize::from(slot_of(key))];
-        if stamp <= slot.floor {
+        if stamp <= slot.floor && mutation!(PlainSetIgnoresFlush) {
+            return true;
+        }
+        if stamp <= slot.floor && !mutation!(FlushForgetsSlot) {
             return false;
         }
         let fresh = Plain::new(id, origin, stamp.hlc);
@@ -226,6 +230,7 @@ impl Table {
         let found = self.slots[at].plain.find(id.low, |p| p.id() == id).copied();
         let mut meta = match &found {
             Some(plain) => KeyMeta::plain(self.stamp_of(plain)),
+            None if mutation!(FlushForgetsSlot) => KeyMeta::default(),
             None => KeyMeta::below(floor),
         };
         let result = f(&mut meta);

@@ -137,13 +137,15 @@ impl<W: Copy> Acks<W> {
         effect: bool,
         level: Level,
     ) -> bool {
-        let has = |set: &SeqSet| if effect { set.contains(seq) } else { set.contiguous() >= seq };
+        let has = |set: &SeqSet| {
+            if effect || mutation!(UnchangedAckedEarly) { set.contains(seq) } else { set.contiguous() >= seq }
+        };
         match level {
-            Level::Queued => has(&lane.confirmed),
+            Level::Queued => has(&lane.confirmed) || mutation!(AckBeforeConfirm),
             Level::Remote(n) => {
                 let origin = Origin { region: self.region, incarnation };
                 let have = self.peers.values().filter(|(_, cover)| cover.of(origin).is_some_and(has)).count();
-                seq == 0 || have >= usize::from(n)
+                seq == 0 || have + usize::from(mutation!(RemoteCountsOneLess)) >= usize::from(n)
             }
         }
     }
@@ -175,6 +177,7 @@ impl<W: Copy> Acks<W> {
 
     fn loss(&self) -> Outcome {
         match self.on_loss {
+            OnBrokerLoss::Degrade if mutation!(LossIsReached) => Outcome::Reached,
             OnBrokerLoss::Degrade => Outcome::Degraded,
             OnBrokerLoss::Reject => Outcome::Unavailable,
         }
@@ -201,6 +204,7 @@ impl<W: Copy> Acks<W> {
     /// the last number issued. All below was confirmed to some proxy.
     pub fn outbox(&mut self, incarnation: Incarnation, first: Option<u64>, issued: u64) {
         let last = first.map_or(issued, |first| first.saturating_sub(1).min(issued));
+        let last = last + u64::from(mutation!(OutboxFirstConfirmed) && last < issued);
         let lane = self.lane(incarnation);
         let _ = lane.confirmed.insert_run(1, last);
         let contiguous = lane.confirmed.contiguous();
@@ -221,7 +225,7 @@ impl<W: Copy> Acks<W> {
 
     /// A heartbeat of a peer: its durable cover. Lower epochs than one seen are ignored.
     pub fn peer(&mut self, region: RegionId, epoch: u64, cover: Cover) {
-        if self.peers.get(&region).is_some_and(|(seen, _)| *seen > epoch) {
+        if self.peers.get(&region).is_some_and(|(seen, _)| *seen > epoch) && !mutation!(OldEpochHeard) {
             return;
         }
         self.peers.insert(region, (epoch, cover));

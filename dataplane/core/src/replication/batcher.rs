@@ -233,7 +233,7 @@ impl Batcher {
         self.online = false;
         let flights = std::mem::take(&mut self.flights);
         for (_, flight) in flights.into_iter().rev() {
-            if !matches!(flight.content, Content::Heartbeat) {
+            if !matches!(flight.content, Content::Heartbeat) && !mutation!(LostFlightForgotten) {
                 self.ready.push_front(flight);
             }
         }
@@ -354,7 +354,7 @@ impl Batcher {
     /// `None` when nothing was released by it.
     pub fn settle(&mut self, ticket: u64, confirmed: bool, now_us: u64) -> Option<Released> {
         let flight = self.flights.remove(&ticket)?;
-        if !confirmed {
+        if !confirmed && !mutation!(RefusedIsConfirmed) {
             self.hold_until_us = now_us + self.pace.refused_wait_us;
             if !matches!(flight.content, Content::Heartbeat) {
                 self.ready.push_front(flight);
@@ -363,12 +363,15 @@ impl Batcher {
         }
         self.kept_bytes -= flight.cost;
         let ranges = match flight.content {
+            Content::Effects(ranges) if mutation!(ReleasesTooMuch) => {
+                ranges.into_iter().map(|(_, last)| (1, last)).collect()
+            }
             Content::Effects(ranges) => ranges,
             Content::Part(seq) => {
                 let key = (flight.incarnation, seq);
                 let left = self.large.get_mut(&key)?;
                 *left -= 1;
-                if *left > 0 {
+                if *left > 0 && !mutation!(OnePartConfirms) {
                     return None;
                 }
                 self.large.remove(&key);

@@ -3,11 +3,15 @@
 
 use crate::cover::Cover;
 use crate::record::Heartbeat;
+use crate::replication::heartbeat::HEARTBEAT_MS;
 use crate::stamp::{Origin, RegionId};
 
 /// Something issued before a heartbeat and not here when the peer's own clock has moved on by this much counts as
-/// missing, milliseconds. What is late only, because its proxy died, was swept and published by then.
+/// missing, milliseconds. What is late only, because its proxy died, was swept and published by then. The clock of a peer
+/// that is not written to stands still, so as many heartbeats as are sent in that time count too.
 pub const MISSING_AFTER_MS: u64 = 10_000;
+/// See [`MISSING_AFTER_MS`].
+const MISSING_AFTER_BEATS: u64 = MISSING_AFTER_MS / HEARTBEAT_MS;
 /// Without a heartbeat for so long, nothing is known to flow, milliseconds.
 pub const STALE_MS: u64 = 3000;
 
@@ -74,6 +78,8 @@ pub struct Link {
 struct Suspects {
     /// The peer's clock when they were noted, milliseconds.
     clock_ms: u64,
+    /// Heartbeats heard by then.
+    beats: u64,
     runs: Vec<(Origin, u64, u64)>,
 }
 
@@ -86,6 +92,7 @@ pub struct Health {
     issued: Vec<(Origin, u64)>,
     clock_ms: u64,
     heard_ms: Option<u64>,
+    beats: u64,
     behind: u64,
     /// The peer's clock at the newest heartbeat of which everything is here.
     level_clock_ms: u64,
@@ -104,6 +111,7 @@ impl Health {
             issued: Vec::new(),
             clock_ms: 0,
             heard_ms: None,
+            beats: 0,
             behind: 0,
             level_clock_ms: 0,
             suspects: None,
@@ -120,6 +128,7 @@ impl Health {
         }
         self.epoch = beat.epoch;
         self.heard_ms = Some(now_ms);
+        self.beats += 1;
         self.clock_ms = beat.clock.millis();
         self.issued = beat
             .cover
@@ -151,7 +160,10 @@ impl Health {
         }
         let due = match &self.suspects {
             None => true,
-            Some(suspects) => self.clock_ms >= suspects.clock_ms + MISSING_AFTER_MS,
+            Some(suspects) => {
+                self.clock_ms >= suspects.clock_ms + MISSING_AFTER_MS
+                    || self.beats >= suspects.beats + MISSING_AFTER_BEATS
+            }
         };
         if !due {
             // What came meanwhile is not missing any more.
@@ -163,8 +175,11 @@ impl Health {
         if let Some(suspects) = self.suspects.take() {
             self.missing =
                 suspects.runs.iter().map(|&(o, first, last)| still_missing(own, o, first, last)).sum();
+            if mutation!(HolesNotCounted) {
+                self.missing = 0;
+            }
         }
-        self.suspects = Some(Suspects { clock_ms: self.clock_ms, runs });
+        self.suspects = Some(Suspects { clock_ms: self.clock_ms, beats: self.beats, runs });
     }
 
     /// Effects issued and not here.
@@ -309,6 +324,17 @@ mod tests {
         assert_eq!(h.state(LINK, 0).0, LinkState::Missing);
         h.covered(&own(&[(1, 9)]));
         assert_eq!((h.missing(), h.state(lapsed, 0).0), (0, LinkState::Connected));
+    }
+
+    #[test]
+    fn a_hole_is_missing_although_the_peers_clock_stands_still() {
+        let mut h = Health::new(PEER);
+        for n in 0..=MISSING_AFTER_BEATS {
+            assert_eq!(h.missing(), 0, "after {n} heartbeats");
+            h.beat(LIVE, &beat(1, 1000, 5), n * HEARTBEAT_MS);
+            h.covered(&own(&[(1, 3)]));
+        }
+        assert_eq!((h.missing(), h.state(LINK, 0).0), (2, LinkState::Missing));
     }
 
     #[test]

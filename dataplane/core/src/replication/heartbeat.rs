@@ -55,17 +55,23 @@ impl Members {
     }
 
     /// What the shard will still have whichever member is promoted: the meet of all. A member that cannot be reached
-    /// keeps its last known cover, for it may still be promoted; one that was never heard may be empty. With
-    /// `fsync_always` the master itself comes back with all it has.
+    /// keeps its last known cover, for it may still be promoted; one that was never heard may be empty. `fsync_always`
+    /// is enough only for a master without replicas, which comes back with all it has: where there are others, one of
+    /// them may be promoted while it is away.
     pub fn durable(&self, master: &Word, fsync_always: bool) -> Durable {
         let mut durable = Durable { cover: master.cover.clone(), stable: master.merged_through };
-        if fsync_always {
+        if (fsync_always && self.heard.len() <= 1) || mutation!(VolatileIsDurable) {
             return durable;
         }
         for member in self.heard.values() {
-            let Some(member) = member else { return Durable::default() };
-            durable.cover = durable.cover.meet(&member.cover);
-            durable.stable = durable.stable.min(member.stable);
+            match member {
+                Some(member) => {
+                    durable.cover = durable.cover.meet(&member.cover);
+                    durable.stable = durable.stable.min(member.stable);
+                }
+                None if mutation!(UnheardIsDurable) => {}
+                None => return Durable::default(),
+            }
         }
         durable
     }
@@ -83,8 +89,9 @@ pub fn build_heartbeat(
 ) -> Record {
     let origin = Origin { region, incarnation: master.incarnation };
     // The master's cover includes the durable one, and its clock is at least every stamp that it has.
+    let issued = if mutation!(MissingIssuedNumber) { 0 } else { master.issued };
     let Durable { cover, stable } = durable;
-    let beat = Heartbeat { epoch, clock: master.clock, issued: master.issued, stable, cover };
+    let beat = Heartbeat { epoch, clock: master.clock, issued, stable, cover };
     Record { id, shard, origin, body: Body::Heartbeat(beat) }
 }
 
@@ -109,7 +116,6 @@ mod tests {
         m.configure(["a", "b"].into_iter());
         m.heard("a", &word(9));
         assert_eq!(m.durable(&word(9), false), Durable::default(), "b was never heard");
-        assert_eq!(m.durable(&word(9), true), durable(9));
         m.heard("b", &word(5));
         assert_eq!(m.durable(&word(9), false), durable(5));
         m.heard("stranger", &word(1));
@@ -117,6 +123,17 @@ mod tests {
         assert_eq!(m.durable(&word(9), false), Durable::default());
         m.configure(["a"].into_iter());
         assert_eq!(m.durable(&word(9), false), durable(9));
+    }
+
+    #[test]
+    fn a_replica_that_lags_may_be_promoted_while_a_master_with_fsync_is_away() {
+        let mut m = Members::default();
+        m.configure(["a", "b"].into_iter());
+        m.heard("a", &word(9));
+        m.heard("b", &word(5));
+        assert_eq!(m.durable(&word(9), true), durable(5));
+        m.configure(["a"].into_iter());
+        assert_eq!(m.durable(&word(9), true), durable(9), "alone it comes back with all it has");
     }
 
     #[test]

@@ -225,7 +225,7 @@ impl Reader {
             if offset < at.offset {
                 return Seen::default();
             }
-            if offset == at.offset && id.unwrap_or(0) == at.record {
+            if offset == at.offset && (id.unwrap_or(0) == at.record || mutation!(RecordNotVerified)) {
                 self.state = State::Reading;
                 self.last = Some(at);
                 return Seen::default();
@@ -268,7 +268,8 @@ impl Reader {
     fn read_body(&mut self, bytes: Bytes, before: Option<Position>, seen: &mut Seen) -> Option<(Bytes, Hlc)> {
         // On the own stream nearly everything is the live incarnation's own: passed over unread.
         if let (Some(live), Some(of)) = (self.live, Record::peek_effects_of(&bytes))
-            && of == (Origin { region: self.region, incarnation: live })
+            && (of == (Origin { region: self.region, incarnation: live })
+                || (mutation!(OwnTailSkipped) && of.region == self.region))
         {
             return None;
         }

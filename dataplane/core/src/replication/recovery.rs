@@ -76,7 +76,13 @@ impl Recovery {
             self.progress = seen.progress;
             self.progress_ms = now_ms;
         }
-        if seen.online && self.nonce.is_some() && seen.merged_nonce == self.nonce && !seen.old_effects {
+        if mutation!(OwnStreamNotRead) && !seen.serving {
+            return Action::ServeFull(seen.clock);
+        }
+        let read =
+            seen.merged_nonce == self.nonce || (mutation!(AnyNonceWillDo) && seen.merged_nonce.is_some());
+        let swept = !seen.old_effects || mutation!(OldEffectsIgnored);
+        if seen.online && self.nonce.is_some() && read && swept {
             return Action::ServeFull(seen.clock);
         }
         let still_ms = now_ms.saturating_sub(self.progress_ms);
@@ -88,7 +94,7 @@ impl Recovery {
             self.nonce = None;
             return Action::Wait;
         }
-        if seen.old_effects {
+        if seen.old_effects && !mutation!(OldEffectsIgnored) {
             return Action::Sweep;
         }
         match self.nonce {

@@ -54,6 +54,12 @@ pub struct ShardNeed {
 impl ShardNeed {
     /// Whether a shard with this cover gives the session all it has written and seen.
     pub fn covered_by(&self, cover: &Cover) -> bool {
+        if mutation!(TokenIsAWatermark) {
+            return self
+                .cover
+                .iter()
+                .all(|(o, set)| cover.of(o).is_some_and(|mine| mine.last() >= set.last()));
+        }
         cover.includes(&self.cover)
     }
 
@@ -79,7 +85,7 @@ pub struct Token {
 
 /// Adds what a session wrote to what it saw: whoever numbered `seq` had all before it.
 pub fn add_written(cover: &mut Cover, origin: Origin, seq: u64) {
-    if seq == 0 || origin.incarnation == Incarnation::NONE {
+    if seq == 0 || origin.incarnation == Incarnation::NONE || mutation!(TokenWithoutWrites) {
         return;
     }
     let mut set = SeqSet::up_to(seq);

@@ -281,7 +281,7 @@ impl Pulse {
         let Some(shard) = config.shards.iter().find(|s| s.shard == self.shard.id.0) else { return Ok(()) };
         self.members.configure(shard.members.iter().map(String::as_str));
         let engines = &self.hub.engines;
-        let others = shard.members.iter().filter(|m| **m != seat.address && !shard.fsync_always);
+        let others = shard.members.iter().filter(|m| **m != seat.address);
         let ask = others.map(|address| async move {
             let word = tokio::time::timeout(MEMBER_LIMIT, engines.cover(address)).await;
             Some((address, word.ok()?.ok()?))

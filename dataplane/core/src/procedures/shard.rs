@@ -321,6 +321,7 @@ fn promote(control: &mut Control, record: &Record, members: &[Seen], waited: u64
         return;
     };
     let lacks = record.epoch > 0 && (identity.empty || identity.epoch < record.epoch);
+    let lacks = lacks && !mutation!(EmptyMasterPromoted);
     let unheard: Vec<_> = (0..members.len()).filter(|m| members[*m].identity().is_none()).collect();
     if lacks && !unheard.is_empty() {
         let names: Vec<_> = unheard.iter().map(|m| format!("redis-{m}")).collect();
@@ -361,6 +362,11 @@ fn rank(
     member: usize,
     id: &Identity,
 ) -> (bool, u64, u64, u64, bool, std::cmp::Reverse<usize>) {
+    if mutation!(OldestPromoted) {
+        let least = |n: u64| u64::MAX - n;
+        let first = std::cmp::Reverse(member);
+        return (id.empty, least(id.epoch), least(id.seq), least(id.clock), false, first);
+    }
     (!id.empty, id.epoch, id.seq, id.clock, record.master == Some(member), std::cmp::Reverse(member))
 }
 

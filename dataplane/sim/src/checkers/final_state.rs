@@ -1,0 +1,244 @@
+//! What must hold once everything was healed and has settled.
+
+use std::rc::Rc;
+
+use super::Judge;
+use super::ledger::{covers, lacking};
+use super::model::expected;
+use super::steps::{may_be_missing, short};
+use crate::engine::Engine;
+use crate::proxy::front::Answered;
+use crate::world::World;
+
+impl Judge {
+    fn masters_of(world: &World, shard: u16) -> Vec<Rc<Engine>> {
+        world.regions().into_iter().filter_map(|region| world.master(region, shard)).collect()
+    }
+
+    /// An effect that one region has and another lacks.
+    pub(crate) fn unequal_covers(world: &World) -> Option<String> {
+        for shard in 0..world.schedule.setup.shards {
+            let masters = Self::masters_of(world, shard);
+            for a in &masters {
+                for b in &masters {
+                    let hole = a.look(|a, _| b.look(|b, _| lacking(&a.cover(), &b.cover()).next()));
+                    if let Some(name) = hole {
+                        return Some(format!("{} has {name:?}, {} lacks it", a.node.name, b.node.name));
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// Whether every region that lacks something says so on its link to the region that issued it. (What a region lost
+    /// of its own, no link tells.)
+    pub(crate) fn holes_are_shown(world: &World) -> bool {
+        (0..world.schedule.setup.shards).all(|shard| {
+            let masters = Self::masters_of(world, shard);
+            masters.iter().all(|a| {
+                masters.iter().all(|b| {
+                    let hole = a.look(|a, _| b.look(|b, _| lacking(&a.cover(), &b.cover()).next()));
+                    let Some((origin, ..)) = hole.filter(|h| h.0 != b.region) else { return true };
+                    let links = world.proxies(b.region);
+                    !world.regions().contains(&origin)
+                        || links
+                            .iter()
+                            .any(|p| p.link_state(shard, origin).is_some_and(|(_, missing)| missing > 0))
+                })
+            })
+        })
+    }
+
+    /// The last look.
+    pub(crate) fn end(&self, world: &World) {
+        let missing = world.engines().iter().any(|e| e.look(|s, _| s.stats.missing > 0));
+        let missing = missing || self.state.borrow().missing;
+        let holes = Self::unequal_covers(world);
+        if let Some(hole) = holes.clone().filter(|_| !self.lossy) {
+            self.violate("convergence", hole);
+            return;
+        }
+        for shard in 0..world.schedule.setup.shards {
+            let masters = Self::masters_of(world, shard);
+            for master in &masters {
+                master.expire_now();
+                self.check_state(master, missing, holes.is_none());
+            }
+            if holes.is_none() {
+                self.check_equal(&masters, missing);
+                self.check_acknowledged(&masters, shard);
+            }
+            self.check_replicas(world, &masters, shard);
+        }
+        if holes.is_none() && !self.lossy {
+            self.check_links(world);
+        }
+    }
+
+    /// What a region shows is what its effects make.
+    fn check_state(&self, master: &Rc<Engine>, missing: bool, whole: bool) {
+        let cover = master.look(|s, _| s.cover());
+        let state = self.state.borrow();
+        let wall_ms = master.wall_ms();
+        let mut wrong = None;
+        let mut looked = 0;
+        for key in state.ledger.keys(master.shard) {
+            let expires = may_be_missing(key);
+            // Values of keys that expire are lost with what was not merged in time.
+            if expires && (missing || !whole) {
+                continue;
+            }
+            looked += 1;
+            let known = state.ledger.of_key(master.shard, key);
+            let mut right = expected(known.filter(|c| covers(&cover, c.name)));
+            if right.at_ms.is_some_and(|at| at <= wall_ms) {
+                right.data = None;
+            }
+            let shown = master.shows(key);
+            if shown != right.data {
+                wrong = Some(format!(
+                    "{} ends with {} = {}, it should be {}",
+                    master.node.name,
+                    String::from_utf8_lossy(key),
+                    short(shown.as_ref()),
+                    short(right.data.as_ref())
+                ));
+                break;
+            }
+        }
+        drop(state);
+        *self.state.borrow_mut().checks.entry("state").or_default() += looked;
+        if let Some(wrong) = wrong {
+            self.violate("state", wrong);
+        }
+    }
+
+    /// Keys that are shown end when their latest register says, in every region.
+    pub(crate) fn times_to_live(&self, world: &World) {
+        let masters = world.engines().into_iter().filter(|e| e.phase() == crate::engine::Phase::Serving);
+        for master in masters {
+            let wrong = master.look(|shard, keys| {
+                let cover = shard.cover();
+                let state = self.state.borrow();
+                let mut looked =
+                    keys.map.iter().filter(|(key, _)| key.starts_with(b"e") && !may_be_missing(key));
+                looked.find_map(|(key, (_, at))| {
+                    let known = state.ledger.of_key(master.shard, key);
+                    let right = expected(known.filter(|c| covers(&cover, c.name)));
+                    (right.at_ms != *at).then(|| (key.clone(), *at, right.at_ms))
+                })
+            });
+            self.checked("expiry");
+            if let Some((key, at, right)) = wrong {
+                let key = String::from_utf8_lossy(&key);
+                self.violate(
+                    "expiry",
+                    format!("{} ends {key} at {at:?}, it should at {right:?}", master.node.name),
+                );
+            }
+        }
+    }
+
+    /// Regions show the same, times to live included.
+    fn check_equal(&self, masters: &[Rc<Engine>], missing: bool) {
+        self.checked("convergence");
+        let Some((first, rest)) = masters.split_first() else { return };
+        for other in rest {
+            let wrong = first.look(|_, a| {
+                other.look(|_, b| {
+                    let keys = a.map.keys().chain(b.map.keys());
+                    let mut keys = keys.filter(|key| !(missing && may_be_missing(key)));
+                    keys.find(|key| a.map.get(*key) != b.map.get(*key)).cloned()
+                })
+            });
+            if let Some(key) = wrong {
+                let at = |e: &Engine| e.look(|_, keys| keys.expiry(&key));
+                self.violate(
+                    "convergence",
+                    format!(
+                        "{}: {} until {:?} in {}, {} until {:?} in {}",
+                        String::from_utf8_lossy(&key),
+                        short(first.shows(&key).as_ref()),
+                        at(first),
+                        first.node.name,
+                        short(other.shows(&key).as_ref()),
+                        at(other),
+                        other.node.name
+                    ),
+                );
+            }
+        }
+    }
+
+    /// Replicas have what their master has.
+    fn check_replicas(&self, world: &World, masters: &[Rc<Engine>], shard: u16) {
+        for master in masters {
+            for member in (0..world.members(master.region)).filter(|m| *m != master.member) {
+                self.checked("replica");
+                let replica = world.engine(master.region, shard, member);
+                if !replica.is_level_with(master) {
+                    continue;
+                }
+                let same = master.look(|a, x| {
+                    replica.look(|b, y| {
+                        let outboxes = a.outbox().iter().eq(b.outbox().iter());
+                        x == y && a.cover() == b.cover() && a.positions() == b.positions() && outboxes
+                    })
+                });
+                if !same {
+                    self.violate(
+                        "replica",
+                        format!("{} differs from its master {}", replica.node.name, master.node.name),
+                    );
+                }
+            }
+        }
+    }
+
+    /// Nothing acknowledged is lost. (What is overruled is in the cover all the same.)
+    fn check_acknowledged(&self, masters: &[Rc<Engine>], shard: u16) {
+        let state = self.state.borrow();
+        let mut looked = 0;
+        let mut lost = None;
+        for write in state.acknowledged.iter().filter(|w| w.shard == shard && w.level != Answered::Local) {
+            looked += 1;
+            let lacks = masters.iter().find(|m| !m.look(|s, _| covers(&s.cover(), write.name)));
+            if let Some(lacks) = lacks.filter(|_| !self.lossy) {
+                lost = Some(format!(
+                    "operation #{} ({:?}) was acknowledged at {:?}, {} lacks it",
+                    write.number, write.name, write.level, lacks.node.name
+                ));
+                break;
+            }
+        }
+        drop(state);
+        *self.state.borrow_mut().checks.entry("durability").or_default() += looked;
+        if let Some(lost) = lost {
+            self.violate("durability", lost);
+        }
+    }
+
+    /// Every stream is read by somebody, and nothing is said to be missing.
+    fn check_links(&self, world: &World) {
+        use mas_core::replication::health::LinkState;
+        for region in world.regions() {
+            for peer in world.regions().into_iter().filter(|p| *p != region) {
+                for shard in 0..world.schedule.setup.shards {
+                    self.checked("links");
+                    let proxies = world.proxies(region);
+                    let states: Vec<_> = proxies.iter().filter_map(|p| p.link_state(shard, peer)).collect();
+                    // What an ended incarnation issued and lost before anybody had it stays a gap for now.
+                    let well = |state| matches!(state, LinkState::Connected | LinkState::Missing);
+                    let well = states.iter().any(|(state, _)| well(*state));
+                    if !well {
+                        self.violate(
+                            "links",
+                            format!("region {region} shard {shard} from {peer}: {states:?}"),
+                        );
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! The judge: hears everything that happens, at the moment it happens, and compares it with what SEMANTICS promises. It
+//! shares no code with the core's merge; the first violation ends the run.
+
+mod acks;
+mod final_state;
+pub(crate) mod ledger;
+mod masters;
+mod model;
+pub(crate) mod session;
+mod steps;
+mod stream;
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use mas_core::stamp::Incarnation;
+
+use self::acks::Acknowledged;
+use self::ledger::{Ledger, Name, St};
+use self::stream::Logged;
+use crate::executor::{MS, Sim};
+use crate::setup::Setup;
+
+/// Lines of a timeline that are kept.
+const LINES_MAX: usize = 200_000;
+
+/// A promise that was broken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Violation {
+    /// Which checker found it.
+    pub(crate) checker: &'static str,
+    pub(crate) text: String,
+}
+
+#[derive(Default)]
+struct State {
+    violation: Option<Violation>,
+    lines: Vec<String>,
+    checks: BTreeMap<&'static str, u64>,
+    ledger: Ledger,
+    logged: BTreeMap<(u16, u16), Logged>,
+    acknowledged: Vec<Acknowledged>,
+    /// Epochs and incarnations that were given, by region and shard.
+    epochs: BTreeSet<(u16, u16, u64)>,
+    incarnations: BTreeSet<u64>,
+    /// How much the own stream held when an incarnation began.
+    logged_before: BTreeMap<u64, usize>,
+    /// What members held and then lost, by region, shard and member.
+    held: BTreeMap<(u16, u16, usize), BTreeSet<Name>>,
+    /// Some value was lost to an expiry before its renewal: values of keys with times to live may differ.
+    missing: bool,
+}
+
+/// See the module.
+pub(crate) struct Judge {
+    sim: Sim,
+    trace: bool,
+    lossy: bool,
+    state: RefCell<State>,
+}
+
+impl Judge {
+    pub(crate) fn new(sim: &Sim, setup: &Setup, trace: bool) -> Rc<Self> {
+        Rc::new(Self { sim: sim.clone(), trace, lossy: setup.lossy, state: RefCell::default() })
+    }
+
+    /// A line for the timeline, when there is one.
+    pub(crate) fn note(&self, line: impl FnOnce() -> String) {
+        if self.trace {
+            let now = self.sim.now();
+            let line = line();
+            let mut state = self.state.borrow_mut();
+            if state.lines.len() < LINES_MAX {
+                state.lines.push(format!("{:>5}.{:03}ms  {line}", now / MS, now % MS));
+            }
+        }
+    }
+
+    /// A promise is broken; the run ends.
+    pub(crate) fn violate(&self, checker: &'static str, text: String) {
+        self.note(|| format!("VIOLATION ({checker}): {text}"));
+        self.state.borrow_mut().violation.get_or_insert(Violation { checker, text });
+        self.sim.stop();
+    }
+
+    pub(crate) fn violation(&self) -> Option<Violation> {
+        self.state.borrow().violation.clone()
+    }
+
+    pub(crate) fn timeline(&self) -> Vec<String> {
+        std::mem::take(&mut self.state.borrow_mut().lines)
+    }
+
+    /// A checker has looked at something.
+    pub(crate) fn checked(&self, checker: &'static str) {
+        *self.state.borrow_mut().checks.entry(checker).or_default() += 1;
+    }
+
+    pub(crate) fn checks(&self) -> BTreeMap<&'static str, u64> {
+        self.state.borrow().checks.clone()
+    }
+
+    pub(crate) fn commits(&self) -> usize {
+        self.state.borrow().ledger.commits.len()
+    }
+
+    /// A buffer is within its bound.
+    pub(crate) fn bound(&self, buffer: &'static str, value: u64, most: u64) {
+        self.checked("bounds");
+        if value > most {
+            self.violate("bounds", format!("{buffer} holds {value}, the bound is {most}"));
+        }
+    }
+
+    /// The stamp of an effect of one's own region.
+    pub(crate) fn stamp_of(&self, shard: u16, incarnation: Incarnation, seq: u64) -> Option<St> {
+        let state = self.state.borrow();
+        let commits = &state.ledger;
+        // Incarnations are never reused, so any region's will do.
+        (1..=8)
+            .find_map(|region| commits.of_name(shard, (region, incarnation.0, seq)))
+            .map(ledger::Commit::stamp)
+    }
+
+    /// When the last time-to-live ends that was ever given.
+    pub(crate) fn last_expiry_ms(&self) -> u64 {
+        let state = self.state.borrow();
+        let facts = state.ledger.commits.iter().flat_map(|commit| &commit.facts);
+        let ends = facts
+            .filter_map(|fact| if let ledger::Fact::Expire { at_ms, .. } = fact { *at_ms } else { None });
+        ends.max().unwrap_or(0)
+    }
+
+    /// The stamp of whatever may have taken away a key that is only ever set: a flush.
+    pub(crate) fn stamp_of_nothing(&self, shard: u16) -> St {
+        self.state.borrow().ledger.last_floor(shard)
+    }
+
+    /// The stamp of the effect of an operation.
+    pub(crate) fn stamp_of_number(&self, number: usize) -> Option<St> {
+        self.state.borrow().ledger.of_number(number).map(ledger::Commit::stamp)
+    }
+}

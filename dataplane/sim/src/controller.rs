@@ -1,0 +1,192 @@
+//! The controller of a region's shards: looks at the engines, asks the production procedure what to do, and does it. What
+//! it has persisted survives it.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use mas_core::procedures::identity::{EngineState, Identity, Role};
+use mas_core::procedures::shard::{Action, Basis, Control, Place, Record, Seen, members_to_compare, step};
+
+use crate::engine::{About, Engine, Phase, STORE};
+use crate::executor::{MS, SEC, Time};
+use crate::network::{CONTROL, Node};
+use crate::world::World;
+
+/// How often engines are asked, and decisions made.
+const TICK: Time = 200 * MS;
+/// A server that runs but has not answered for this long hangs, and is killed: its end is evidence, its silence was not.
+/// (Thirty seconds in production.)
+const HANGS_AFTER: Time = 8 * SEC;
+
+/// See the module.
+pub(crate) struct Controller {
+    pub(crate) node: Rc<Node>,
+    region: u16,
+    /// By shard: what is persisted.
+    records: RefCell<Vec<Record>>,
+    /// It acts on what it saw before, until then.
+    pub(crate) stale_until: Cell<Time>,
+}
+
+fn identity(about: &About) -> Identity {
+    Identity {
+        store: about.store.clone(),
+        region: about.region,
+        shard: about.shard,
+        role: if about.master { Role::Master } else { Role::Replica },
+        state: match about.phase {
+            Phase::Fenced => EngineState::Fenced,
+            Phase::Recovering => EngineState::Recovering,
+            Phase::Serving => EngineState::Serving,
+        },
+        recovered: about.recovered,
+        epoch: about.epoch,
+        incarnation: about.incarnation.to_string(),
+        seq: about.seq,
+        clock: about.clock.0,
+        outbox_effects: about.outbox_effects,
+        outbox_bytes: about.outbox_bytes,
+        master_link_up: about.link_up,
+        keys: about.keys,
+        empty: about.empty,
+    }
+}
+
+impl Controller {
+    pub(crate) fn new(node: Rc<Node>, region: u16, shards: u16) -> Rc<Self> {
+        let records = RefCell::new(vec![Record::default(); usize::from(shards)]);
+        Rc::new(Self { node, region, records, stale_until: Cell::new(0) })
+    }
+
+    pub(crate) fn start(self: &Rc<Self>, world: &Rc<World>) {
+        let process = self.node.start();
+        for shard in 0..world.schedule.setup.shards {
+            world.sim.spawn(&process, Rc::clone(self).run(Rc::clone(world), shard));
+        }
+    }
+
+    async fn run(self: Rc<Self>, world: Rc<World>, shard: u16) {
+        let mut control = Control::default();
+        let place = Place { store: STORE.into(), region: self.region, shard };
+        let count = world.members(self.region);
+        let mut answered: Vec<Time> = vec![world.sim.now(); count];
+        let mut members = Vec::new();
+        loop {
+            world.sim.sleep(world.sim.random(|r| r.range(TICK / 2, TICK))).await;
+            let stale = self.stale_until.get() > world.sim.now() && !members.is_empty();
+            if !stale {
+                members = self.look(&world, shard, &mut answered).await;
+            }
+            let record = self.records.borrow()[usize::from(shard)].clone();
+            if !stale {
+                self.compare(&world, shard, &record, &mut members).await;
+            }
+            let plan = step(&mut control, &place, &record, &members, world.sim.now() / MS);
+            for action in plan.actions {
+                if let Action::Promote { member, .. } = &action {
+                    world.judge.chosen(&self.node.name, &members, *member);
+                }
+                if !self.act(&world, shard, &action).await {
+                    break;
+                }
+            }
+        }
+    }
+
+    async fn look(&self, world: &Rc<World>, shard: u16, answered: &mut [Time]) -> Vec<Seen> {
+        let mut seen = Vec::new();
+        for (member, answered) in answered.iter_mut().enumerate() {
+            let engine = world.engine(self.region, shard, member);
+            // Whoever owns the process knows whether it runs.
+            if !engine.node.is_up() {
+                *answered = world.sim.now();
+                seen.push(Seen::Absent);
+                continue;
+            }
+            let process = engine.node.process();
+            let about = self.ask(world, &engine, SEC, |e| e.about()).await;
+            // An answer counts only for the process that gave it.
+            if !process.is_alive() {
+                seen.push(Seen::Absent);
+                continue;
+            }
+            seen.push(match about {
+                Some(about) => {
+                    *answered = world.sim.now();
+                    if about.loading {
+                        Seen::Loading
+                    } else {
+                        let identity = Box::new(identity(&about));
+                        Seen::Answers { identity, follows: about.follows, subsumed: false }
+                    }
+                }
+                None => Seen::Silent,
+            });
+            if world.sim.now() > *answered + HANGS_AFTER {
+                *answered = world.sim.now();
+                world.judge.note(|| format!("{} hangs and is killed", engine.node.name));
+                world.restart_engine(&engine, false, 100 * MS);
+            }
+        }
+        seen
+    }
+
+    async fn ask<T: 'static>(
+        &self,
+        world: &World,
+        engine: &Rc<Engine>,
+        limit: Time,
+        f: impl FnOnce(&Rc<Engine>) -> T + 'static,
+    ) -> Option<T> {
+        let (engine, node) = (Rc::clone(engine), Rc::clone(&engine.node));
+        world.network.call(&self.node, &node, CONTROL, limit, move || f(&engine)).await.ok()
+    }
+
+    /// Theirs is asked for first: being fenced they get nothing new, and the master's only grows.
+    async fn compare(&self, world: &World, shard: u16, record: &Record, members: &mut [Seen]) {
+        let Some((master, doubtful)) = members_to_compare(record, members) else { return };
+        for member in doubtful {
+            let theirs = world.engine(self.region, shard, member);
+            let Some(theirs) = self.ask(world, &theirs, SEC, |e| e.word().cover).await else { continue };
+            let masters = world.engine(self.region, shard, master);
+            let Some(masters) = self.ask(world, &masters, SEC, |e| e.word().cover).await else { return };
+            if let Seen::Answers { subsumed, .. } = &mut members[member] {
+                *subsumed = masters.includes(&theirs);
+            }
+        }
+    }
+
+    async fn act(&self, world: &Rc<World>, shard: u16, action: &Action) -> bool {
+        world.judge.note(|| format!("{} shard {shard}: {action:?}", self.node.name));
+        let engine = |member: usize| world.engine(self.region, shard, member);
+        match action {
+            Action::Promote { member, epoch, was_replica, basis } => {
+                self.issue(shard, *epoch, *member, basis);
+                let (epoch, was_replica) = (*epoch, *was_replica);
+                let promoted =
+                    self.ask(world, &engine(*member), 2 * SEC, move |e| e.promote(epoch, was_replica)).await;
+                promoted.is_some_and(|p| p.is_ok())
+            }
+            Action::Follow { member, master } | Action::SetAside { member, master } => {
+                let master = *master;
+                if matches!(action, Action::SetAside { .. }) {
+                    world.judge.note(|| format!("{} is set aside", engine(*member).node.name));
+                }
+                self.ask(world, &engine(*member), SEC, move |e| e.follow(master)).await.is_some()
+            }
+            Action::Fence { member } => self.ask(world, &engine(*member), SEC, |e| e.fence()).await.is_some(),
+        }
+    }
+
+    fn issue(&self, shard: u16, epoch: u64, member: usize, basis: &Basis) {
+        self.records.borrow_mut()[usize::from(shard)] =
+            Record { epoch, master: Some(member), basis: Some(basis.clone()) };
+    }
+
+    /// The recorded master.
+    pub(crate) fn recorded(&self, shard: u16) -> Option<(usize, u64)> {
+        let records = self.records.borrow();
+        let record = &records[usize::from(shard)];
+        record.master.map(|member| (member, record.epoch))
+    }
+}

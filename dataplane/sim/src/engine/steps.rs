@@ -1,0 +1,333 @@
+//! The engine's commands, one method each, with the refusals of docs/internals.md.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use mas_core::replication::heartbeat::Word;
+use mas_core::replication::reader::Merge;
+use mas_core::shard::{Identity, MergeError, Position, SkewLimits, local_entry};
+use mas_core::stamp::{Hlc, Incarnation, RegionId, ShardId};
+
+use super::commands::{Execution, Reply, read};
+use super::disk::Entry;
+use super::{About, Engine, Note, Phase, Refusal, State};
+use crate::checkers::ledger::Commit;
+use crate::workload::Command;
+
+/// The store's name.
+pub(crate) const STORE: &str = "sim";
+/// The tolerated clock skew, milliseconds.
+const MAX_SKEW_MS: u64 = 1000;
+
+impl Engine {
+    /// `MAS.IDENTITY`.
+    pub(crate) fn about(&self) -> About {
+        let state = self.state.borrow();
+        let id = state.shard.identity();
+        About {
+            store: id.store.clone(),
+            region: id.region.0,
+            shard: id.shard.0,
+            master: state.following.is_none(),
+            phase: state.phase,
+            recovered: state.recovered,
+            epoch: id.epoch,
+            incarnation: id.incarnation,
+            seq: state.shard.seq(),
+            clock: state.shard.clock(),
+            outbox_effects: state.shard.outbox().len(),
+            outbox_bytes: state.shard.outbox().bytes(),
+            outbox_first: state.shard.outbox().firsts().collect(),
+            link_up: state.following.is_some_and(|f| f.link_up),
+            keys: state.keys.map.len() as u64,
+            empty: state.keys.map.is_empty() && state.shard.is_blank(),
+            follows: state.following.map(|f| f.member),
+            loading: self.is_loading(),
+        }
+    }
+
+    fn check_promoted(&self, state: &State, meant: Incarnation) -> Result<(), Refusal> {
+        let promoted = state.following.is_none() && state.phase != Phase::Fenced && !self.is_loading();
+        if promoted && state.shard.identity().incarnation == meant { Ok(()) } else { Err(Refusal::NotMaster) }
+    }
+
+    fn check_ahead(&self, clock: Hlc) -> Result<(), Refusal> {
+        let ahead = clock.millis().saturating_sub(self.wall_ms());
+        if ahead > self.hard_skew_ms { Err(Refusal::Skew) } else { Ok(()) }
+    }
+
+    /// `MAS.EXEC`.
+    pub(crate) fn exec(
+        self: &Rc<Self>,
+        meant: Incarnation,
+        seen: Hlc,
+        number: usize,
+        command: &Command,
+    ) -> Result<(Reply, Note), Refusal> {
+        let mut guard = self.state.borrow_mut();
+        let state = &mut *guard;
+        self.check_promoted(state, meant)?;
+        if state.phase != Phase::Serving {
+            return Err(Refusal::NotMaster);
+        }
+        self.check_ahead(seen)?;
+        state.shard.observe(seen);
+        let size = if let Command::Set { bytes, .. } = command { *bytes as u64 } else { 32 };
+        if state.shard.outbox().bytes() + size + 96 > self.outbox_max.max(size + 96) {
+            return Err(Refusal::OutboxFull);
+        }
+        self.expire(state);
+        let cover = state.shard.cover();
+        let execution = Execution {
+            shard: &mut state.shard,
+            keys: &mut state.keys,
+            wall_ms: self.wall_ms(),
+            number,
+            shards: self.shards,
+        };
+        let (reply, changed) = execution.write(command);
+        let (seq, hlc) = (state.shard.seq(), state.shard.clock());
+        let mut note = Note { incarnation: meant, seq, hlc, effect: Bytes::new() };
+        if let Some((effect, changes)) = changed {
+            self.log(state, Entry::Step(local_entry(&effect)));
+            note.effect = effect;
+            let origin = state.shard.identity().origin();
+            let commit = Commit::new(number, self.shard, origin, seq, hlc, &changes);
+            self.judge.committed(commit, &cover);
+        }
+        let waiting = state.shard.outbox().bytes();
+        self.judge.bound("outbox", waiting, self.outbox_max + size + 4096);
+        if let Some(key) = command.key() {
+            let shown = state.keys.get(key.as_bytes()).cloned();
+            drop(guard);
+            self.judge.shown(self, key, shown.as_ref());
+        }
+        Ok((reply, note))
+    }
+
+    /// A native read. Masters and replicas answer it, whatever their state.
+    pub(crate) fn read(self: &Rc<Self>, command: &Command) -> Result<(Reply, Incarnation), Refusal> {
+        if self.is_loading() {
+            return Err(Refusal::NotMaster);
+        }
+        self.expire_now();
+        let key = command.key().unwrap_or_default();
+        let (reply, incarnation) = {
+            let state = self.state.borrow();
+            (read(&state.keys, key), state.shard.identity().incarnation)
+        };
+        if let Reply::Value(shown) = &reply {
+            self.judge.shown(self, key, shown.as_ref());
+        }
+        Ok((reply, incarnation))
+    }
+
+    /// `MAS.COVER`.
+    pub(crate) fn word(&self) -> Word {
+        let state = self.state.borrow();
+        Word {
+            cover: state.shard.cover(),
+            clock: state.shard.clock(),
+            incarnation: state.shard.identity().incarnation,
+            issued: state.shard.seq(),
+            merged_through: state.shard.merged_through().hlc,
+        }
+    }
+
+    /// `MAS.POSITIONS`, of one region.
+    pub(crate) fn position(
+        &self,
+        incarnation: Incarnation,
+        region: u16,
+    ) -> Result<Option<Position>, Refusal> {
+        let state = self.state.borrow();
+        self.check_promoted(&state, incarnation)?;
+        Ok(state.shard.positions().get(&RegionId(region)).copied())
+    }
+
+    /// `MAS.MERGE`.
+    pub(crate) fn merge(
+        self: &Rc<Self>,
+        meant: Incarnation,
+        region: u16,
+        merge: &Merge,
+    ) -> Result<(), Refusal> {
+        let mut guard = self.state.borrow_mut();
+        let state = &mut *guard;
+        self.check_promoted(state, meant)?;
+        self.expire(state);
+        let limits = SkewLimits { tolerated_ms: MAX_SKEW_MS, hard_ms: self.hard_skew_ms };
+        let (region, wall_ms) = (RegionId(region), self.wall_ms());
+        let (before, stored) = (state.shard.cover(), state.shard.positions().get(&region).copied());
+        let merged = state.shard.merge(
+            region,
+            merge.expected,
+            merge.to,
+            &merge.bodies,
+            wall_ms,
+            limits,
+            &mut state.keys,
+        );
+        let after = state.shard.cover();
+        let moved = state.shard.positions().get(&region).copied();
+        self.judge.merged(
+            self,
+            &before,
+            &after,
+            (stored, moved),
+            (region.0, merge),
+            merged.as_ref().ok(),
+            wall_ms + self.hard_skew_ms,
+        );
+        let merged = merged.map_err(|error| match error {
+            MergeError::Position(_) => Refusal::Position,
+            MergeError::Decode { index, .. } => Refusal::Decode(index),
+            MergeError::Held { .. } => Refusal::Skew,
+            MergeError::Gaps(_) => Refusal::Gaps,
+        })?;
+        self.log(state, Entry::Step(merged.entry));
+        Ok(())
+    }
+
+    /// `MAS.OUTBOX`.
+    pub(crate) fn sweep(
+        &self,
+        meant: Incarnation,
+        proxy: u64,
+        min_age_ms: u64,
+        max_bytes: usize,
+        claim_ms: u64,
+    ) -> Result<Vec<(Incarnation, u64, Bytes)>, Refusal> {
+        let mut state = self.state.borrow_mut();
+        self.check_promoted(&state, meant)?;
+        let now_ms = self.wall_ms();
+        Ok(state.shard.outbox_mut().sweep(proxy, now_ms, min_age_ms, max_bytes, claim_ms))
+    }
+
+    /// `MAS.TRIM`.
+    pub(crate) fn trim(
+        self: &Rc<Self>,
+        meant: Incarnation,
+        origin: Incarnation,
+        ranges: &[(u64, u64)],
+    ) -> Result<(), Refusal> {
+        let mut guard = self.state.borrow_mut();
+        let state = &mut *guard;
+        self.check_promoted(state, meant)?;
+        let held = |state: &State| -> Vec<(u64, u64)> {
+            state.shard.outbox().iter().map(|(inc, seq, _)| (inc.0, seq)).collect()
+        };
+        let before = held(state);
+        let (released, entry) = state.shard.trim(origin, ranges);
+        self.judge.trimmed(self, &before, &held(state));
+        if released > 0 {
+            self.log(state, Entry::Step(entry));
+        }
+        Ok(())
+    }
+
+    /// `MAS.CLAIM`.
+    pub(crate) fn claim(
+        &self,
+        meant: Incarnation,
+        duty: String,
+        proxy: u64,
+        ttl_ms: u64,
+    ) -> Result<bool, Refusal> {
+        let now_ms = self.wall_ms();
+        let mut state = self.state.borrow_mut();
+        self.check_promoted(&state, meant)?;
+        if let Some((holder, until)) = state.claims.get(&duty)
+            && *holder != proxy
+            && *until > now_ms
+        {
+            return Ok(false);
+        }
+        state.claims.insert(duty, (proxy, now_ms + ttl_ms));
+        Ok(true)
+    }
+
+    /// `REPLICAOF NO ONE`, then `MAS.PROMOTE`.
+    pub(crate) fn promote(self: &Rc<Self>, epoch: u64, was_replica: bool) -> Result<(), Refusal> {
+        let mut guard = self.state.borrow_mut();
+        let state = &mut *guard;
+        if self.is_loading() {
+            return Err(Refusal::Other);
+        }
+        if was_replica && state.following.take().is_some() {
+            (state.phase, state.recovered) = (Phase::Fenced, false);
+            state.claims.clear();
+        }
+        let known = state.shard.identity().epoch;
+        let others = self.other_epochs();
+        if state.following.is_some() || state.phase != Phase::Fenced || state.damaged || epoch <= known {
+            return Err(Refusal::Other);
+        }
+        let incarnation = Incarnation(self.sim.new_id());
+        let to = Identity {
+            store: STORE.into(),
+            region: RegionId(self.region),
+            shard: ShardId(self.shard),
+            epoch,
+            incarnation,
+            previous: Incarnation::NONE,
+        };
+        if was_replica {
+            state.history = self.sim.new_id();
+            state.backlog.clear();
+            state.end = 0;
+        }
+        let entry = state.shard.promote(to, self.wall_ms());
+        state.phase = Phase::Recovering;
+        state.recovered = false;
+        let now = state.shard.identity().incarnation;
+        self.log(state, Entry::Step(entry));
+        drop(guard);
+        self.judge.note(|| format!("{} promoted: {}", self.node.name, self.describe()));
+        self.judge.promoted(self, epoch, now, known, &others);
+        Ok(())
+    }
+
+    /// Epochs that the other members have seen, also those that are down: for the judge.
+    fn other_epochs(&self) -> Vec<u64> {
+        let siblings = self.siblings.borrow();
+        let others = siblings.iter().filter_map(std::rc::Weak::upgrade).filter(|e| e.member != self.member);
+        others
+            .map(|other| {
+                let state = other.state.borrow();
+                if other.node.is_up() {
+                    return state.shard.identity().epoch;
+                }
+                state.disk.load((1, 2), self.wall_ms()).map_or(0, |(shard, _)| shard.identity().epoch)
+            })
+            .collect()
+    }
+
+    /// `MAS.SERVE`.
+    pub(crate) fn serve(self: &Rc<Self>, meant: Incarnation, full: bool, clock: Hlc) -> Result<(), Refusal> {
+        {
+            let mut state = self.state.borrow_mut();
+            self.check_promoted(&state, meant)?;
+            self.check_ahead(clock)?;
+            state.phase = Phase::Serving;
+            state.recovered |= full;
+            state.shard.observe(clock);
+            if !full {
+                let ahead = Hlc::from_millis(self.wall_ms() + MAX_SKEW_MS);
+                state.shard.observe(ahead);
+            }
+        }
+        self.judge.note(|| format!("{} serves, full: {full}", self.node.name));
+        self.judge.serves(self, full);
+        Ok(())
+    }
+
+    /// `MAS.FENCE`.
+    pub(crate) fn fence(&self) {
+        let mut state = self.state.borrow_mut();
+        (state.phase, state.recovered) = (Phase::Fenced, false);
+        state.claims.clear();
+        drop(state);
+        self.judge.note(|| format!("{} fenced", self.node.name));
+    }
+}

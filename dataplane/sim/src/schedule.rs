@@ -1,0 +1,27 @@
+//! Everything that a run is: the store, what clients do, what goes wrong. Drawn from the seed at once, so that parts of
+//! it can be taken away when a failure is made small.
+
+use crate::faults::{self, Fault};
+use crate::rng::Rng;
+use crate::setup::Setup;
+use crate::workload::{self, Operation, SessionPlan};
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub(crate) struct Schedule {
+    pub(crate) seed: u64,
+    pub(crate) setup: Setup,
+    pub(crate) sessions: Vec<SessionPlan>,
+    pub(crate) operations: Vec<Operation>,
+    pub(crate) faults: Vec<Fault>,
+}
+
+impl Schedule {
+    pub(crate) fn draw(seed: u64) -> Self {
+        let mut rng = Rng::new(seed);
+        let setup = Setup::draw(&mut rng.fork());
+        let (sessions, operations) = workload::draw(&mut rng.fork(), &setup);
+        let faults = faults::draw(&mut rng.fork(), &setup);
+        Self { seed, setup, sessions, operations, faults }
+    }
+}

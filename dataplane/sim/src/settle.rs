@@ -1,0 +1,162 @@
+//! The end of a run: everything is healed, and the store must settle by itself. And the departure of a region, which
+//! waits for the same.
+
+use std::rc::Rc;
+
+use crate::checkers::Judge;
+use crate::engine::{Engine, Phase};
+use crate::executor::{MS, SEC, Time};
+use crate::world::World;
+
+/// After everything was healed the store must settle within this time.
+const SETTLE_LIMIT: Time = 180 * SEC;
+/// With holes that nobody can fill, covers must be shown as they are after this time.
+const HOLES_SHOWN_AFTER: Time = 30 * SEC;
+
+impl World {
+    /// Everything works again: links, processes, clocks.
+    pub(crate) fn heal(self: &Rc<Self>) {
+        self.judge.note(|| "everything is healed".to_owned());
+        self.network.heal_all();
+        for region in self.regions() {
+            let broker = self.broker(region);
+            if !broker.node.is_up() {
+                broker.start();
+            }
+            broker.heal();
+            let controller = self.controller(region);
+            controller.stale_until.set(0);
+            if !controller.node.is_up() {
+                controller.start(self);
+            }
+            for proxy in 0..self.schedule.setup.regions[usize::from(region) - 1].proxies {
+                self.start_proxy(region, proxy);
+            }
+            for node in self.nodes_of(region) {
+                node.process().pause(0);
+            }
+        }
+        for engine in self.engines() {
+            engine.lag.set(0);
+            engine.node.process().pause(0);
+            engine.clock.set(self.sim.now(), 0, 0);
+            self.start_engine(&engine);
+        }
+    }
+
+    /// Why the store has not settled; `None`: it has.
+    fn unsettled(&self) -> Option<String> {
+        for region in self.regions() {
+            for shard in 0..self.schedule.setup.shards {
+                let place = format!("region {region} shard {shard}");
+                let Some(master) = self.master(region, shard) else {
+                    return Some(format!("{place} has no serving master"));
+                };
+                if !master.is_recovered() {
+                    return Some(format!("{place} is not recovered"));
+                }
+                if !master.look(|s, _| s.outbox().is_empty()) {
+                    return Some(format!("{place} has effects in its outbox: {}", master.describe()));
+                }
+                for member in 0..self.members(region) {
+                    let engine = self.engine(region, shard, member);
+                    if member != master.member && !engine.is_level_with(&master) {
+                        return Some(format!(
+                            "{} is not level with its master: {}",
+                            engine.node.name,
+                            engine.describe()
+                        ));
+                    }
+                }
+            }
+            if let Some(proxy) = self.proxies(region).iter().find(|p| !p.is_idle()) {
+                return Some(format!("{} has effects on their way", proxy.node.name));
+            }
+        }
+        None
+    }
+
+    /// What links say, for the text of a violation.
+    fn links_line(&self) -> String {
+        let all = self.regions();
+        let pairs = all.iter().flat_map(|region| all.iter().map(move |peer| (*region, *peer)));
+        let states = pairs.map(|(region, peer)| {
+            let states: Vec<_> = self.proxies(region).iter().filter_map(|p| p.link_state(0, peer)).collect();
+            format!("; {region} from {peer}: {states:?}")
+        });
+        states.collect()
+    }
+
+    pub(crate) fn settle(self: &Rc<Self>) {
+        let deadline = self.sim.now() + SETTLE_LIMIT;
+        let shown_after = self.sim.now() + HOLES_SHOWN_AFTER;
+        loop {
+            self.sim.run(self.sim.now() + 500 * MS);
+            if self.sim.is_stopped() {
+                return;
+            }
+            let why = self.unsettled().or_else(|| {
+                let hole = Judge::unequal_covers(self)? + &self.links_line();
+                // Streams were lost: what was in them alone is missing for good, and must be shown.
+                let shown = self.schedule.setup.lossy && Judge::holes_are_shown(self);
+                (!shown || self.sim.now() < shown_after).then_some(hole)
+            });
+            match why {
+                None => return,
+                Some(why) if self.sim.now() >= deadline => {
+                    self.judge.violate("convergence", format!("the store does not settle: {why}"));
+                    return;
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// A region leaves: its clients go, and when all others have everything of it, it ends.
+    pub(crate) async fn leave(self: Rc<Self>, region: u16, at: Time) {
+        self.sim.sleep_until(at).await;
+        self.open.borrow_mut().insert(region, false);
+        let mut since = None;
+        let mine = |e: &Rc<Engine>| e.region == region && e.phase() == Phase::Serving;
+        loop {
+            self.sim.sleep(500 * MS).await;
+            let others: Vec<u16> = self.regions().into_iter().filter(|r| *r != region).collect();
+            let done = (0..self.schedule.setup.shards).all(|shard| {
+                let Some(master) = self.engines().into_iter().find(|e| mine(e) && e.shard == shard) else {
+                    return false;
+                };
+                let idle = self.proxies(region).iter().all(|p| p.is_idle());
+                idle && master.look(|s, _| s.outbox().is_empty())
+                    && others.iter().all(|other| {
+                        let mut all =
+                            self.engines().into_iter().filter(|e| e.region == *other && e.shard == shard);
+                        all.all(|t| {
+                            t.node.is_up()
+                                && t.look(|t, _| master.look(|s, _| t.cover().includes(&s.cover())))
+                        })
+                    })
+            });
+            // Twice, with time for every disk in between.
+            if !done || self.is_busy(region) {
+                since = None;
+                continue;
+            }
+            if self.sim.now() >= *since.get_or_insert(self.sim.now()) + 3 * SEC {
+                break;
+            }
+        }
+        self.judge.note(|| format!("region {region} leaves"));
+        self.gone.borrow_mut().push(region);
+        self.broker(region).stop();
+        self.controller(region).node.kill();
+        self.engines().into_iter().filter(|e| e.region == region).for_each(|e| e.stop(false));
+        let proxies: Vec<(u16, u8)> =
+            self.proxies.borrow().keys().copied().filter(|(r, _)| *r == region).collect();
+        for (region, proxy) in proxies {
+            self.stop_proxy(region, proxy);
+        }
+        for other in self.regions() {
+            self.proxies(other).iter().for_each(|p| p.forget_region(region));
+        }
+    }
+}
