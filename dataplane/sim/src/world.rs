@@ -84,6 +84,7 @@ impl World {
             }
         }
         world.build();
+        world.judge.meets(&world.engines());
         world
     }
 

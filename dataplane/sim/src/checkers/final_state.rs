@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::Judge;
 use super::ledger::{covers, lacking};
 use super::model::expected;
-use super::steps::{may_be_missing, short};
+use super::steps::{may_be_missing, named, short};
 use crate::engine::Engine;
 use crate::proxy::front::Answered;
 use crate::world::World;
@@ -68,6 +68,7 @@ impl Judge {
             if holes.is_none() {
                 self.check_equal(&masters, missing);
                 self.check_acknowledged(&masters, shard);
+                self.tombstones(&masters);
             }
             self.check_replicas(world, &masters, shard);
         }
@@ -183,7 +184,8 @@ impl Judge {
                 let same = master.look(|a, x| {
                     replica.look(|b, y| {
                         let outboxes = a.outbox().iter().eq(b.outbox().iter());
-                        x == y && a.cover() == b.cover() && a.positions() == b.positions() && outboxes
+                        let known = a.cover() == b.cover() && a.positions() == b.positions();
+                        x == y && known && outboxes && named(a) == named(b)
                     })
                 });
                 if !same {

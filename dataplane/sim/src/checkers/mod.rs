@@ -7,6 +7,7 @@ pub(crate) mod ledger;
 mod masters;
 mod model;
 pub(crate) mod session;
+mod stability;
 mod steps;
 mod stream;
 
@@ -19,6 +20,7 @@ use mas_core::stamp::Incarnation;
 use self::acks::Acknowledged;
 use self::ledger::{Ledger, Name, St};
 use self::stream::Logged;
+use crate::engine::Engine;
 use crate::executor::{MS, Sim};
 use crate::setup::Setup;
 
@@ -48,6 +50,8 @@ struct State {
     logged_before: BTreeMap<u64, usize>,
     /// What members held and then lost, by region, shard and member.
     held: BTreeMap<(u16, u16, usize), BTreeSet<Name>>,
+    /// What was called stable, by shard.
+    stable: BTreeMap<u16, u64>,
     /// Some value was lost to an expiry before its renewal: values of keys with times to live may differ.
     missing: bool,
 }
@@ -57,12 +61,19 @@ pub(crate) struct Judge {
     sim: Sim,
     trace: bool,
     lossy: bool,
+    engines: RefCell<Vec<std::rc::Weak<Engine>>>,
     state: RefCell<State>,
 }
 
 impl Judge {
     pub(crate) fn new(sim: &Sim, setup: &Setup, trace: bool) -> Rc<Self> {
-        Rc::new(Self { sim: sim.clone(), trace, lossy: setup.lossy, state: RefCell::default() })
+        Rc::new(Self {
+            sim: sim.clone(),
+            trace,
+            lossy: setup.lossy,
+            engines: RefCell::default(),
+            state: RefCell::default(),
+        })
     }
 
     /// A line for the timeline, when there is one.

@@ -1,9 +1,10 @@
 //! Checks of single steps: what an engine issues, merges, shows, gives up.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use mas_core::cover::Cover;
+use mas_core::meta::KeyMeta;
 use mas_core::replication::heartbeat::Word;
 use mas_core::replication::reader::{Merge, Reader};
 use mas_core::shard::{Merged, Position, Shard};
@@ -22,6 +23,7 @@ impl Judge {
     /// An effect was issued by a copy that had `before`.
     pub(crate) fn committed(&self, commit: Commit, before: &Cover) {
         self.checked("causality");
+        self.after_stable(&commit);
         let mut state = self.state.borrow_mut();
         let mut seen: Option<(u64, super::ledger::Name)> = None;
         for (region, incarnation, first, last) in runs(before) {
@@ -190,6 +192,8 @@ impl Judge {
                 && shard.positions() == loaded.positions()
                 && shard.outbox().iter().eq(loaded.outbox().iter())
                 && floors(shard) == floors(loaded)
+                && named(shard) == named(loaded)
+                && shard.stability() == loaded.stability()
         });
         if !same {
             self.violate(
@@ -252,6 +256,11 @@ impl Judge {
     pub(crate) fn reader(&self, reader: &Reader) {
         self.bound("reader", reader.backlog_bytes(), READER_BYTES_MAX);
     }
+}
+
+/// All keys with full metadata, in order.
+pub(super) fn named(shard: &Shard) -> BTreeMap<&[u8], &KeyMeta> {
+    shard.table().rich_entries().collect()
 }
 
 /// Keys whose values may be lost to an expiry before a renewal of it arrives: counted, and not repaired yet. Sets and pure

@@ -1,5 +1,6 @@
 //! The engine's commands, one method each, with the refusals of docs/internals.md.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -224,6 +225,29 @@ impl Engine {
             self.log(state, Entry::Step(entry));
         }
         Ok(())
+    }
+
+    /// `MAS.COLLECT`: one call looks at all slots, for the keys are few. Returns how many tombstones are left.
+    pub(crate) fn collect(
+        self: &Rc<Self>,
+        meant: Incarnation,
+        members: BTreeSet<RegionId>,
+    ) -> Result<u64, Refusal> {
+        let mut guard = self.state.borrow_mut();
+        let state = &mut *guard;
+        self.check_promoted(state, meant)?;
+        let regions = members.iter().map(|region| region.0).collect::<Vec<_>>();
+        if let Some(entry) = state.shard.set_members(members) {
+            self.log(state, Entry::Step(entry));
+        }
+        let done = state.shard.collect(0, u64::MAX, self.wall_ms());
+        if !done.entry.is_empty() {
+            self.log(state, Entry::Step(done.entry));
+        }
+        let stable = done.stable.hlc;
+        drop(guard);
+        self.judge.stable(self, &regions, stable);
+        Ok(done.held)
     }
 
     /// `MAS.CLAIM`.

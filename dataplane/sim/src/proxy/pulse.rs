@@ -31,6 +31,8 @@ const SWEEP_BYTES: usize = 1 << 20;
 const SWEEP_CLAIM_MS: u64 = 5000;
 /// Confirmed effects are gathered for so long before they are trimmed.
 const TRIM_GATHER: Time = 4 * MS;
+/// Time between two looks for tombstones that are stable.
+const COLLECT_MS: u64 = 1000;
 
 /// The call failed; whatever the cause, the pulse leaves its seat.
 #[derive(Debug)]
@@ -56,6 +58,7 @@ struct Pulse {
     swept_ms: u64,
     beat_ms: u64,
     recovery: Option<Recovery>,
+    collect_ms: u64,
 }
 
 impl Proxy {
@@ -81,6 +84,7 @@ impl Proxy {
             swept_ms: 0,
             beat_ms: 0,
             recovery: None,
+            collect_ms: 0,
         };
         loop {
             let recovering = if let Ok(recovering) = self.beat(&shard, &mut pulse).await {
@@ -148,6 +152,9 @@ impl Proxy {
                 self.heartbeat(shard, &seat, pulse).await?;
             }
             self.recover(shard, &seat, &about, pulse).await?;
+            if seat.recovered {
+                self.collect(shard, &seat, pulse).await?;
+            }
         }
         self.sweep(shard, &seat, &about, pulse).await?;
         Ok(!seat.recovered && pulse.own_duty)
@@ -338,6 +345,20 @@ impl Proxy {
                 self.ask_again.notify();
             }
         }
+        Ok(())
+    }
+
+    /// Forgets tombstones that are stable. The members are the regions that the configuration names: one that joins later
+    /// is named from the start, and counts from then on.
+    async fn collect(&self, shard: &Shard, seat: &Seat, pulse: &mut Pulse) -> Result<(), Failed> {
+        let now_ms = self.now_ms();
+        if now_ms < pulse.collect_ms {
+            return Ok(());
+        }
+        pulse.collect_ms = now_ms + COLLECT_MS;
+        let incarnation = seat.incarnation;
+        let members = self.world.regions().into_iter().map(RegionId).collect();
+        self.ask(shard.id, seat.member, REPLY_LIMIT, move |e| e.collect(incarnation, members)).await??;
         Ok(())
     }
 
