@@ -337,6 +337,11 @@ impl KeyMeta {
         }
     }
 
+    /// Whether there is more of it than a floor.
+    pub fn is_known(&self) -> bool {
+        self.cells != Cells::None || !self.ttl.lives.is_empty()
+    }
+
     /// Everything at or below is dead now, whether for good or not.
     pub fn death(&self) -> Stamp {
         self.floor.max(self.ttl.death())
@@ -394,13 +399,15 @@ impl KeyMeta {
             || (self.cells == Cells::None && ttl.lives.is_empty() && ttl.clear.hlc <= stable)
             || (ttl.lives.iter().any(|l| l.kill.is_some() || l.at_ms.is_none()) && ttl.is_stable(stable))
             || (ttl.lives.len() > 1 && ttl.is_stable(stable))
+            || (mutation!(KillForgotten) && ttl.lives.iter().any(|l| l.kill.is_some()))
             || self.has_expired_for_good(stable, wall_ms)
     }
 
     /// Forgets what is causally stable: all effects up to `stable` are here and everywhere, and whoever writes later has
     /// seen them. By `wall_ms`, the master's wall clock, Redis itself has let go of what expired. Nothing that is shown changes.
-    pub fn collect(&mut self, stable: Hlc, wall_ms: u64) {
-        if self.ttl.is_stable(stable) {
+    /// Returns whether a time-to-live went that had passed: others may still have it.
+    pub fn collect(&mut self, stable: Hlc, wall_ms: u64) -> bool {
+        if self.ttl.is_stable(stable) || mutation!(KillForgotten) {
             self.raise_floor(self.ttl.death());
             // Without a time it says that there is none, which nothing says as well.
             let current = self.ttl.current().filter(|life| life.at_ms.is_some());
@@ -424,9 +431,11 @@ impl KeyMeta {
         if self.floor.hlc <= stable {
             self.floor = Stamp::ZERO;
         }
-        if self.has_expired_for_good(stable, wall_ms) {
+        let expired = self.has_expired_for_good(stable, wall_ms);
+        if expired {
             *self = Self::default();
         }
+        expired
     }
 
     /// Whether the key died under its time-to-live, so long ago that everybody who still writes to it has seen that, and with
@@ -437,7 +446,8 @@ impl KeyMeta {
         };
         let end = Kill { register: life.register, until_ms: at_ms, at: Hlc::ZERO }.end();
         let later = [self.rank, self.floor, self.ttl.clear].into_iter().any(|stamp| stamp > end);
-        at_ms < wall_ms && end.hlc.millis() < stable.millis() && self.ttl.is_stable(stable) && !later
+        let passed = end.hlc.millis() < stable.millis() || mutation!(ExpiredForgottenEarly);
+        at_ms < wall_ms && passed && self.ttl.is_stable(stable) && !later
     }
 
     /// A write of `kind` with this rank arrives. Says whether that type wins the key: the one with the greatest stamp does,

@@ -186,6 +186,7 @@ impl Shard {
             w.u64(position.record);
         }
         self.stability.write(&mut w);
+        w.u64(self.table.expired().0);
         w.finish()
     }
 }
@@ -370,6 +371,7 @@ fn load_head(mut r: Reader) -> Result<Shard, WireError> {
         shard.positions.insert(region, position);
     }
     shard.stability = Stability::read(&mut r)?;
+    shard.table.restore_expired(Hlc(r.u64("expired")?));
     r.end("head")?;
     Ok(shard)
 }

@@ -10,6 +10,7 @@ use crate::cover::{Cover, SeqSet, TooManyGaps};
 use crate::effect::{Change, Effect, Kind, Op, Value};
 use crate::keyspace::Keyspace;
 use crate::merge::{self, Outcome, merge_key};
+use crate::meta::KeyMeta;
 use crate::outbox::Outbox;
 use crate::record::{Body, Heartbeat, Record};
 use crate::slot::SLOTS;
@@ -360,7 +361,8 @@ impl Shard {
     pub fn commit(&mut self, hlc: Hlc, changes: Vec<Change>, wall_ms: u64, ks: &mut dyn Keyspace) -> Bytes {
         self.seq += 1;
         let origin = self.identity.origin();
-        let effect = Effect { seq: self.seq, hlc, changes };
+        let mut effect = Effect { seq: self.seq, hlc, changes };
+        self.end_forgotten_lives(&mut effect.changes);
         let mut silent = Silent(ks);
         for change in &effect.changes {
             self.merge_change(change, &mut silent);
@@ -392,6 +394,22 @@ impl Shard {
         wire::encode_plain_set(out, self.seq, hlc, key, value);
         let effect = Bytes::copy_from_slice(&out[from..]);
         self.outbox.push(self.identity.incarnation, self.seq, effect, wall_ms);
+    }
+
+    /// Of a key that expired nothing may be left here, while others still have its time-to-live: who writes to a key that is
+    /// not known says that all before is over. (`SET` says so anyway.)
+    fn end_forgotten_lives(&self, changes: &mut [Change]) {
+        let expired = self.table.expired();
+        if expired == Hlc::ZERO || mutation!(ForgottenLifeNotEnded) {
+            return;
+        }
+        for change in changes {
+            let Change::Key { key, ops } = change else { continue };
+            let clears = matches!(ops.first(), Some(Op::Put { kind: Kind::Str, keep_ttl: false, .. }));
+            if !clears && !self.table.read(key, KeyMeta::is_known) {
+                ops.insert(0, Op::Floor(Stamp { hlc: expired, ..Stamp::ZERO }));
+            }
+        }
     }
 
     fn merge_change(&mut self, change: &Change, ks: &mut dyn Keyspace) -> Outcome {

@@ -98,11 +98,14 @@ impl Stability {
         // An origin that was never heard, but of which there are effects, may still send older ones.
         let covered = cover.iter().map(|(origin, _)| origin).filter(|o| self.members.contains(&o.region));
         let silent = self.members.iter().filter(|region| {
-            **region != own.region && !self.origins.keys().any(|origin| origin.region == **region)
+            !mutation!(SilentRegionIgnored)
+                && **region != own.region
+                && !self.origins.keys().any(|origin| origin.region == **region)
         });
         let silent = silent.map(|&region| Origin { region, ..own });
-        let unheard = covered.filter(|o| *o != own && !self.origins.contains_key(o)).chain(silent);
-        let heard = self.origins.iter().filter(|(origin, _)| **origin != own);
+        let counts = |o: &Origin| *o != own && !(mutation!(EndedIgnored) && o.region == own.region);
+        let unheard = covered.filter(|o| counts(o) && !self.origins.contains_key(o)).chain(silent);
+        let heard = self.origins.iter().filter(|(origin, _)| counts(origin));
         heard.map(|(origin, p)| (of(&p.settled), *origin)).chain(unheard.map(|o| (Hlc::ZERO, o))).min()
     }
 
@@ -140,7 +143,9 @@ impl Stability {
 impl Progress {
     fn settle(&mut self, origin: Origin, cover: &Cover) {
         let has = |told: &Told| {
-            told.issued == 0 || cover.of(origin).is_some_and(|set| set.contiguous() >= told.issued)
+            told.issued == 0
+                || mutation!(SettlesAtOnce)
+                || cover.of(origin).is_some_and(|set| set.contiguous() >= told.issued)
         };
         if let Some(told) = self.pending.take_if(|told| has(told)) {
             self.settled = told;
@@ -223,7 +228,10 @@ impl Shard {
 
     /// Forgets what is stable, in slots from `first` on with some `keys` keys. Nothing that is shown changes.
     pub fn collect(&mut self, first: u16, keys: u64, wall_ms: u64) -> Collected {
-        let stable = self.stable();
+        let mut stable = self.stable();
+        if mutation!(TombstoneByAge) {
+            stable.hlc = Hlc::from_millis(wall_ms.saturating_sub(3000));
+        }
         let end = self.table.slots_with(first.min(SLOTS - 1), keys);
         let (dropped, held) = self.table.collect(first, end, stable.hlc, wall_ms);
         let next_slot = if end >= SLOTS { 0 } else { end };

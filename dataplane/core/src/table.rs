@@ -92,6 +92,8 @@ pub struct Table {
     plain: u64,
     rich: u64,
     tombstones: u64,
+    /// Keys that expired at or below were forgotten here, and others may still have their times to live.
+    expired: Hlc,
 }
 
 impl std::fmt::Debug for Table {
@@ -122,6 +124,7 @@ impl Table {
             plain: 0,
             rich: 0,
             tombstones: 0,
+            expired: Hlc::ZERO,
         }
     }
 
@@ -343,15 +346,28 @@ impl Table {
             }
             // Taken one by one: what is left of a key may be a plain entry, or nothing.
             for key in stale {
-                let left = self.update(&key, |meta| {
-                    meta.collect(stable, wall_ms);
-                    meta.tombstones() - u64::from(*meta == KeyMeta::default())
+                let (expired, left) = self.update(&key, |meta| {
+                    let expired = meta.collect(stable, wall_ms);
+                    (expired, meta.tombstones() - u64::from(*meta == KeyMeta::default()))
                 });
+                if expired {
+                    self.expired = self.expired.max(Hlc::from_millis(stable.millis()));
+                }
                 dropped += 1;
                 held += left;
             }
         }
         (dropped, held)
+    }
+
+    /// Up to where keys that expired were forgotten.
+    pub(crate) fn expired(&self) -> Hlc {
+        self.expired
+    }
+
+    /// Puts that back.
+    pub(crate) fn restore_expired(&mut self, expired: Hlc) {
+        self.expired = expired;
     }
 
     /// The secret of the hash.

@@ -67,7 +67,9 @@ impl Members {
             match member {
                 Some(member) => {
                     durable.cover = durable.cover.meet(&member.cover);
-                    durable.stable = durable.stable.min(member.stable);
+                    if !mutation!(VolatileIsStable) {
+                        durable.stable = durable.stable.min(member.stable);
+                    }
                 }
                 None if mutation!(UnheardIsDurable) => {}
                 None => return Durable::default(),

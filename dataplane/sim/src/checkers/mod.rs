@@ -50,8 +50,8 @@ struct State {
     logged_before: BTreeMap<u64, usize>,
     /// What members held and then lost, by region, shard and member.
     held: BTreeMap<(u16, u16, usize), BTreeSet<Name>>,
-    /// What was called stable, by shard.
-    stable: BTreeMap<u16, u64>,
+    /// What was called stable, by region and shard.
+    stable: BTreeMap<(u16, u16), u64>,
     /// Some value was lost to an expiry before its renewal: values of keys with times to live may differ.
     missing: bool,
 }

@@ -22,12 +22,16 @@ impl Judge {
     pub(crate) fn stable(&self, engine: &Engine, regions: &[u16], stable: Hlc) {
         self.checked("stability");
         let state = self.state.borrow();
-        let known = state.stable.get(&engine.shard).copied().unwrap_or(0);
+        let caller = (engine.region, engine.shard);
+        let known = state.stable.get(&caller).copied().unwrap_or(0);
         if stable.0 <= known {
             return;
         }
-        let engines: Vec<Rc<Engine>> = self.engines.borrow().iter().filter_map(std::rc::Weak::upgrade).collect();
+        let engines: Vec<Rc<Engine>> =
+            self.engines.borrow().iter().filter_map(std::rc::Weak::upgrade).collect();
+        // Its own replicas forget when they are where it is now.
         let members = engines.iter().filter(|e| e.shard == engine.shard && regions.contains(&e.region));
+        let members = members.filter(|e| e.region != engine.region || e.member == engine.member);
         let mut late = None;
         for member in members {
             let has = member.look(|shard, _| shard.cover());
@@ -43,7 +47,7 @@ impl Judge {
             }
         }
         drop(state);
-        self.state.borrow_mut().stable.insert(engine.shard, stable.0);
+        self.state.borrow_mut().stable.insert(caller, stable.0);
         if let Some((name, hlc, lacks)) = late.filter(|_| !self.lossy) {
             let who = &engine.node.name;
             self.violate(
@@ -55,7 +59,14 @@ impl Judge {
 
     /// An effect was issued: it is later than all that was ever called stable.
     pub(super) fn after_stable(&self, commit: &Commit) {
-        let stable = self.state.borrow().stable.get(&commit.shard).copied().unwrap_or(0);
+        let state = self.state.borrow();
+        // What another region calls stable is durable here.
+        let others = state
+            .stable
+            .iter()
+            .filter(|((region, shard), _)| *shard == commit.shard && *region != commit.name.0);
+        let stable = others.map(|(_, stable)| *stable).max().unwrap_or(0);
+        drop(state);
         if commit.hlc <= stable {
             self.violate(
                 "stability",
@@ -70,10 +81,14 @@ impl Judge {
     /// Once all is quiet there are no tombstones, except those that an ended incarnation holds.
     pub(super) fn tombstones(&self, masters: &[Rc<Engine>]) {
         let live: Vec<_> = masters.iter().map(|m| m.look(|s, _| s.identity().origin())).collect();
+        // Whom an ended incarnation holds, holds the others.
+        let ended = masters.iter().any(|master| {
+            let by = master.look(|s, _| s.merged_through().held_by);
+            by.is_some_and(|origin| !live.contains(&origin))
+        });
         for master in masters {
             self.checked("tombstones");
             let (held, stable) = master.look(|s, _| (tombstones_in(s), s.stable()));
-            let ended = stable.held_by.is_some_and(|origin| !live.contains(&origin));
             if held > 0 && !ended {
                 self.violate(
                     "tombstones",

@@ -55,8 +55,8 @@ pub(crate) fn read(keys: &Keys, key: &str) -> Reply {
 }
 
 impl Execution<'_> {
-    /// Executes a write; returns its reply, and the encoded effect with what it says, if something changed.
-    pub(crate) fn write(mut self, command: &Command) -> (Reply, Option<(Bytes, Vec<Change>)>) {
+    /// Executes a write; returns its reply, and the encoded effect if something changed.
+    pub(crate) fn write(mut self, command: &Command) -> (Reply, Option<Bytes>) {
         let hlc = self.shard.tick(self.wall_ms);
         let stamp = self.shard.stamp(hlc);
         if let Command::Set { key, number, bytes } = command {
@@ -66,8 +66,7 @@ impl Execution<'_> {
             self.keys.write(&key, Kind::Str, b"", &Value::Bytes(value.clone()));
             let mut out = Vec::new();
             self.shard.commit_plain_set(hlc, &key, &value, self.wall_ms, self.keys, &mut out);
-            let put = put(Kind::Str, Bytes::new(), stamp, Some(Value::Bytes(value)), false);
-            return (Reply::Ok, Some((Bytes::from(out), vec![Change::Key { key, ops: vec![put] }])));
+            return (Reply::Ok, Some(Bytes::from(out)));
         }
         if let Command::Flush(shard) = command {
             if self.keys.map.is_empty() {
@@ -76,8 +75,8 @@ impl Execution<'_> {
             self.keys.map.clear();
             let (first, last) = even_ranges(*shard, self.shards)[0];
             let changes = vec![Change::Slots { first, last, floor: stamp }];
-            let effect = self.shard.commit(hlc, changes.clone(), self.wall_ms, self.keys);
-            return (Reply::Ok, Some((effect, changes)));
+            let effect = self.shard.commit(hlc, changes, self.wall_ms, self.keys);
+            return (Reply::Ok, Some(effect));
         }
         let key = Bytes::copy_from_slice(command.key().unwrap_or_default().as_bytes());
         let mut ops = Vec::new();
@@ -90,12 +89,12 @@ impl Execution<'_> {
         }
         let latest = self.shard.clock();
         let changes = vec![Change::Key { key: key.clone(), ops }];
-        let effect = self.shard.commit(latest, changes.clone(), self.wall_ms, self.keys);
+        let effect = self.shard.commit(latest, changes, self.wall_ms, self.keys);
         let reply = match counted {
             Some((kind, name)) => self.settle(&key, kind, &name),
             None => reply,
         };
-        (reply, Some((effect, changes)))
+        (reply, Some(effect))
     }
 
     /// Shows the exact sum.

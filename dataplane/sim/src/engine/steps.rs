@@ -8,6 +8,7 @@ use mas_core::replication::heartbeat::Word;
 use mas_core::replication::reader::Merge;
 use mas_core::shard::{Identity, MergeError, Position, SkewLimits, local_entry};
 use mas_core::stamp::{Hlc, Incarnation, RegionId, ShardId};
+use mas_core::wire::decode_effect;
 
 use super::commands::{Execution, Reply, read};
 use super::disk::Entry;
@@ -89,11 +90,16 @@ impl Engine {
         let (reply, changed) = execution.write(command);
         let (seq, hlc) = (state.shard.seq(), state.shard.clock());
         let mut note = Note { incarnation: meant, seq, hlc, effect: Bytes::new() };
-        if let Some((effect, changes)) = changed {
-            self.log(state, Entry::Step(local_entry(&effect)));
-            note.effect = effect;
+        if let Some(bytes) = changed {
+            self.log(state, Entry::Step(local_entry(&bytes)));
             let origin = state.shard.identity().origin();
-            let commit = Commit::new(number, self.shard, origin, seq, hlc, &changes);
+            // What the core said, not what it was asked to: it adds to it.
+            let Ok(effect) = decode_effect(&bytes, origin) else {
+                self.judge.violate("persistence", format!("operation #{number} cannot be decoded"));
+                return Err(Refusal::Other);
+            };
+            note.effect = bytes;
+            let commit = Commit::new(number, self.shard, origin, seq, hlc, &effect.changes);
             self.judge.committed(commit, &cover);
         }
         let waiting = state.shard.outbox().bytes();
