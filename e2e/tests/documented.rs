@@ -32,7 +32,7 @@ const COMMANDS: [(&str, How); 13] = [
         Covered("make build, before make demo; these programs come from the same sources"),
     ),
     ("make demo", RunAs("CI=true demo")),
-    ("cargo run --release -p e2e --bin bench -- --help", RunAs("bench --help")),
+    ("make bench BENCH=--help", RunAs("bench --help")),
     ("target/release/masctl up -f examples/two-regions.yaml --detach", Run),
     ("target/release/masctl status", Run),
     ("target/release/masctl endpoints", Run),

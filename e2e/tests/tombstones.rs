@@ -98,7 +98,9 @@ fn memory_returns_after_a_mass_deletion() {
     let after = REGIONS.map(|region| memory(&store, region));
     for (n, region) in REGIONS.iter().enumerate() {
         let (grown, left) = (full[n] - before[n], after[n] - before[n]);
-        println!("{region}: {grown} bytes more with all keys, {left} after they went; {held} tombstones held meanwhile");
+        println!(
+            "{region}: {grown} bytes more with all keys, {left} after they went; {held} tombstones held meanwhile"
+        );
         assert!(left < grown / 10, "{region}: {left} of {grown} bytes are left");
     }
     store.finish().unwrap();

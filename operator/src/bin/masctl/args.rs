@@ -34,7 +34,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 64 bad configuration.";
 /// Which store.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Place {
-    /// Folder in which the store keeps everything [default: multiactive/<STORE> in $XDG_STATE_HOME or ~/.local/state]
+    /// Folder in which the store keeps everything [default: multiactive/STORE in $XDG_STATE_HOME or ~/.local/state]
     #[arg(long, global = true, value_name = "DIR", env = "MAS_STATE_DIR")]
     pub(crate) state_dir: Option<PathBuf>,
     /// The store's name; needed only when several are kept in the default folder

@@ -16,7 +16,7 @@ use super::layout::{Layout, write_private};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Entry {
     pid: u32,
-    /// In clock ticks since boot, from /proc/<pid>/stat.
+    /// In clock ticks since boot, from `/proc/PID/stat`.
     started: u64,
     /// The boot during which it was started.
     boot: String,
@@ -84,7 +84,7 @@ fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
-/// The fields of /proc/<pid>/stat after the program's name, which may itself hold spaces.
+/// The fields of `/proc/PID/stat` after the program's name, which may itself hold spaces.
 fn stat(pid: u32) -> Option<Vec<String>> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     Some(text.rsplit_once(')')?.1.split_whitespace().map(ToOwned::to_owned).collect())
