@@ -24,12 +24,21 @@ enum How {
 use How::{Covered, Run, RunAs};
 
 /// In the order in which they are run.
-const COMMANDS: [(&str, How); 13] = [
+const COMMANDS: [(&str, How); 19] = [
     ("make test", Covered("this test is a part of it; .ci/run runs it")),
     ("make bench", Covered("some five minutes of load; its program is asked for its options below")),
     (
         "cargo build --release",
         Covered("make build, before make demo; these programs come from the same sources"),
+    ),
+    ("make sim", Covered(".ci/run runs it")),
+    ("make soak", Covered("it runs until stopped; the same program as make sim")),
+    ("make mutations", Covered("some minutes; docs/correctness.md has the last run's table")),
+    ("cargo run -p sim -- --seed 42 --trace", RunAs("sim --seed 42 --trace | tail -1")),
+    ("cargo run -p sim -- --seeds 1..1000 --jobs 2", RunAs("sim --seeds 1..4 --jobs 2")),
+    (
+        "cargo run -p sim --features mutations -- --seeds 1..300 --mutation AckBeforeConfirm",
+        Covered("planted bugs need a build of their own: make mutations"),
     ),
     ("make demo", RunAs("CI=true demo")),
     ("make bench BENCH=--help", RunAs("bench --help")),
