@@ -432,10 +432,7 @@ impl KeyMeta {
             self.floor = Stamp::ZERO;
         }
         let expired = self.has_expired_for_good(stable, wall_ms);
-        if expired {
-            *self = Self::default();
-        }
-        expired
+        expired.then(|| *self = Self::default()).is_some()
     }
 
     /// Whether the key died under its time-to-live, so long ago that everybody who still writes to it has seen that, and with

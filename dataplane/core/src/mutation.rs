@@ -102,7 +102,7 @@ mod planted {
         VolatileIsStable: "what the master alone has merged through is told as durable",
         SilentRegionIgnored: "a region that was never heard does not count for what is stable",
         SettlesAtOnce: "a heartbeat counts for what is stable before all that it says was issued is here",
-        EndedIgnored: "an ended incarnation of the own region does not count for what is stable",
+        EndedIgnored: "an incarnation that has ended does not count for what is stable",
         KillForgotten: "the end of an expired life is forgotten though it is not stable",
         ExpiredForgottenEarly: "an expired key is forgotten before everybody's clock has passed its end",
         EmptyMasterPromoted: "an empty member is promoted although another may have more",

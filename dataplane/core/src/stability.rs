@@ -70,6 +70,9 @@ impl Stability {
 
     /// An origin said this. `cover` is what is here now.
     pub(crate) fn hear(&mut self, origin: Origin, told: Told, cover: &Cover) {
+        if mutation!(EndedIgnored) {
+            self.origins.retain(|other, _| *other == origin || other.region != origin.region);
+        }
         let progress = self.origins.entry(origin).or_default();
         progress.settle(origin, cover);
         // An idle origin's clock stands still while what it has merged grows.
@@ -91,6 +94,9 @@ impl Stability {
 
     /// An incarnation of this region has ended, of which this copy has numbers up to `told.issued`.
     pub(crate) fn ended(&mut self, origin: Origin, told: Told) {
+        if mutation!(EndedIgnored) {
+            return;
+        }
         self.origins.insert(origin, Progress { settled: told, pending: None });
     }
 
@@ -103,7 +109,10 @@ impl Stability {
                 && !self.origins.keys().any(|origin| origin.region == **region)
         });
         let silent = silent.map(|&region| Origin { region, ..own });
-        let counts = |o: &Origin| *o != own && !(mutation!(EndedIgnored) && o.region == own.region);
+        let counts = |o: &Origin| {
+            let ended = o.region == own.region || self.origins.keys().any(|other| other.region == o.region);
+            *o != own && !(mutation!(EndedIgnored) && ended && !self.origins.contains_key(o))
+        };
         let unheard = covered.filter(|o| counts(o) && !self.origins.contains_key(o)).chain(silent);
         let heard = self.origins.iter().filter(|(origin, _)| counts(origin));
         heard.map(|(origin, p)| (of(&p.settled), *origin)).chain(unheard.map(|o| (Hlc::ZERO, o))).min()

@@ -336,16 +336,16 @@ impl Table {
                 dropped += 1;
             }
             held += u64::from(!slot.floor.is_zero());
-            let mut keys: Vec<Box<[u8]>> = Vec::new();
+            let mut due: Vec<Box<[u8]>> = Vec::new();
             for (key, meta) in slot.all_named() {
                 if meta.is_collectible(stable, wall_ms) {
-                    keys.push(key.into());
+                    due.push(key.into());
                 } else {
                     held += meta.tombstones();
                 }
             }
             // Taken one by one: what is left of a key may be a plain entry, or nothing.
-            for key in keys {
+            for key in due {
                 let (expired, left) = self.update(&key, |meta| {
                     let expired = meta.collect(stable, wall_ms);
                     (expired, meta.tombstones() - u64::from(*meta == KeyMeta::default()))

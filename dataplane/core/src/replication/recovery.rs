@@ -8,6 +8,10 @@ use crate::stamp::{Hlc, Incarnation};
 pub const PATIENCE_MS: u64 = 2000;
 /// A nonce that was not read back for so long, while nothing else moved, is published again, milliseconds.
 pub const NONCE_AGAIN_MS: u64 = 5000;
+/// The same, whatever moves: heartbeats go on also when the nonce is gone, with a stream that was lost. Any of them will do.
+pub const NONCE_LATEST_MS: u64 = 60_000;
+/// How many are waited for at once, the last ones.
+const NONCES_MAX: usize = 16;
 
 /// What is seen of one engine and its stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,7 +53,8 @@ pub enum Action {
 #[derive(Clone, Debug)]
 pub struct Recovery {
     incarnation: Incarnation,
-    nonce: Option<u64>,
+    /// Those published since the stream could last be published to.
+    nonces: Vec<u64>,
     nonce_ms: u64,
     progress: u64,
     progress_ms: u64,
@@ -58,7 +63,7 @@ pub struct Recovery {
 impl Recovery {
     /// Begins at `now_ms`.
     pub fn new(incarnation: Incarnation, now_ms: u64) -> Self {
-        Self { incarnation, nonce: None, nonce_ms: 0, progress: 0, progress_ms: now_ms }
+        Self { incarnation, nonces: Vec::new(), nonce_ms: 0, progress: 0, progress_ms: now_ms }
     }
 
     /// The incarnation that it is about.
@@ -80,9 +85,9 @@ impl Recovery {
             return Action::ServeFull(seen.clock);
         }
         let read =
-            seen.merged_nonce == self.nonce || (mutation!(AnyNonceWillDo) && seen.merged_nonce.is_some());
+            seen.merged_nonce.is_some_and(|nonce| self.nonces.contains(&nonce) || mutation!(AnyNonceWillDo));
         let swept = !seen.old_effects || mutation!(OldEffectsIgnored);
-        if seen.online && self.nonce.is_some() && read && swept {
+        if seen.online && !self.nonces.is_empty() && read && swept {
             return Action::ServeFull(seen.clock);
         }
         let still_ms = now_ms.saturating_sub(self.progress_ms);
@@ -91,20 +96,22 @@ impl Recovery {
         }
         if !seen.online {
             // What was published before the connection was lost may not be there.
-            self.nonce = None;
+            self.nonces.clear();
             return Action::Wait;
         }
         if seen.old_effects && !mutation!(OldEffectsIgnored) {
             return Action::Sweep;
         }
-        match self.nonce {
-            Some(_) if still_ms.min(now_ms.saturating_sub(self.nonce_ms)) < NONCE_AGAIN_MS => Action::Wait,
-            _ => {
-                self.nonce = Some(random);
-                self.nonce_ms = now_ms;
-                Action::PublishNonce(random)
-            }
+        let since_ms = now_ms.saturating_sub(self.nonce_ms);
+        let wait = still_ms.min(since_ms) < NONCE_AGAIN_MS && since_ms < NONCE_LATEST_MS;
+        if wait && !self.nonces.is_empty() {
+            return Action::Wait;
         }
+        let old = self.nonces.len().saturating_sub(NONCES_MAX - 1);
+        self.nonces.drain(..old);
+        self.nonces.push(random);
+        self.nonce_ms = now_ms;
+        Action::PublishNonce(random)
     }
 }
 
@@ -139,8 +146,22 @@ mod tests {
         assert_eq!(r.step(seen, 0, 7), Action::PublishNonce(7));
         for n in 1..100 {
             seen.progress = n;
-            assert_eq!(r.step(seen, n * 1500, 8), Action::Wait);
+            assert_eq!(r.step(seen, n * 500, 8), Action::Wait);
         }
+    }
+
+    #[test]
+    fn heartbeats_do_not_hide_that_the_nonce_is_lost() {
+        let mut r = Recovery::new(INC, 0);
+        let mut seen = Observed { online: true, ..Observed::default() };
+        assert_eq!(r.step(seen, 0, 7), Action::PublishNonce(7));
+        for n in 1..300 {
+            seen.progress = n;
+            assert_eq!(r.step(seen, n * 200, 8), Action::Wait);
+        }
+        assert_eq!(r.step(seen, NONCE_LATEST_MS, 8), Action::PublishNonce(8));
+        seen.merged_nonce = Some(7);
+        assert!(matches!(r.step(seen, NONCE_LATEST_MS, 9), Action::ServeFull(_)), "it was only slow");
     }
 
     #[test]

@@ -83,8 +83,8 @@ impl Judge {
         let live: Vec<_> = masters.iter().map(|m| m.look(|s, _| s.identity().origin())).collect();
         // Whom an ended incarnation holds, holds the others.
         let ended = masters.iter().any(|master| {
-            let by = master.look(|s, _| s.merged_through().held_by);
-            by.is_some_and(|origin| !live.contains(&origin))
+            let by = master.look(|s, _| [s.merged_through().held_by, s.stable().held_by]);
+            by.into_iter().flatten().any(|origin| !live.contains(&origin))
         });
         for master in masters {
             self.checked("tombstones");
