@@ -31,7 +31,7 @@ const COMMANDS: [(&str, How); 19] = [
         "cargo build --release",
         Covered("make build, before make demo; these programs come from the same sources"),
     ),
-    ("make sim", Covered(".ci/run runs it")),
+    ("make sim", Covered("two minutes; its program runs some seeds below, and its tests some more")),
     ("make soak", Covered("it runs until stopped; the same program as make sim")),
     ("make mutations", Covered("some minutes; docs/correctness.md has the last run's table")),
     ("cargo run -p sim -- --seed 42 --trace", RunAs("sim --seed 42 --trace | tail -1")),

@@ -432,7 +432,10 @@ impl KeyMeta {
             self.floor = Stamp::ZERO;
         }
         let expired = self.has_expired_for_good(stable, wall_ms);
-        expired.then(|| *self = Self::default()).is_some()
+        if expired {
+            *self = Self::default();
+        }
+        expired
     }
 
     /// Whether the key died under its time-to-live, so long ago that everybody who still writes to it has seen that, and with

@@ -65,7 +65,8 @@ impl Engine {
 
     fn sync(&self, history: u64, offset: u64) -> Synced {
         let state = self.state.borrow();
-        if state.following.is_some() || self.is_loading() {
+        // Replicas may log in only to a master that was proved: one that came back empty would wipe them.
+        if state.following.is_some() || state.phase == Phase::Fenced || self.is_loading() {
             return Synced::NotNow;
         }
         let behind = state.end.saturating_sub(offset) as usize;
