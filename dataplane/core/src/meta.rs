@@ -397,8 +397,8 @@ impl KeyMeta {
         old(self.floor)
             || self.cells.iter().any(|(_, cell)| cell.is_tombstone() && old(cell.base))
             || (self.cells == Cells::None && ttl.lives.is_empty() && ttl.clear.hlc <= stable)
-            || (ttl.lives.iter().any(|l| l.kill.is_some() || l.at_ms.is_none()) && ttl.is_stable(stable))
-            || (ttl.lives.len() > 1 && ttl.is_stable(stable))
+            || (ttl.is_stable(stable)
+                && (ttl.lives.len() > 1 || ttl.lives.iter().any(|l| l.kill.is_some() || l.at_ms.is_none())))
             || (mutation!(KillForgotten) && ttl.lives.iter().any(|l| l.kill.is_some()))
             || self.has_expired_for_good(stable, wall_ms)
     }

@@ -75,14 +75,16 @@ pub(crate) struct Identity {
     pub(crate) incarnation: Incarnation,
     pub(crate) seq: u64,
     pub(crate) outbox_effects: u64,
-    /// The smallest number waiting of each incarnation that has any in the outbox; `None` when the engine does not say.
-    pub(crate) outbox_first: Option<Vec<(Incarnation, u64)>>,
+    /// The smallest number waiting of each incarnation that has any in the outbox.
+    pub(crate) outbox_first: Vec<(Incarnation, u64)>,
 }
 
 impl Identity {
     fn read(value: &Value) -> Option<Self> {
         let Value::Array(items) = value else { return None };
         let mut identity = Self::default();
+        // An engine that does not tell must not be taken for one where nothing waits.
+        let mut outbox_first = None;
         for pair in items.chunks_exact(2) {
             let (name, text) = (text_of(&pair[0])?, text_of(&pair[1])?);
             match name.as_str() {
@@ -103,11 +105,12 @@ impl Identity {
                         let (incarnation, seq) = pair.split_once(':')?;
                         Some((Incarnation::parse(incarnation)?, seq.parse().ok()?))
                     };
-                    identity.outbox_first = text.split(',').filter(|p| !p.is_empty()).map(read).collect();
+                    outbox_first = text.split(',').filter(|p| !p.is_empty()).map(read).collect();
                 }
                 _ => {}
             }
         }
+        identity.outbox_first = outbox_first?;
         Some(identity)
     }
 }
@@ -449,7 +452,11 @@ mod tests {
         let identity = Identity::read(&value).expect("complete");
         assert!(identity.master && identity.recovering && !identity.serving && !identity.recovered);
         assert_eq!((identity.shard, identity.epoch, identity.seq), (3, 4, 12));
-        assert_eq!(identity.outbox_first, Some(vec![(Incarnation(0xfe), 3), (Incarnation(0xff), 9)]));
+        assert_eq!(identity.outbox_first, [(Incarnation(0xfe), 3), (Incarnation(0xff), 9)]);
+        let without: Vec<(&str, &str)> =
+            fields.into_iter().filter(|(name, _)| *name != "outbox-first").collect();
+        let value = Value::Array(without.iter().flat_map(|(k, v)| [bulk(k), bulk(v)]).collect());
+        assert!(Identity::read(&value).is_none(), "an engine that does not tell what waits");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use mas_core::outbox::SWEEP_EFFECTS_MAX;
 use mas_core::record::{Body, Record};
 use mas_core::replication::heartbeat::{HEARTBEAT_MS, Members, Word, build_heartbeat};
 use mas_core::replication::recovery::{Action, Observed, Recovery};
-use mas_core::stamp::{Incarnation, Origin, RegionId};
+use mas_core::stamp::{Origin, RegionId};
 use rand::Rng;
 
 use super::collecting::Collector;
@@ -48,8 +48,6 @@ pub(crate) struct Pulse {
     beat_ms: u64,
     recovery: Option<Recovery>,
     collector: Collector,
-    /// The last sweep found effects of earlier incarnations, or did not see all.
-    old_effects: bool,
 }
 
 impl Pulse {
@@ -64,7 +62,6 @@ impl Pulse {
             beat_ms: 0,
             recovery: None,
             collector: Collector::default(),
-            old_effects: true,
         }
     }
 
@@ -188,7 +185,6 @@ impl Pulse {
             self.own_duty = false;
             self.claimed_ms = None;
             self.recovery = None;
-            self.old_effects = true;
             self.shard.duties.send_if_modified(|duties| !std::mem::take(duties).is_empty());
         }
         self.shard.seat.send_if_modified(|old| {
@@ -202,15 +198,8 @@ impl Pulse {
 
     fn tell_outbox(&self, identity: &Identity) {
         let mut acks = self.shard.acks.borrow_mut();
-        match &identity.outbox_first {
-            Some(first) => {
-                let of = |i: Incarnation| first.iter().find(|(of, _)| *of == i).map(|(_, seq)| *seq);
-                acks.outbox(identity.incarnation, of(identity.incarnation), identity.seq);
-            }
-            // An engine that does not tell: known only when nothing waits.
-            None if identity.outbox_effects == 0 => acks.outbox(identity.incarnation, None, identity.seq),
-            None => {}
-        }
+        let live = identity.outbox_first.iter().find(|(of, _)| *of == identity.incarnation);
+        acks.outbox(identity.incarnation, live.map(|(_, seq)| *seq), identity.seq);
         let done = acks.has_done();
         drop(acks);
         if done {
@@ -312,11 +301,7 @@ impl Pulse {
             Some(recovery) if recovery.incarnation() == seat.incarnation => recovery,
             other => other.insert(Recovery::new(seat.incarnation, now_ms)),
         };
-        let old_in_outbox = match &identity.outbox_first {
-            Some(first) => first.iter().any(|(of, _)| *of != seat.incarnation),
-            // An engine that does not tell: known by what a sweep finds.
-            None => identity.outbox_effects > 0 && self.old_effects,
-        };
+        let old_in_outbox = identity.outbox_first.iter().any(|(of, _)| *of != seat.incarnation);
         let own = self.shard.own.get();
         let seen = Observed {
             serving: seat.serving,
@@ -376,7 +361,6 @@ impl Pulse {
             .await?;
         let full = effects.iter().map(|(.., e)| e.len()).sum::<usize>() >= SWEEP_BYTES / 2
             || effects.len() >= SWEEP_EFFECTS_MAX;
-        self.old_effects = full || effects.iter().any(|(of, ..)| *of != seat.incarnation);
         if effects.is_empty() {
             return Ok(());
         }
