@@ -22,12 +22,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 
 use super::Component;
-use super::stale::Roster;
+use super::stale::{Roster, group_runs};
 
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// A child that ran for this long is taken to be well: the backoff starts anew.
 const WELL_AFTER: Duration = Duration::from_secs(30);
+/// How long to wait for a killed group to be gone.
+const GROUP_GONE: Duration = Duration::from_secs(1);
 /// Size at which a log is set aside and begun anew.
 const MAX_LOG: u64 = 16 << 20;
 
@@ -138,6 +140,14 @@ enum Next {
     End,
 }
 
+/// How a child came to its end.
+struct Ended {
+    exit: io::Result<ExitStatus>,
+    next: Next,
+    /// Whom to tell once nothing of it is left, if it ended by order.
+    told: Option<oneshot::Sender<()>>,
+}
+
 impl Keeping {
     async fn run(mut self, held: bool) {
         let mut next = if held { Next::Hold } else { Next::Restart };
@@ -218,9 +228,9 @@ impl Keeping {
         self.roster.started(&name, pid);
         tracing::info!(component = name, pid, "started");
         self.set(ProcessPhase::Running, Some(pid));
-        let (exit, next) = self.watch(&mut child, pid).await;
+        let Ended { exit, next, told } = self.watch(&mut child, pid).await;
         // What it has left behind goes too; its own exit has just been seen, so the group is still this one.
-        signal_group(pid, Signal::KILL);
+        end_group(pid).await;
         self.roster.ended(&name);
         let exit = exit.map_or_else(|e| e.to_string(), describe_exit);
         tracing::info!(component = name, pid, exit, "ended");
@@ -231,44 +241,46 @@ impl Keeping {
             status.last_exit = Some(exit);
             status.restarts += u32::from(matches!(next, Next::Restart));
         });
+        // Only now: whoever gave the order may delete the folder next.
+        if let Some(told) = told {
+            let _ = told.send(());
+        }
         next
     }
 
     /// Until the child has ended.
-    async fn watch(&mut self, child: &mut Child, pid: u32) -> (io::Result<ExitStatus>, Next) {
+    async fn watch(&mut self, child: &mut Child, pid: u32) -> Ended {
         let mut check_log = tokio::time::interval(Duration::from_secs(30));
         let log = self.spec.log();
         loop {
             tokio::select! {
-                exit = child.wait() => return (exit, Next::Restart),
+                exit = child.wait() => return Ended { exit, next: Next::Restart, told: None },
                 _ = check_log.tick() => bound_log(&log),
                 order = self.inbox.recv() => {
                     let Some((order, done)) = order else {
                         signal(pid, Signal::KILL);
-                        return (child.wait().await, Next::End);
+                        return Ended { exit: child.wait().await, next: Next::End, told: None };
                     };
-                    let ended = match order {
-                        Order::Start => None,
+                    match order {
+                        Order::Start => {}
                         Order::Pause => {
                             signal(pid, Signal::STOP);
                             self.publish.send_modify(|status| status.paused = true);
-                            None
                         }
                         Order::Resume => {
                             signal(pid, Signal::CONT);
                             self.publish.send_modify(|status| status.paused = false);
-                            None
                         }
                         Order::Kill { hold } => {
                             signal(pid, Signal::KILL);
-                            Some((child.wait().await, if hold { Next::Hold } else { Next::Restart }))
+                            let next = if hold { Next::Hold } else { Next::Restart };
+                            return Ended { exit: child.wait().await, next, told: Some(done) };
                         }
-                        Order::Stop => Some((self.stop(child, pid).await, Next::End)),
-                    };
-                    let _ = done.send(());
-                    if let Some(ended) = ended {
-                        return ended;
+                        Order::Stop => {
+                            return Ended { exit: self.stop(child, pid).await, next: Next::End, told: Some(done) };
+                        }
                     }
+                    let _ = done.send(());
                 }
             }
         }
@@ -293,9 +305,12 @@ fn signal(pid: u32, signal: Signal) {
     }
 }
 
-fn signal_group(pid: u32, signal: Signal) {
-    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
-        let _ = kill_process_group(pid, signal);
+/// Kills what is left of a group and waits, a second at most, until nothing of it runs and writes any more.
+async fn end_group(pid: u32) {
+    let Some(group) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return };
+    let deadline = Instant::now() + GROUP_GONE;
+    while kill_process_group(group, Signal::KILL).is_ok() && group_runs(pid) && Instant::now() < deadline {
+        sleep(Duration::from_millis(5)).await;
     }
 }
 
@@ -382,7 +397,7 @@ mod tests {
     use super::*;
 
     struct Fixture {
-        _folder: tempfile::TempDir,
+        folder: tempfile::TempDir,
         keeper: Keeper,
     }
 
@@ -400,7 +415,7 @@ mod tests {
         };
         let keeper =
             Keeper::start(spec, false, Spawner::start(None).unwrap(), Arc::new(Roster::new(&layout)));
-        Fixture { _folder: folder, keeper }
+        Fixture { folder, keeper }
     }
 
     async fn wait_for(keeper: &Keeper, what: impl Fn(&ProcessStatus) -> bool) -> ProcessStatus {
@@ -435,19 +450,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_that_does_not_end_is_killed_with_all_that_it_started() {
+    async fn once_it_is_told_to_be_stopped_nothing_of_it_is_left() {
         let fixture = keep("trap '' TERM; sleep 60 & wait; sleep 60", Duration::from_millis(200));
         let status = wait_for(&fixture.keeper, is_running).await;
         fixture.keeper.order(Order::Pause).await;
         assert!(wait_for(&fixture.keeper, |s| s.paused).await.pid == status.pid);
+        let roster = Layout::new(fixture.folder.path()).unwrap().roster();
+        let listed = || fs::read_to_string(&roster).unwrap().contains("epmd");
+        assert!(listed());
         fixture.keeper.order(Order::Stop).await;
+        // At once: whoever gave the order deletes the folder next.
+        assert!(!listed());
+        assert!(!group_runs(status.pid.unwrap()), "something of its group is left");
         wait_for(&fixture.keeper, |s| s.phase == ProcessPhase::Stopped).await;
-        let group = Pid::from_raw(i32::try_from(status.pid.unwrap()).unwrap()).unwrap();
-        let deadline = Instant::now() + Duration::from_secs(5);
-        while rustix::process::test_kill_process_group(group).is_ok() {
-            assert!(Instant::now() < deadline, "something of its group is left");
-            sleep(Duration::from_millis(10)).await;
-        }
     }
 
     #[tokio::test]

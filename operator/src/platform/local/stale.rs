@@ -98,6 +98,14 @@ fn is_zombie(pid: Pid) -> bool {
     u32::try_from(pid.as_raw_nonzero().get()).ok().and_then(stat).is_some_and(|fields| fields[0] == "Z")
 }
 
+/// Whether a process of this group still runs; one that is dead and only not yet waited for does not.
+pub(super) fn group_runs(group: u32) -> bool {
+    let group = group.to_string();
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter_map(stat).any(|fields| fields[0] != "Z" && fields.get(2) == Some(&group))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
