@@ -148,6 +148,15 @@ impl SeqSet {
         holes
     }
 
+    /// The numbers that are not in `other`, as runs, lowest first.
+    pub fn without(&self, other: &Self) -> Vec<(u64, u64)> {
+        let mut left = self.clone();
+        for (first, last) in other.runs() {
+            left.remove_run(first, last);
+        }
+        left.runs().collect()
+    }
+
     /// Whether every number of `other` is in it.
     pub fn includes(&self, other: &Self) -> bool {
         other
@@ -291,6 +300,8 @@ mod tests {
             prop_assert_eq!(members(&x), px.clone());
             prop_assert_eq!(members(&x.meet(&y)), px.intersection(&py).copied().collect());
             prop_assert_eq!(x.includes(&y), py.is_subset(&px));
+            let without: BTreeSet<_> = x.without(&y).into_iter().flat_map(|(f, l)| f..=l).collect();
+            prop_assert_eq!(without, px.difference(&py).copied().collect());
             let holes: BTreeSet<_> = x.holes_up_to(59).into_iter().flat_map(|(f, l)| f..=l).collect();
             prop_assert_eq!(holes, (1..60).filter(|n| !px.contains(n)).collect());
             let mut z = x;

@@ -59,6 +59,8 @@ pub enum Value {
     Member,
     /// A sorted set member's score. Never NaN.
     Score(f64),
+    /// Something was set, but whoever tells of it has it no more: its key had expired there. Only in transfers of state.
+    Gone,
 }
 
 impl PartialEq for Value {
@@ -66,7 +68,7 @@ impl PartialEq for Value {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Bytes(a), Self::Bytes(b)) => a == b,
-            (Self::Member, Self::Member) => true,
+            (Self::Member, Self::Member) | (Self::Gone, Self::Gone) => true,
             (Self::Score(a), Self::Score(b)) => a.to_bits() == b.to_bits(),
             _ => false,
         }
@@ -104,6 +106,12 @@ pub enum Op {
         /// The total.
         amount: Amount,
     },
+    /// Every value at or below this stamp is dead, and the time-to-live stays. Only in transfers of state: merges make such a
+    /// floor of the greatest stamp of a type that lost.
+    ValuesFloor(Stamp),
+    /// A write took away any time-to-live set at or before (`SET`). Only in transfers of state: an effect says so by that
+    /// write.
+    ClearTtl(Stamp),
     /// The key's time-to-live was set, or taken away (`None`).
     Expire {
         /// When.

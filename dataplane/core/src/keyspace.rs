@@ -25,4 +25,8 @@ pub trait Keyspace {
 
     /// All keys in slots `first..=last`.
     fn keys_in_slots(&mut self, first: u16, last: u16) -> Vec<Vec<u8>>;
+
+    /// Some of all keys, about `count`, in an order of the keyspace's own, and the cursor to go on with; empty at the start
+    /// and at the end. A key that is there from start to end is given at least once, whatever changes meanwhile.
+    fn scan(&mut self, cursor: &[u8], count: usize) -> (Vec<u8>, Vec<Vec<u8>>);
 }

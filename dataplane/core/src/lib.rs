@@ -21,4 +21,5 @@ pub mod slot;
 pub mod stability;
 pub mod stamp;
 pub mod table;
+pub mod transfer;
 pub mod wire;

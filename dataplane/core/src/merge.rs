@@ -119,7 +119,7 @@ impl View {
 }
 
 /// A number as a native value.
-fn shown(amount: Amount) -> Value {
+pub(crate) fn shown(amount: Amount) -> Value {
     match amount {
         Amount::Decimal(number) => Value::Bytes(Bytes::from(number.format())),
         Amount::Score(score) => Value::Score(score),
@@ -131,7 +131,7 @@ pub fn number_in(value: &Value) -> Option<Amount> {
     match value {
         Value::Bytes(bytes) => Decimal::parse(bytes).map(Amount::Decimal),
         Value::Score(score) => Some(Amount::Score(*score)),
-        Value::Member => None,
+        Value::Member | Value::Gone => None,
     }
 }
 
@@ -151,7 +151,15 @@ fn merge_op(meta: &mut KeyMeta, key: &[u8], op: &Op, ks: &mut dyn Keyspace, outc
             if *kind == Kind::Str && !keep_ttl && !mutation!(SetKeepsTtl) {
                 meta.ttl.clear(*stamp);
             }
-            enter(meta, key, *kind, *stamp, ks) && put(meta, key, *kind, name, *stamp, value.as_ref(), ks)
+            if !enter(meta, key, *kind, *stamp, ks) {
+                return false;
+            }
+            let applied = put(meta, key, *kind, name, *stamp, value.as_ref(), ks);
+            if applied && *value == Some(Value::Gone) {
+                let death = meta.death();
+                outcome.missing += u64::from(meta.cells.get(name).is_some_and(|cell| cell.is_live(death)));
+            }
+            applied
         }
         Op::Count { kind, name, started, latest, amount } => {
             let total = Total { started: *started, latest: *latest, amount: *amount };
@@ -160,6 +168,16 @@ fn merge_op(meta: &mut KeyMeta, key: &[u8], op: &Op, ks: &mut dyn Keyspace, outc
             }
             outcome.missing += u64::from(!start_counting(meta, key, *kind, name, ks));
             count(meta, key, *kind, name, total, ks)
+        }
+        Op::ValuesFloor(stamp) => {
+            let applied = *stamp > meta.floor;
+            hide_pruned(meta, key, *stamp, ks);
+            applied
+        }
+        Op::ClearTtl(stamp) => {
+            let applied = *stamp > meta.ttl.clear;
+            meta.ttl.clear(*stamp);
+            applied
         }
         Op::Expire { stamp, life, at_ms } => meta.ttl.expire(*stamp, *life, *at_ms),
         Op::Kill { life, register, until_ms, at } => {
@@ -233,6 +251,10 @@ fn put(
     if older && !mutation!(ArrivalOrder) {
         return false;
     }
+    let gone = value == Some(&Value::Gone);
+    if gone && cell.present && stamp == cell.base {
+        return false;
+    }
     cell.base = if mutation!(NoTombstone) && value.is_none() { Stamp::ZERO } else { stamp };
     cell.present = value.is_some();
     if let Some(counter) = &mut cell.counter {
@@ -240,12 +262,12 @@ fn put(
         if counter.totals.is_empty() {
             cell.counter = None;
         } else {
-            (counter.base, counter.base_gone) = (value.and_then(number_in), false);
+            (counter.base, counter.base_gone) = (value.and_then(number_in), gone);
         }
     }
     match (cell.sum(death), value) {
         (Some(sum), _) => ks.write(key, kind, name, &shown(sum)),
-        (None, Some(value)) if cell.is_live(death) => ks.write(key, kind, name, value),
+        (None, Some(value)) if cell.is_live(death) && !gone => ks.write(key, kind, name, value),
         (None, _) => ks.remove(key, kind, name),
     }
     true

@@ -105,6 +105,10 @@ mod planted {
         EndedIgnored: "an incarnation that has ended does not count for what is stable",
         KillForgotten: "the end of an expired life is forgotten though it is not stable",
         ExpiredForgottenEarly: "an expired key is forgotten before everybody's clock has passed its end",
+        TransferIgnoresGcCover: "state is taken over from a region that lacks what tombstones were forgotten of",
+        TransferWithoutTombstones: "state is sent without what was deleted",
+        TransferFromAnyMaster: "pieces of state of different incarnations are put together",
+        TransferSettlesEarly: "the cover of a source is taken over before what it got meanwhile is here",
         EmptyMasterPromoted: "an empty member is promoted although another may have more",
         OldestPromoted: "of several members the one that has least is promoted",
     }

@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use crate::cover::Cover;
 use crate::stamp::{Hlc, Incarnation, Origin, RegionId, ShardId};
+use crate::transfer::{Cursor, State, Want};
 use crate::wire::{Reader, WireError, Writer};
 
 /// First bytes of every record.
@@ -50,6 +51,10 @@ pub enum Body {
     Heartbeat(Heartbeat),
     /// Written by a new master and read back: everything before it has been read.
     Nonce(u64),
+    /// The region that owns the stream asks another one for state that it lacks.
+    Want(Want),
+    /// State of the region that owns the stream, for one that asked.
+    State(State),
 }
 
 /// See [`Body::Heartbeat`].
@@ -69,14 +74,20 @@ pub struct Heartbeat {
 }
 
 impl Record {
+    /// About how many bytes it takes.
+    pub fn size_hint(&self) -> usize {
+        HEAD_BYTES
+            + match &self.body {
+                Body::Effects(effects) => effects.iter().map(|e| e.len() + 5).sum(),
+                Body::Part { bytes, .. } => bytes.len() + 24,
+                Body::State(state) => state.bytes.len() + 24,
+                Body::Heartbeat(_) | Body::Nonce(_) | Body::Want(_) => 128,
+            }
+    }
+
     /// Encodes it.
     pub fn encode(&self) -> Bytes {
-        let size = match &self.body {
-            Body::Effects(effects) => effects.iter().map(|e| e.len() + 5).sum(),
-            Body::Part { bytes, .. } => bytes.len() + 24,
-            Body::Heartbeat(_) | Body::Nonce(_) => 128,
-        };
-        let mut w = Writer::with_capacity(HEAD_BYTES + size);
+        let mut w = Writer::with_capacity(self.size_hint());
         w.raw(&MAGIC);
         w.u8(VERSION);
         w.u8(match self.body {
@@ -84,6 +95,8 @@ impl Record {
             Body::Part { .. } => 1,
             Body::Heartbeat(_) => 2,
             Body::Nonce(_) => 3,
+            Body::Want(_) => 4,
+            Body::State(_) => 5,
         });
         w.u64(self.id);
         w.u16(self.shard.0);
@@ -108,6 +121,18 @@ impl Record {
                 w.cover(&beat.cover);
             }
             Body::Nonce(nonce) => w.u64(*nonce),
+            Body::Want(Want { of, transfer, since, cursor }) => {
+                w.u16(of.0);
+                w.u64(*transfer);
+                w.u64(since.0);
+                cursor.write(&mut w);
+            }
+            Body::State(State { to, index, count, bytes }) => {
+                w.u16(to.0);
+                w.varint(u64::from(*index));
+                w.varint(u64::from(*count));
+                w.raw(bytes);
+            }
         }
         w.finish()
     }
@@ -127,6 +152,7 @@ impl Record {
         let id = r.u64("record")?;
         let shard = ShardId(r.u16("record")?);
         let origin = r.origin("record")?;
+        let narrow = |n: u64| u32::try_from(n).map_err(|_| WireError::TooLarge("part"));
         let body = match kind {
             0 => {
                 let mut effects = Vec::new();
@@ -137,7 +163,6 @@ impl Record {
             }
             1 => {
                 let seq = r.varint("part")?;
-                let narrow = |n: u64| u32::try_from(n).map_err(|_| WireError::TooLarge("part"));
                 let index = narrow(r.varint("part")?)?;
                 let count = narrow(r.varint("part")?)?;
                 if index >= count {
@@ -160,6 +185,21 @@ impl Record {
                 let nonce = r.u64("nonce")?;
                 r.end("nonce")?;
                 Body::Nonce(nonce)
+            }
+            4 => {
+                let of = RegionId(r.u16("request")?);
+                let (transfer, since) = (r.u64("request")?, Hlc(r.u64("request")?));
+                let cursor = Cursor::read(&mut r)?;
+                r.end("request")?;
+                Body::Want(Want { of, transfer, since, cursor })
+            }
+            5 => {
+                let to = RegionId(r.u16("state")?);
+                let (index, count) = (narrow(r.varint("state")?)?, narrow(r.varint("state")?)?);
+                if index >= count {
+                    return Err(WireError::TooLarge("state"));
+                }
+                Body::State(State { to, index, count, bytes: r.rest() })
             }
             _ => return Err(WireError::Unknown("kind of record")),
         };

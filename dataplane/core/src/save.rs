@@ -14,6 +14,7 @@ use crate::slot::SLOTS;
 use crate::stability::Stability;
 use crate::stamp::{Hlc, Incarnation, Origin, RegionId, ShardId, Stamp};
 use crate::table::Table;
+use crate::transfer::Transfer;
 use crate::wire::{Reader, WireError, Writer};
 
 /// Version of the format; another one is refused.
@@ -187,6 +188,11 @@ impl Shard {
         }
         self.stability.write(&mut w);
         w.u64(self.table.expired().0);
+        w.u64(self.table.collected().0);
+        match &self.transfer {
+            Some(transfer) => transfer.write(&mut w),
+            None => w.u64(0),
+        }
         w.finish()
     }
 }
@@ -372,6 +378,8 @@ fn load_head(mut r: Reader) -> Result<Shard, WireError> {
     }
     shard.stability = Stability::read(&mut r)?;
     shard.table.restore_expired(Hlc(r.u64("expired")?));
+    shard.table.restore_collected(Hlc(r.u64("collected")?));
+    shard.transfer = Transfer::read(&mut r)?;
     r.end("head")?;
     Ok(shard)
 }

@@ -17,6 +17,7 @@ use crate::slot::SLOTS;
 use crate::stability::{self, Stability, Told};
 use crate::stamp::{Clock, Hlc, Incarnation, Origin, RegionId, ShardId, Stamp};
 use crate::table::Table;
+use crate::transfer::{Chunk, Transfer};
 use crate::wire::{self, Reader, WireError, Writer};
 
 /// A renewal carries the key's values up to this size, bytes; beyond it, a receiver that lost them to expiry fetches them.
@@ -70,6 +71,10 @@ pub struct Stats {
     pub missing: u64,
     /// Tombstones forgotten.
     pub collected: u64,
+    /// Pieces of state taken over from other regions.
+    pub adopted: u64,
+    /// Pieces of state refused: they could have brought back what was deleted.
+    pub refused: u64,
 }
 
 /// Why nothing was merged.
@@ -106,6 +111,10 @@ pub struct Merged {
     pub duplicates: u64,
     /// Operations overruled.
     pub overruled: u64,
+    /// Pieces of state taken over.
+    pub adopted: u64,
+    /// Pieces of state refused.
+    pub refused: u64,
     /// For replicas and AOF.
     pub entry: Bytes,
 }
@@ -146,6 +155,8 @@ pub struct Shard {
     pub(crate) outbox: Outbox,
     pub(crate) table: Table,
     pub(crate) stability: Stability,
+    /// State that is being fetched from another region.
+    pub(crate) transfer: Option<Transfer>,
     /// Counters since the process started.
     pub stats: Stats,
 }
@@ -162,6 +173,7 @@ impl Shard {
             outbox: Outbox::default(),
             table: Table::new(hash_key),
             stability: Stability::default(),
+            transfer: None,
             stats: Stats::default(),
         }
     }
@@ -412,7 +424,7 @@ impl Shard {
         }
     }
 
-    fn merge_change(&mut self, change: &Change, ks: &mut dyn Keyspace) -> Outcome {
+    pub(crate) fn merge_change(&mut self, change: &Change, ks: &mut dyn Keyspace) -> Outcome {
         match change {
             Change::Key { key, ops } => {
                 if let [Op::Put { kind: Kind::Str, stamp, value: Some(value), keep_ttl: false, .. }] =
@@ -463,6 +475,7 @@ impl Shard {
         let mut result = Merged::default();
         let mut fresh: Vec<(Origin, Bytes, Effect)> = Vec::new();
         let mut told: Vec<(Origin, Told)> = Vec::new();
+        let mut pieces: Vec<(Origin, Bytes, Chunk)> = Vec::new();
         let mut seen = Cover::default();
         for (index, bytes) in records.iter().enumerate() {
             let decode = |why| MergeError::Decode { index, why };
@@ -474,7 +487,20 @@ impl Shard {
                     told.push((record.origin, Told { clock, issued, stable }));
                     continue;
                 }
-                Body::Heartbeat(_) | Body::Part { .. } | Body::Nonce(_) => continue,
+                Body::State(state) if state.is_whole() && state.to == self.identity.region => {
+                    for bytes in state.chunks().map_err(decode)? {
+                        let chunk = Chunk::decode(bytes.clone(), record.origin).map_err(decode)?;
+                        let ahead_ms = chunk.hlc().millis().saturating_sub(wall_ms);
+                        if ahead_ms > limits.hard_ms {
+                            return Err(MergeError::Held { ahead_ms });
+                        }
+                        pieces.push((record.origin, bytes, chunk));
+                    }
+                    continue;
+                }
+                Body::Heartbeat(_) | Body::Part { .. } | Body::Nonce(_) | Body::Want(_) | Body::State(_) => {
+                    continue;
+                }
             };
             for bytes in effects {
                 let (seq, hlc) = wire::peek_effect(&bytes).map_err(decode)?;
@@ -512,6 +538,18 @@ impl Shard {
             w.origin(*origin);
             stability::write_told(&mut w, *told);
         }
+        let mut taken = Writer::default();
+        for (origin, bytes, chunk) in pieces {
+            if self.takes(origin, &chunk) {
+                self.adopt(origin, chunk, ks);
+                taken.origin(origin);
+                taken.bytes(&bytes);
+                result.adopted += 1;
+            } else {
+                result.refused += 1;
+            }
+        }
+        w.bytes(&taken.finish());
         for (origin, bytes, effect) in &fresh {
             w.origin(*origin);
             w.bytes(bytes);
@@ -525,16 +563,18 @@ impl Shard {
             self.cover.set(origin, set);
         }
         self.learn(&grown, &told);
+        self.settle_transfer();
         self.positions.insert(region, to);
         result.merged = fresh.len() as u64;
         self.stats.merged += result.merged;
         self.stats.duplicates += result.duplicates;
+        self.stats.refused += result.refused;
         result.entry = w.finish();
         Ok(result)
     }
 
     /// More of `grown` is here, and origins told of their progress.
-    fn learn(&mut self, grown: &[Origin], told: &[(Origin, Told)]) {
+    pub(crate) fn learn(&mut self, grown: &[Origin], told: &[(Origin, Told)]) {
         self.stability.grown(grown.iter().copied(), &self.cover);
         for (origin, told) in told {
             self.stability.hear(*origin, *told, &self.cover);
@@ -542,7 +582,7 @@ impl Shard {
     }
 
     /// Merges one effect; returns how many operations were overruled.
-    fn merge_effect(&mut self, effect: &Effect, ks: &mut dyn Keyspace) -> u64 {
+    pub(crate) fn merge_effect(&mut self, effect: &Effect, ks: &mut dyn Keyspace) -> u64 {
         if !mutation!(ClockNotMovedByMerge) {
             self.clock.observe(effect.hlc);
         }
@@ -606,6 +646,12 @@ impl Shard {
                 for _ in 0..r.count(27, "told")? {
                     told.push((r.origin("told")?, stability::read_told(&mut r)?));
                 }
+                let mut taken = Reader::new(r.bytes("state")?);
+                while taken.remaining() > 0 {
+                    let origin = taken.origin("state")?;
+                    let chunk = Chunk::decode(taken.bytes("state")?, origin)?;
+                    self.adopt(origin, chunk, ks);
+                }
                 let mut grown = Vec::new();
                 while r.remaining() > 0 {
                     let origin = r.origin("origin")?;
@@ -618,6 +664,7 @@ impl Shard {
                     }
                 }
                 self.learn(&grown, &told);
+                self.settle_transfer();
                 if !mutation!(ReplicaKeepsNoPosition) {
                     self.positions.insert(region, to);
                 }
@@ -676,5 +723,8 @@ impl Keyspace for Silent<'_> {
     fn set_expiry(&mut self, _: &[u8], _: Option<u64>) {}
     fn keys_in_slots(&mut self, _: u16, _: u16) -> Vec<Vec<u8>> {
         Vec::new()
+    }
+    fn scan(&mut self, _: &[u8], _: usize) -> (Vec<u8>, Vec<Vec<u8>>) {
+        (Vec::new(), Vec::new())
     }
 }

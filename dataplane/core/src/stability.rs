@@ -68,6 +68,11 @@ impl Stability {
         self.origins.retain(|origin, _| self.members.contains(&origin.region));
     }
 
+    /// What every origin has told that settled.
+    pub(crate) fn all_told(&self) -> impl Iterator<Item = (Origin, Told)> {
+        self.origins.iter().map(|(origin, progress)| (*origin, progress.settled))
+    }
+
     /// An origin said this. `cover` is what is here now.
     pub(crate) fn hear(&mut self, origin: Origin, told: Told, cover: &Cover) {
         if mutation!(EndedIgnored) {

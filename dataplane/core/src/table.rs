@@ -94,6 +94,8 @@ pub struct Table {
     tombstones: u64,
     /// Keys that expired at or below were forgotten here, and others may still have their times to live.
     expired: Hlc,
+    /// What was stable when something was last forgotten here: tombstones at or below may be gone.
+    collected: Hlc,
 }
 
 impl std::fmt::Debug for Table {
@@ -125,6 +127,7 @@ impl Table {
             rich: 0,
             tombstones: 0,
             expired: Hlc::ZERO,
+            collected: Hlc::ZERO,
         }
     }
 
@@ -357,7 +360,20 @@ impl Table {
                 held += left;
             }
         }
+        if dropped > 0 {
+            self.collected = self.collected.max(stable);
+        }
         (dropped, held)
+    }
+
+    /// Up to where tombstones may have been forgotten: the gc cover, as a clock.
+    pub fn collected(&self) -> Hlc {
+        self.collected
+    }
+
+    /// Puts that back.
+    pub(crate) fn restore_collected(&mut self, collected: Hlc) {
+        self.collected = collected;
     }
 
     /// Up to where keys that expired were forgotten.

@@ -292,6 +292,9 @@ mod tag {
     pub(super) const EXPIRE: u8 = 4;
     pub(super) const PERSIST: u8 = 5;
     pub(super) const KILL: u8 = 6;
+    pub(super) const GONE: u8 = 7;
+    pub(super) const CLEAR_TTL: u8 = 8;
+    pub(super) const VALUES_FLOOR: u8 = 9;
     /// Added to PUT: the time-to-live stays.
     pub(super) const KEEP_TTL: u8 = 0x80;
 }
@@ -421,14 +424,19 @@ fn encode_op(w: &mut Writer, stamps: &mut Stamps, op: &Op) {
         }
         Op::Put { kind, name, stamp, value, keep_ttl } => {
             let keep = if *keep_ttl { tag::KEEP_TTL } else { 0 };
-            w.u8(keep | if value.is_some() { tag::PUT } else { tag::REMOVE });
+            w.u8(keep
+                | match value {
+                    Some(Value::Gone) => tag::GONE,
+                    Some(_) => tag::PUT,
+                    None => tag::REMOVE,
+                });
             w.u8(kind_tag(*kind));
             w.bytes(name);
             stamps.write(w, *stamp);
             match value {
                 Some(Value::Bytes(bytes)) => w.bytes(bytes),
                 Some(Value::Score(score)) => w.buf.put_f64_le(*score),
-                Some(Value::Member) | None => {}
+                Some(Value::Member | Value::Gone) | None => {}
             }
         }
         Op::Count { kind, name, started, latest, amount } => {
@@ -438,6 +446,14 @@ fn encode_op(w: &mut Writer, stamps: &mut Stamps, op: &Op) {
             stamps.write(w, *started);
             stamps.write_hlc(w, *latest);
             w.amount(*amount);
+        }
+        Op::ValuesFloor(stamp) => {
+            w.u8(tag::VALUES_FLOOR);
+            stamps.write(w, *stamp);
+        }
+        Op::ClearTtl(stamp) => {
+            w.u8(tag::CLEAR_TTL);
+            stamps.write(w, *stamp);
         }
         Op::Expire { stamp, life, at_ms } => {
             w.u8(if at_ms.is_some() { tag::EXPIRE } else { tag::PERSIST });
@@ -511,15 +527,18 @@ fn decode_op(r: &mut Reader, stamps: &Stamps) -> Result<Op, WireError> {
     let keep_ttl = head & tag::KEEP_TTL != 0;
     Ok(match head & !tag::KEEP_TTL {
         tag::FLOOR => Op::Floor(stamps.read(r)?),
-        put @ (tag::PUT | tag::REMOVE) => {
+        tag::VALUES_FLOOR => Op::ValuesFloor(stamps.read(r)?),
+        tag::CLEAR_TTL => Op::ClearTtl(stamps.read(r)?),
+        put @ (tag::PUT | tag::REMOVE | tag::GONE) => {
             let kind = kind_of(r.u8("type")?)?;
             let name = r.bytes("name")?;
             let stamp = stamps.read(r)?;
-            let value = match (put == tag::PUT, kind) {
-                (false, _) => None,
-                (true, Kind::Str | Kind::Hash) => Some(Value::Bytes(r.bytes("value")?)),
-                (true, Kind::Set) => Some(Value::Member),
-                (true, Kind::Zset) => Some(Value::Score(r.score()?)),
+            let value = match (put, kind) {
+                (tag::REMOVE, _) => None,
+                (tag::GONE, _) => Some(Value::Gone),
+                (_, Kind::Str | Kind::Hash) => Some(Value::Bytes(r.bytes("value")?)),
+                (_, Kind::Set) => Some(Value::Member),
+                (_, Kind::Zset) => Some(Value::Score(r.score()?)),
             };
             Op::Put { kind, name, stamp, value, keep_ttl }
         }

@@ -136,4 +136,11 @@ impl Keyspace for Keys {
     fn keys_in_slots(&mut self, first: u16, last: u16) -> Vec<Vec<u8>> {
         self.map.keys().filter(|k| (first..=last).contains(&slot_of(k))).map(|k| k.to_vec()).collect()
     }
+
+    fn scan(&mut self, cursor: &[u8], count: usize) -> (Vec<u8>, Vec<Vec<u8>>) {
+        let after = self.map.keys().filter(|key| cursor.is_empty() || &key[..] > cursor);
+        let some: Vec<Vec<u8>> = after.take(count).map(|key| key.to_vec()).collect();
+        let next = if some.len() < count { Vec::new() } else { some.last().cloned().unwrap_or_default() };
+        (next, some)
+    }
 }

@@ -95,6 +95,16 @@ enum Content {
     Part(u64),
     Heartbeat,
     Nonce,
+    /// A request for state, or a piece of it.
+    Want,
+    State,
+}
+
+impl Content {
+    /// Not published again when it was lost: a newer one follows, or it is asked for again.
+    fn is_volatile(&self) -> bool {
+        matches!(self, Self::Heartbeat | Self::Want | Self::State)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -204,20 +214,40 @@ impl Batcher {
         self.push_bare(record, Content::Nonce);
     }
 
+    /// Takes a request for state; of several that wait, only the newest is published.
+    pub fn push_want(&mut self, record: &Record) {
+        self.ready.retain(|f| !matches!(f.content, Content::Want));
+        self.push_flight(record, Content::Want, 0);
+    }
+
+    /// Takes the parts of a piece of state, unless there is much to publish already: who asked asks again.
+    pub fn push_state(&mut self, records: &[Record]) {
+        let bytes: usize = records.iter().map(|record| record.size_hint()).sum();
+        if self.online && (self.is_idle() || self.has_room(bytes)) {
+            for record in records {
+                self.push_flight(record, Content::State, record.size_hint());
+            }
+        }
+    }
+
     fn push_bare(&mut self, record: &Record, content: Content) {
         let bare =
             self.ready.iter().filter(|f| matches!(f.content, Content::Heartbeat | Content::Nonce)).count();
-        if bare >= BARE_MAX {
-            return;
+        if bare < BARE_MAX {
+            self.push_flight(record, content, 0);
         }
+    }
+
+    fn push_flight(&mut self, record: &Record, content: Content, cost: usize) {
         let bytes = record.encode();
+        self.kept_bytes += cost;
         self.ready.push_back(Flight {
             id: record.id,
             record: bytes,
             incarnation: record.origin.incarnation,
             content,
             effects: 0,
-            cost: 0,
+            cost,
             sent_us: 0,
         });
     }
@@ -233,7 +263,9 @@ impl Batcher {
         self.online = false;
         let flights = std::mem::take(&mut self.flights);
         for (_, flight) in flights.into_iter().rev() {
-            if !matches!(flight.content, Content::Heartbeat) && !mutation!(LostFlightForgotten) {
+            if flight.content.is_volatile() {
+                self.kept_bytes -= flight.cost;
+            } else if !mutation!(LostFlightForgotten) {
                 self.ready.push_front(flight);
             }
         }
@@ -356,7 +388,9 @@ impl Batcher {
         let flight = self.flights.remove(&ticket)?;
         if !confirmed && !mutation!(RefusedIsConfirmed) {
             self.hold_until_us = now_us + self.pace.refused_wait_us;
-            if !matches!(flight.content, Content::Heartbeat) {
+            if flight.content.is_volatile() {
+                self.kept_bytes -= flight.cost;
+            } else {
                 self.ready.push_front(flight);
             }
             return None;
@@ -377,7 +411,7 @@ impl Batcher {
                 self.large.remove(&key);
                 vec![(seq, seq)]
             }
-            Content::Heartbeat | Content::Nonce => return None,
+            Content::Heartbeat | Content::Nonce | Content::Want | Content::State => return None,
         };
         let incarnation = flight.incarnation;
         if let Some(held) = self.held.get_mut(&incarnation) {

@@ -1,10 +1,10 @@
 //! The health of one link: how far a region is behind another's stream, and whether something is missing that will not
 //! come. Computed from heartbeats and the own cover, never from a link's own word, and never from a timer alone.
 
-use crate::cover::Cover;
+use crate::cover::{Cover, SeqSet};
 use crate::record::Heartbeat;
 use crate::replication::heartbeat::HEARTBEAT_MS;
-use crate::stamp::{Origin, RegionId};
+use crate::stamp::{Incarnation, Origin, RegionId};
 
 /// Something issued before a heartbeat and not here when the peer's own clock has moved on by this much counts as
 /// missing, milliseconds. What is late only, because its proxy died, was swept and published by then. The clock of a peer
@@ -66,6 +66,8 @@ pub struct Link {
     pub attached: bool,
     /// The stored record was not in the log.
     pub truncated: bool,
+    /// The peer's state cannot be taken over: one of the two was rolled back behind what was forgotten since.
+    pub refused: bool,
     /// The last merge held effects back.
     pub held: bool,
     /// Because of a clock.
@@ -87,9 +89,10 @@ struct Suspects {
 #[derive(Clone, Debug)]
 pub struct Health {
     peer: RegionId,
+    own: RegionId,
     epoch: u64,
-    /// The latest heartbeat: what its region has issued, as far as it knows.
-    issued: Vec<(Origin, u64)>,
+    /// The latest heartbeat: what its region has issued and still has, and what it has of earlier incarnations of this one.
+    issued: Vec<(Origin, SeqSet)>,
     clock_ms: u64,
     heard_ms: Option<u64>,
     beats: u64,
@@ -103,10 +106,11 @@ pub struct Health {
 }
 
 impl Health {
-    /// Nothing was heard yet.
-    pub fn new(peer: RegionId) -> Self {
+    /// Nothing was heard yet of `peer`, here in region `own`.
+    pub fn new(peer: RegionId, own: RegionId) -> Self {
         Self {
             peer,
+            own,
             epoch: 0,
             issued: Vec::new(),
             clock_ms: 0,
@@ -133,24 +137,23 @@ impl Health {
         self.issued = beat
             .cover
             .iter()
-            .filter(|(o, _)| o.region == self.peer && *o != origin)
-            .map(|(o, set)| (o, set.last()))
+            .filter(|(o, _)| (o.region == self.peer || o.region == self.own) && *o != origin)
+            .map(|(o, set)| (o, set.clone()))
             .collect();
-        self.issued.push((origin, beat.issued));
+        self.issued.push((origin, SeqSet::up_to(beat.issued)));
         true
     }
 
-    /// The own cover, as of now.
-    pub fn covered(&mut self, own: &Cover) {
-        let runs: Vec<(Origin, u64, u64)> = self
-            .issued
-            .iter()
-            .flat_map(|&(origin, last)| match own.of(origin) {
-                Some(set) => set.holes_up_to(last).into_iter().map(|(a, b)| (origin, a, b)).collect(),
-                None if last > 0 => vec![(origin, 1, last)],
-                None => Vec::new(),
-            })
-            .collect();
+    /// The own cover, as of now, and the own live incarnation.
+    pub fn covered(&mut self, own: &Cover, live: Incarnation) {
+        let live = Origin { region: self.own, incarnation: live };
+        let none = SeqSet::default();
+        let lacking =
+            self.issued.iter().filter(|(origin, _)| *origin != live).flat_map(|(origin, theirs)| {
+                let runs = theirs.without(own.of(*origin).unwrap_or(&none));
+                runs.into_iter().map(|(first, last)| (*origin, first, last))
+            });
+        let runs: Vec<(Origin, u64, u64)> = lacking.collect();
         self.behind = runs.iter().map(|(_, first, last)| last - first + 1).sum();
         if self.behind == 0 {
             self.level_clock_ms = self.clock_ms;
@@ -224,7 +227,7 @@ impl Health {
             LinkState::Disconnected
         } else if link.held {
             if link.skewed { LinkState::ClockSkew } else { LinkState::Held }
-        } else if self.missing > 0 && link.truncated {
+        } else if self.missing > 0 && (link.truncated || link.refused) {
             LinkState::Lapsed
         } else if self.missing > 0 {
             LinkState::Missing
@@ -255,12 +258,14 @@ mod tests {
     use crate::stamp::{Hlc, Incarnation};
 
     const PEER: RegionId = RegionId(2);
+    const OWN: RegionId = RegionId(1);
     const LIVE: Origin = Origin { region: PEER, incarnation: Incarnation(7) };
     const LINK: Link = Link {
         connected: true,
         reads: true,
         attached: true,
         truncated: false,
+        refused: false,
         held: false,
         skewed: false,
         max_lag_ms: 1000,
@@ -288,58 +293,58 @@ mod tests {
 
     #[test]
     fn lag_in_effects_and_time() {
-        let mut h = Health::new(PEER);
+        let mut h = Health::new(PEER, OWN);
         h.beat(LIVE, &beat(1, 1000, 5), 50);
-        h.covered(&own(&[(1, 5)]));
+        h.covered(&own(&[(1, 5)]), Incarnation(1));
         assert_eq!((h.lag_effects(), h.lag_ms(60), h.state(LINK, 60).0), (0, 0, LinkState::Connected));
         h.beat(LIVE, &beat(1, 4000, 9), 3050);
-        h.covered(&own(&[(1, 6), (8, 8)]));
+        h.covered(&own(&[(1, 6), (8, 8)]), Incarnation(1));
         assert_eq!((h.lag_effects(), h.lag_ms(3060)), (2, 3000));
         assert_eq!(h.state(LINK, 3060), (LinkState::CatchingUp, 3060));
-        h.covered(&own(&[(1, 9)]));
+        h.covered(&own(&[(1, 9)]), Incarnation(1));
         assert_eq!((h.lag_ms(3070), h.state(LINK, 3070)), (0, (LinkState::Connected, 3070)));
         assert_eq!(h.state(LINK, 3070 + STALE_MS).0, LinkState::Silent);
     }
 
     #[test]
     fn heartbeats_of_a_superseded_master_are_ignored() {
-        let mut h = Health::new(PEER);
+        let mut h = Health::new(PEER, OWN);
         assert!(h.beat(LIVE, &beat(5, 1000, 5), 0));
         assert!(!h.beat(LIVE, &beat(4, 9000, 500), 0));
-        h.covered(&own(&[(1, 5)]));
+        h.covered(&own(&[(1, 5)]), Incarnation(1));
         assert_eq!(h.lag_effects(), 0);
     }
 
     #[test]
     fn what_stays_away_counts_as_missing_and_lapsed_when_the_log_was_truncated() {
-        let mut h = Health::new(PEER);
+        let mut h = Health::new(PEER, OWN);
         let lapsed = Link { truncated: true, ..LINK };
         h.beat(LIVE, &beat(1, 1000, 5), 0);
-        h.covered(&own(&[(3, 5)]));
+        h.covered(&own(&[(3, 5)]), Incarnation(1));
         assert_eq!(h.missing(), 0, "it may come yet");
         h.beat(LIVE, &beat(1, 1000 + MISSING_AFTER_MS, 9), 0);
-        h.covered(&own(&[(3, 5)]));
+        h.covered(&own(&[(3, 5)]), Incarnation(1));
         assert_eq!((h.missing(), h.lag_effects()), (2, 6), "6 to 9 may come yet");
         assert_eq!(h.state(lapsed, 0).0, LinkState::Lapsed);
         assert_eq!(h.state(LINK, 0).0, LinkState::Missing);
-        h.covered(&own(&[(1, 9)]));
+        h.covered(&own(&[(1, 9)]), Incarnation(1));
         assert_eq!((h.missing(), h.state(lapsed, 0).0), (0, LinkState::Connected));
     }
 
     #[test]
     fn a_hole_is_missing_although_the_peers_clock_stands_still() {
-        let mut h = Health::new(PEER);
+        let mut h = Health::new(PEER, OWN);
         for n in 0..=MISSING_AFTER_BEATS {
             assert_eq!(h.missing(), 0, "after {n} heartbeats");
             h.beat(LIVE, &beat(1, 1000, 5), n * HEARTBEAT_MS);
-            h.covered(&own(&[(1, 3)]));
+            h.covered(&own(&[(1, 3)]), Incarnation(1));
         }
         assert_eq!((h.missing(), h.state(LINK, 0).0), (2, LinkState::Missing));
     }
 
     #[test]
     fn what_is_held_back_is_shown_with_its_cause() {
-        let mut h = Health::new(PEER);
+        let mut h = Health::new(PEER, OWN);
         let held = Link { held: true, ..LINK };
         assert_eq!(h.state(held, 5), (LinkState::Held, 5));
         assert_eq!(h.state(Link { skewed: true, ..held }, 9), (LinkState::ClockSkew, 9));
@@ -347,24 +352,44 @@ mod tests {
     }
 
     #[test]
+    fn what_an_ended_incarnation_never_got_out_is_not_missing() {
+        let mut h = Health::new(PEER, OWN);
+        let mut b = beat(1, 1000, 0);
+        let old = Origin { region: PEER, incarnation: Incarnation(3) };
+        let mut set = SeqSet::up_to(4);
+        set.insert_run(7, 9).unwrap();
+        b.cover.set(old, set.clone());
+        h.beat(LIVE, &b, 0);
+        let mut cover = Cover::default();
+        cover.set(old, set);
+        h.covered(&cover, Incarnation(5));
+        assert_eq!(h.lag_effects(), 0, "5 and 6 are void: the peer lacks them too");
+    }
+
+    #[test]
     fn an_idle_peer_has_not_lapsed() {
-        let mut h = Health::new(PEER);
+        let mut h = Health::new(PEER, OWN);
         for n in 0..100 {
             h.beat(LIVE, &beat(1, 1000 * n, 5), 1000 * n);
-            h.covered(&own(&[(1, 5)]));
+            h.covered(&own(&[(1, 5)]), Incarnation(1));
         }
         assert_eq!(h.state(Link { truncated: true, ..LINK }, 99_000).0, LinkState::Connected);
     }
 
     #[test]
-    fn earlier_incarnations_of_the_peer_count_too() {
-        let mut h = Health::new(PEER);
+    fn earlier_incarnations_of_the_peer_and_of_the_own_region_count_too() {
+        let mut h = Health::new(PEER, OWN);
         let mut b = beat(1, 1000, 2);
         let old = Origin { region: PEER, incarnation: Incarnation(3) };
         b.cover.set(old, SeqSet::up_to(4));
         b.cover.set(Origin { region: RegionId(9), incarnation: Incarnation(4) }, SeqSet::up_to(100));
+        let mine = |incarnation| Origin { region: OWN, incarnation: Incarnation(incarnation) };
+        b.cover.set(mine(8), SeqSet::up_to(3));
+        b.cover.set(mine(5), SeqSet::up_to(70));
         h.beat(LIVE, &b, 0);
-        h.covered(&own(&[(1, 2)]));
-        assert_eq!(h.lag_effects(), 4);
+        let mut cover = own(&[(1, 2)]);
+        cover.set(mine(8), SeqSet::up_to(2));
+        h.covered(&cover, Incarnation(5));
+        assert_eq!(h.lag_effects(), 4 + 1);
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::cover::Cover;
 use crate::record::{Body, Heartbeat, Record};
 use crate::stamp::{Hlc, Incarnation, Origin, RegionId, ShardId};
+use crate::transfer::Progress;
 
 /// Time between two heartbeats of a shard, milliseconds.
 pub const HEARTBEAT_MS: u64 = 200;
@@ -22,6 +23,8 @@ pub struct Word {
     pub issued: u64,
     /// What it has merged through ([`crate::stability`]).
     pub merged_through: Hlc,
+    /// The state that it receives from another region.
+    pub transfer: Option<Progress>,
 }
 
 /// What a shard has, whichever member is promoted.

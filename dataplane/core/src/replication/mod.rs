@@ -9,4 +9,5 @@ pub mod heartbeat;
 pub mod parts;
 pub mod reader;
 pub mod recovery;
+pub mod repair;
 pub mod token;

@@ -13,6 +13,7 @@ use crate::record::{BATCH_BYTES, Body, Heartbeat, Record};
 use crate::replication::parts::{Assembly, Part, Taken};
 use crate::shard::Position;
 use crate::stamp::{Hlc, Incarnation, Origin, RegionId, ShardId};
+use crate::transfer::{STATE_BYTES_MAX, State, Want};
 use crate::wire::peek_effect;
 
 /// One merge takes at most so many bytes (or one record): an engine does nothing else meanwhile.
@@ -52,6 +53,8 @@ pub struct Seen {
     pub beat: Option<(Origin, Heartbeat)>,
     /// A nonce.
     pub nonce: Option<u64>,
+    /// The region of this stream asks this one for state.
+    pub want: Option<Want>,
 }
 
 /// A proposal for `MAS.MERGE`.
@@ -100,7 +103,7 @@ struct Item {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum Phase {
     /// Waits for the stored record.
     Verifying(Position, u64),
     Reading,
@@ -111,15 +114,19 @@ enum State {
 pub struct Reader {
     region: RegionId,
     shard: ShardId,
+    /// The region that reads.
+    own: RegionId,
     /// On the region's own stream: the incarnation whose effects the engine issued itself.
     live: Option<Incarnation>,
-    state: State,
+    phase: Phase,
     /// As the engine has it, as far as known.
     stored: Option<Position>,
     /// The last record read on this attachment.
     last: Option<Position>,
     cover: Cover,
     assembly: Assembly,
+    /// Parts of a piece of state, as far as they came in order. What is lost is asked for again.
+    state: Vec<Bytes>,
     queue: VecDeque<Item>,
     merging: Option<Batch>,
     /// Records at the front of the queue that are passed over for now, for they would open too many gaps.
@@ -135,17 +142,19 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// A reader of `region`'s stream. `live`: given on the region's own stream.
-    pub fn new(region: RegionId, shard: ShardId, live: Option<Incarnation>) -> Self {
+    /// A reader of `region`'s stream, in region `own`. `live`: given on the region's own stream.
+    pub fn new(region: RegionId, shard: ShardId, own: RegionId, live: Option<Incarnation>) -> Self {
         Self {
             region,
             shard,
+            own,
             live,
-            state: State::Reading,
+            phase: Phase::Reading,
             stored: None,
             last: None,
             cover: Cover::default(),
             assembly: Assembly::default(),
+            state: Vec::new(),
             queue: VecDeque::new(),
             merging: None,
             ahead: 0,
@@ -164,20 +173,21 @@ impl Reader {
         self.cover = cover;
         self.truncated = false;
         let stored = stored.filter(|p| *p != START);
-        self.restart(stored.map_or(State::Reading, |p| State::Verifying(p, now_ms)))
+        self.restart(stored.map_or(Phase::Reading, |p| Phase::Verifying(p, now_ms)))
     }
 
-    fn restart(&mut self, state: State) -> Attach {
-        self.state = state;
+    fn restart(&mut self, phase: Phase) -> Attach {
+        self.phase = phase;
         self.last = None;
         self.assembly = Assembly::default();
+        self.state.clear();
         self.queue.clear();
         self.merging = None;
         self.ahead = 0;
         self.not_before_ms = 0;
-        match state {
-            State::Verifying(at, _) => Attach::At(at.offset),
-            State::Reading => Attach::First,
+        match phase {
+            Phase::Verifying(at, _) => Attach::At(at.offset),
+            Phase::Reading => Attach::First,
         }
     }
 
@@ -199,34 +209,34 @@ impl Reader {
 
     /// The broker has answered: records flow from now on.
     pub fn attached(&mut self, now_ms: u64) {
-        if let State::Verifying(_, since_ms) = &mut self.state {
+        if let Phase::Verifying(_, since_ms) = &mut self.phase {
             *since_ms = now_ms;
         }
     }
 
     /// The stored record did not come in time (or the broker refused the offset): read from the first record left.
     pub fn silent(&mut self, now_ms: u64) -> Option<Attach> {
-        match self.state {
-            State::Verifying(_, since_ms) if now_ms >= since_ms + SILENCE_MS => Some(self.not_there()),
-            State::Verifying(..) | State::Reading => None,
+        match self.phase {
+            Phase::Verifying(_, since_ms) if now_ms >= since_ms + SILENCE_MS => Some(self.not_there()),
+            Phase::Verifying(..) | Phase::Reading => None,
         }
     }
 
     /// The broker has no such offset: read from the first record left.
     pub fn not_there(&mut self) -> Attach {
         self.truncated = true;
-        self.restart(State::Reading)
+        self.restart(Phase::Reading)
     }
 
     /// A record was delivered. `tag` comes back with the merge that it went into.
     pub fn delivered(&mut self, offset: u64, bytes: Bytes, tag: u64) -> Seen {
         let id = Record::peek_id(&bytes);
-        if let State::Verifying(at, _) = self.state {
+        if let Phase::Verifying(at, _) = self.phase {
             if offset < at.offset {
                 return Seen::default();
             }
             if offset == at.offset && (id.unwrap_or(0) == at.record || mutation!(RecordNotVerified)) {
-                self.state = State::Reading;
+                self.phase = Phase::Reading;
                 self.last = Some(at);
                 return Seen::default();
             }
@@ -236,7 +246,7 @@ impl Reader {
             }
             // Truncated: the broker begins at the first record left.
             self.truncated = true;
-            self.state = State::Reading;
+            self.phase = Phase::Reading;
         }
         if self.last.is_some_and(|last| offset <= last.offset) {
             return Seen::default();
@@ -260,7 +270,7 @@ impl Reader {
         if self.assembly.must_reread() {
             let stored = self.stored.filter(|p| *p != START);
             seen.reattach =
-                Some(self.restart(stored.map_or(State::Reading, |p| State::Verifying(p, u64::MAX / 2))));
+                Some(self.restart(stored.map_or(Phase::Reading, |p| Phase::Verifying(p, u64::MAX / 2))));
         }
         seen
     }
@@ -330,7 +340,41 @@ impl Reader {
                 seen.nonce = Some(nonce);
                 None
             }
+            Body::Want(want) => {
+                seen.want = (want.of == self.own && self.region != self.own).then_some(want);
+                None
+            }
+            Body::State(state) if state.to == self.own => {
+                let whole = self.gather(state)?;
+                let record = Record { id, shard, origin, body: Body::State(whole) };
+                Some((record.encode(), Hlc::ZERO))
+            }
+            Body::State(_) => None,
         }
+    }
+
+    /// Puts a piece of state together. Nothing depends on its arrival: it is asked for again.
+    fn gather(&mut self, state: State) -> Option<State> {
+        if state.is_whole() {
+            return Some(state);
+        }
+        let State { to, index, count, bytes } = state;
+        if index == 0 {
+            self.state.clear();
+        }
+        let kept: usize = self.state.iter().map(Bytes::len).sum();
+        if self.state.len() != index as usize || kept + bytes.len() > STATE_BYTES_MAX {
+            self.state.clear();
+            return None;
+        }
+        self.state.push(bytes);
+        let whole = self.state.len() == count as usize;
+        whole.then(|| State {
+            to,
+            index: 0,
+            count: 1,
+            bytes: std::mem::take(&mut self.state).concat().into(),
+        })
     }
 
     /// The next merge to ask for, if any; one at a time. Without bodies it only stores the position, now and then.

@@ -42,7 +42,7 @@ fn at(offset: u64, record: u64) -> Position {
 }
 
 fn reader() -> Reader {
-    let mut reader = Reader::new(THERE, SHARD, None);
+    let mut reader = Reader::new(THERE, SHARD, RegionId(99), None);
     assert_eq!(reader.begin(None, Cover::default(), 0), Attach::First);
     reader
 }
@@ -141,7 +141,7 @@ fn heartbeats_store_the_position_now_and_then() {
 
 #[test]
 fn on_the_own_stream_only_other_incarnations_are_merged() {
-    let mut r = Reader::new(THERE, SHARD, Some(Incarnation(1)));
+    let mut r = Reader::new(THERE, SHARD, THERE, Some(Incarnation(1)));
     r.begin(None, Cover::default(), 0);
     r.delivered(0, effects(100, &[1]), 1);
     let old = record(101, 5, Body::Effects(vec![effect(9)]));

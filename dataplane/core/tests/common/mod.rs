@@ -122,6 +122,13 @@ impl Keyspace for Map {
     fn keys_in_slots(&mut self, first: u16, last: u16) -> Vec<Vec<u8>> {
         self.keys.keys().filter(|k| (first..=last).contains(&slot_of(k))).cloned().collect()
     }
+
+    fn scan(&mut self, cursor: &[u8], count: usize) -> (Vec<u8>, Vec<Vec<u8>>) {
+        let after = self.keys.keys().filter(|key| cursor.is_empty() || &key[..] > cursor);
+        let some: Vec<Vec<u8>> = after.take(count).map(|key| key.to_vec()).collect();
+        let next = if some.len() < count { Vec::new() } else { some.last().cloned().unwrap_or_default() };
+        (next, some)
+    }
 }
 
 /// A write, as a client would send it.
@@ -333,6 +340,7 @@ impl Region {
             incarnation: self.origin().incarnation,
             issued: self.shard.seq(),
             merged_through: self.shard.merged_through().hlc,
+            transfer: None,
         };
         let durable = Members::default().durable(&word, true);
         let id = 7_000_000 + self.log.len() as u64;

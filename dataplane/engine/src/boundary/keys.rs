@@ -310,6 +310,17 @@ impl Keyspace for Native {
 
     fn keys_in_slots(&mut self, first: u16, last: u16) -> Vec<Vec<u8>> {
         let all = first == 0 && last == SLOTS - 1;
-        self.scan(|key| all || (first..=last).contains(&slot_of(key)))
+        Native::scan(*self, |key| all || (first..=last).contains(&slot_of(key)))
+    }
+
+    /// With the server's own cursor, whose promise is the one that is asked for.
+    fn scan(&mut self, cursor: &[u8], count: usize) -> (Vec<u8>, Vec<Vec<u8>>) {
+        let cursor = if cursor.is_empty() { b"0" } else { cursor };
+        let count = count.to_string();
+        let reply = self.0.call("SCAN", &[cursor, b"COUNT", count.as_bytes()]);
+        // The cursor, then the keys.
+        let mut words = reply.leaves().into_iter().filter_map(|leaf| leaf.bytes().map(<[u8]>::to_vec));
+        let next = words.next().filter(|next| next != b"0").unwrap_or_default();
+        (next, words.collect())
     }
 }

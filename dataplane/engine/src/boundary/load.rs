@@ -97,6 +97,7 @@ pub unsafe extern "C" fn RedisModule_OnLoad(
         c"MAS.TRIM" c"write" crate::commands::outbox::trim,
         c"MAS.CLAIM" c"fast" crate::commands::outbox::claim,
         c"MAS.COLLECT" c"write" crate::commands::stability::collect,
+        c"MAS.STATE" c"readonly" crate::commands::state::state,
         c"MAS.PROMOTE" c"admin" crate::commands::control::promote,
         c"MAS.SERVE" c"admin" crate::commands::control::serve,
         c"MAS.FENCE" c"admin allow-stale" crate::commands::control::fence,

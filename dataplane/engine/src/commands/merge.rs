@@ -35,8 +35,8 @@ pub(crate) fn merge(ctx: Ctx, words: Words<'_>) {
         let merged = merged?;
         engine.node.release(region);
         ctx.replicate(&merged.entry);
-        ctx.reply_array(4);
-        for count in [merged.merged, merged.duplicates, merged.overruled, 0] {
+        ctx.reply_array(5);
+        for count in [merged.merged, merged.duplicates, merged.overruled, merged.adopted, merged.refused] {
             ctx.reply_integer(count as i64);
         }
         Ok(())

@@ -7,3 +7,4 @@ pub(crate) mod merge;
 pub(crate) mod outbox;
 pub(crate) mod report;
 pub(crate) mod stability;
+pub(crate) mod state;

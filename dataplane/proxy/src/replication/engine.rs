@@ -13,6 +13,7 @@ use mas_core::replication::heartbeat::Word;
 use mas_core::replication::reader::Merge;
 use mas_core::shard::Position;
 use mas_core::stamp::{Hlc, Incarnation, RegionId};
+use mas_core::transfer::{Cursor, Progress};
 use mas_core::wire::Reader;
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
@@ -121,7 +122,9 @@ pub(crate) struct MergeCounts {
     pub(crate) merged: u64,
     pub(crate) duplicates: u64,
     pub(crate) overruled: u64,
-    pub(crate) held: u64,
+    /// Pieces of state taken over, and refused.
+    pub(crate) adopted: u64,
+    pub(crate) refused: u64,
 }
 
 /// What one step of forgetting did.
@@ -224,8 +227,16 @@ impl Engines {
         let value = self.call(address, &redis::cmd("MAS.COVER")).await?;
         let read = || {
             let Value::Array(items) = &value else { return None };
-            let [cover, clock, incarnation, issued, merged_through] = &items[..] else { return None };
-            let Value::BulkString(cover) = cover else { return None };
+            let [cover, clock, incarnation, issued, merged_through, transfer] = &items[..] else {
+                return None;
+            };
+            let (Value::BulkString(cover), Value::BulkString(transfer)) = (cover, transfer) else {
+                return None;
+            };
+            let transfer = match &transfer[..] {
+                [] => None,
+                bytes => Some(Progress::decode(Bytes::copy_from_slice(bytes)).ok()?),
+            };
             let mut reader = Reader::new(Bytes::copy_from_slice(cover));
             let cover = reader.cover().ok()?;
             reader.end("cover").ok()?;
@@ -235,6 +246,7 @@ impl Engines {
                 incarnation: Incarnation::parse(&text_of(incarnation)?)?,
                 issued: number_of(issued)?,
                 merged_through: Hlc(number_of(merged_through)?),
+                transfer,
             })
         };
         read().ok_or_else(|| EngineError::Strange(address.to_owned()))
@@ -280,12 +292,13 @@ impl Engines {
         let value = self.call(address, &command).await?;
         let read = || {
             let Value::Array(items) = &value else { return None };
-            let [merged, duplicates, overruled, held] = &items[..] else { return None };
+            let [merged, duplicates, overruled, adopted, refused] = &items[..] else { return None };
             Some(MergeCounts {
                 merged: number_of(merged)?,
                 duplicates: number_of(duplicates)?,
                 overruled: number_of(overruled)?,
-                held: number_of(held)?,
+                adopted: number_of(adopted)?,
+                refused: number_of(refused)?,
             })
         };
         read().ok_or_else(|| EngineError::Strange(address.to_owned()))
@@ -358,6 +371,24 @@ impl Engines {
             })
         };
         read().ok_or_else(|| EngineError::Strange(address.to_owned()))
+    }
+
+    /// `MAS.STATE`: a piece of state, and where the next one begins.
+    pub(crate) async fn state(
+        &self,
+        address: &str,
+        incarnation: Incarnation,
+        request: &[u8],
+    ) -> Result<(Cursor, Bytes), EngineError> {
+        let mut command = redis::cmd("MAS.STATE");
+        command.arg(incarnation.to_string()).arg(request);
+        let strange = || EngineError::Strange(address.to_owned());
+        let Value::Array(items) = self.call(address, &command).await? else { return Err(strange()) };
+        let Ok([Value::BulkString(next), Value::BulkString(piece)]) = <[Value; 2]>::try_from(items) else {
+            return Err(strange());
+        };
+        let next = Cursor::read(&mut Reader::new(next.into())).map_err(|_| strange())?;
+        Ok((next, piece.into()))
     }
 
     /// `MAS.CLAIM`: whether the duty is this proxy's now.

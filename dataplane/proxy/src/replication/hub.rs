@@ -2,7 +2,7 @@
 //! effects from the front's threads.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -125,6 +125,8 @@ pub(crate) struct Shard {
     pub(crate) duties: watch::Sender<Vec<RegionId>>,
     /// Grows whenever something moves; recovery watches it.
     pub(crate) progress: Cell<u64>,
+    /// Regions that a piece of state is being made for.
+    pub(crate) answering: RefCell<BTreeSet<RegionId>>,
     pub(crate) trim: Notify,
     /// Somebody waits for the engine's outbox to tell.
     pub(crate) outbox_wanted: Notify,
@@ -147,6 +149,7 @@ impl Shard {
             own: Cell::default(),
             duties: watch::Sender::new(Vec::new()),
             progress: Cell::new(0),
+            answering: RefCell::default(),
             trim: Notify::new(),
             outbox_wanted: Notify::new(),
             peers_moved: Notify::new(),

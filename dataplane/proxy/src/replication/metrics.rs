@@ -59,6 +59,9 @@ pub(crate) struct Metrics {
     pub(crate) overruled: Family<OfLink, Counter>,
     pub(crate) dead_letters: Family<OfLink, Counter>,
     pub(crate) held: Family<OfLink, Counter>,
+    pub(crate) state_sent: Family<OfLink, Counter>,
+    pub(crate) state_adopted: Family<OfLink, Counter>,
+    pub(crate) state_refused: Family<OfLink, Counter>,
     pub(crate) lag_ms: Family<OfLink, Gauge>,
     pub(crate) lag_effects: Family<OfLink, Gauge>,
     pub(crate) missing: Family<OfLink, Gauge>,
@@ -90,6 +93,9 @@ impl Default for Metrics {
             overruled: Family::default(),
             dead_letters: Family::default(),
             held: Family::default(),
+            state_sent: Family::default(),
+            state_adopted: Family::default(),
+            state_refused: Family::default(),
             lag_ms: Family::default(),
             lag_effects: Family::default(),
             missing: Family::default(),
@@ -136,6 +142,9 @@ impl Metrics {
                 for counters in
                     [&self.merged, &self.duplicates, &self.overruled, &self.dead_letters, &self.held]
                 {
+                    drop(counters.get_or_create(&of));
+                }
+                for counters in [&self.state_sent, &self.state_adopted, &self.state_refused] {
                     drop(counters.get_or_create(&of));
                 }
                 for gauges in
@@ -226,6 +235,17 @@ impl Metrics {
         );
         r.register("dead_letters", "Records that could not be decoded", self.dead_letters.clone());
         r.register("held_merges", "Merges held back (clock, memory, gaps)", self.held.clone());
+        r.register("state_sent", "Answers to a peer that asked for state it lacks", self.state_sent.clone());
+        r.register(
+            "state_adopted",
+            "Pieces of a peer's state taken over, for effects that were missing here",
+            self.state_adopted.clone(),
+        );
+        r.register(
+            "state_refused",
+            "Pieces of a peer's state refused: they could bring back what was deleted",
+            self.state_refused.clone(),
+        );
         r.register("lag_milliseconds", "How old the state is against the peer's", self.lag_ms.clone());
         r.register("lag_effects", "Effects issued by the peer and not here", self.lag_effects.clone());
         r.register("missing_effects", "Effects that will not come by themselves", self.missing.clone());

@@ -7,6 +7,7 @@ mod broker;
 mod collecting;
 mod engine;
 mod feed;
+mod fetching;
 mod handle;
 mod hub;
 mod metrics;
@@ -97,7 +98,7 @@ async fn follow_config(hub: Rc<Hub>) {
                 let id = RegionId(region.id);
                 let row = links.entry(id).or_insert_with(|| LinkRow {
                     name: region.name.clone(),
-                    health: Health::new(id),
+                    health: Health::new(id, hub.region()),
                     link: Link::default(),
                     backlog_bytes: 0,
                 });

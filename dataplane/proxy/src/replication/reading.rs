@@ -14,11 +14,13 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Consumer};
 use mas_core::config::RegionRef;
 use mas_core::replication::reader::{Attach, Merge, Merged, Reader};
+use mas_core::replication::repair::Repair;
 use mas_core::stamp::RegionId;
 
 use super::broker::{self, BrokerConnection};
 use super::engine::{EngineError, MergeCounts};
 use super::feed::Feed;
+use super::fetching;
 use super::hub::{Hub, OwnStream, Seat, Shard, wall_ms};
 use super::metrics::OfLink;
 
@@ -107,6 +109,7 @@ struct Session<'a> {
     of: OfLink,
     seat: Seat,
     machine: Reader,
+    repair: Repair,
     /// A nonce read, and the offset that must be merged before it counts.
     nonce: Option<(u64, u64)>,
     unacked: u64,
@@ -120,8 +123,20 @@ impl<'a> Session<'a> {
         let own = id == hub.region();
         let live = own.then_some(seat.incarnation);
         let of = OfLink { peer: region.name.clone(), shard: shard.id.0 };
-        let machine = Reader::new(id, shard.id, live);
-        Self { hub, shard, region: id, own, of, seat, machine, nonce: None, unacked: 0, acked: 0 }
+        let machine = Reader::new(id, shard.id, hub.region(), live);
+        Self {
+            hub,
+            shard,
+            region: id,
+            own,
+            of,
+            seat,
+            machine,
+            repair: Repair::new(id),
+            nonce: None,
+            unacked: 0,
+            acked: 0,
+        }
     }
 
     async fn run(mut self, connection: &BrokerConnection, feed: &mut Feed) -> Ended {
@@ -274,6 +289,9 @@ impl<'a> Session<'a> {
                 self.hub.peer_beat(self.shard, origin, beat.epoch, beat.cover);
             }
         }
+        if let Some(want) = seen.want {
+            fetching::serve(self.hub, self.shard, &self.seat, self.region, &self.of, want);
+        }
         if let Some(nonce) = seen.nonce {
             self.nonce = Some((nonce, offset));
         }
@@ -317,9 +335,18 @@ impl<'a> Session<'a> {
     }
 
     fn merge(&self, merge: Merge) -> Merging {
-        let (hub, seat, region) = (Rc::clone(self.hub), self.seat.clone(), self.region);
+        let (hub, shard) = (Rc::clone(self.hub), Rc::clone(self.shard));
+        let (seat, region) = (self.seat.clone(), self.region);
         Box::pin(async move {
-            let result = hub.engines.merge(&seat.address, seat.incarnation, region, &merge).await;
+            let engines = &hub.engines;
+            let result = engines.merge(&seat.address, seat.incarnation, region, &merge).await;
+            if result.as_ref().is_ok_and(|counts| counts.adopted > 0)
+                && let Ok(word) = engines.cover(&seat.address).await
+                && word.incarnation == seat.incarnation
+            {
+                // The next piece is asked for at once.
+                shard.word.send_replace(word);
+            }
             (merge, result)
         })
     }
@@ -334,11 +361,12 @@ impl<'a> Session<'a> {
         let metrics = &self.hub.metrics;
         let mut skewed = false;
         let outcome = match result {
-            Ok(counts) if counts.held > 0 => {
-                skewed = true;
-                Merged::Held
-            }
             Ok(counts) => {
+                if counts.adopted + counts.refused > 0 {
+                    metrics.state_adopted.get_or_create(&self.of).inc_by(counts.adopted);
+                    metrics.state_refused.get_or_create(&self.of).inc_by(counts.refused);
+                    mark(self.shard, self.region, |row| row.link.refused = counts.adopted == 0);
+                }
                 metrics.merged.get_or_create(&self.of).inc_by(counts.merged);
                 metrics.duplicates.get_or_create(&self.of).inc_by(counts.duplicates);
                 metrics.overruled.get_or_create(&self.of).inc_by(counts.overruled);
@@ -393,6 +421,12 @@ impl<'a> Session<'a> {
     fn heard(&mut self, word: &mas_core::replication::heartbeat::Word) {
         if word.incarnation == self.seat.incarnation {
             self.machine.covered(word.cover.clone());
+        }
+        if !self.own {
+            let links = self.shard.links.borrow();
+            let missing = links.get(&self.region).is_some_and(|row| row.health.missing() > 0);
+            drop(links);
+            fetching::ask(self.hub, self.shard, &self.seat, &mut self.repair, &self.of, word, missing);
         }
     }
 }

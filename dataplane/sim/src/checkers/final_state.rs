@@ -120,6 +120,9 @@ impl Judge {
         let masters = world.engines().into_iter().filter(|e| e.phase() == crate::engine::Phase::Serving);
         for master in masters {
             let wrong = master.look(|shard, keys| {
+                if shard.transfer().is_some() {
+                    return None;
+                }
                 let cover = shard.cover();
                 let state = self.state.borrow();
                 let mut looked =

@@ -36,21 +36,24 @@ pub(crate) enum Fact {
     Kill { register: St, until_ms: u64 },
 }
 
-fn fact(op: &Op) -> Fact {
+/// What an operation of an effect says. (The others are only in transfers of state, which are no effects.)
+fn fact(op: &Op) -> Option<Fact> {
     let whole = |amount: &Amount| match amount {
         Amount::Decimal(number) => number.format().parse().unwrap_or(i64::MAX),
         Amount::Score(score) => *score as i64,
     };
-    match op {
+    Some(match op {
+        Op::ValuesFloor(_) | Op::ClearTtl(_) | Op::Put { value: Some(Value::Gone), .. } => return None,
         Op::Floor(stamp) => Fact::Floor(st(*stamp)),
         Op::Put { kind, name, stamp, value, keep_ttl } => Fact::Put {
             kind: *kind,
             name: name.clone(),
             stamp: st(*stamp),
-            value: value.as_ref().map(|value| match value {
-                Value::Bytes(bytes) => Shown::Bytes(bytes.clone()),
-                Value::Member => Shown::Member,
-                Value::Score(score) => Shown::Score(*score as i64),
+            value: value.as_ref().and_then(|value| match value {
+                Value::Bytes(bytes) => Some(Shown::Bytes(bytes.clone())),
+                Value::Member => Some(Shown::Member),
+                Value::Score(score) => Some(Shown::Score(*score as i64)),
+                Value::Gone => None,
             }),
             clears: *kind == Kind::Str && !keep_ttl,
         },
@@ -65,7 +68,7 @@ fn fact(op: &Op) -> Fact {
             Fact::Expire { stamp: st(*stamp), life: st(*life), at_ms: *at_ms }
         }
         Op::Kill { register, until_ms, .. } => Fact::Kill { register: st(*register), until_ms: *until_ms },
-    }
+    })
 }
 
 /// One effect.
@@ -96,7 +99,7 @@ impl Commit {
             match change {
                 Change::Key { key: of, ops } => {
                     key = Some(of.clone());
-                    facts.extend(ops.iter().map(fact));
+                    facts.extend(ops.iter().filter_map(fact));
                 }
                 Change::Slots { floor, .. } => facts.push(Fact::Floor(st(*floor))),
             }

@@ -63,7 +63,7 @@ impl Judge {
                     logged.add(incarnation, seq);
                 }
             }
-            Body::Heartbeat(_) | Body::Nonce(_) => {}
+            Body::Heartbeat(_) | Body::Nonce(_) | Body::Want(_) | Body::State(_) => {}
         }
         logged.records.insert(offset, names);
     }

@@ -8,6 +8,7 @@ use mas_core::replication::heartbeat::Word;
 use mas_core::replication::reader::Merge;
 use mas_core::shard::{Identity, MergeError, Position, SkewLimits, local_entry};
 use mas_core::stamp::{Hlc, Incarnation, RegionId, ShardId};
+use mas_core::transfer::{Cursor, PieceBounds, Want};
 use mas_core::wire::decode_effect;
 
 use super::commands::{Execution, Reply, read};
@@ -18,6 +19,8 @@ use crate::workload::Command;
 
 /// The store's name.
 pub(crate) const STORE: &str = "sim";
+/// Bounds of a piece of state: small, so that there are several.
+const PIECE: PieceBounds = PieceBounds { keys: 6, bytes: 300 };
 /// The tolerated clock skew, milliseconds.
 const MAX_SKEW_MS: u64 = 1000;
 
@@ -138,6 +141,7 @@ impl Engine {
             incarnation: state.shard.identity().incarnation,
             issued: state.shard.seq(),
             merged_through: state.shard.merged_through().hlc,
+            transfer: state.shard.transfer(),
         }
     }
 
@@ -165,6 +169,7 @@ impl Engine {
         self.expire(state);
         let limits = SkewLimits { tolerated_ms: MAX_SKEW_MS, hard_ms: self.hard_skew_ms };
         let (region, wall_ms) = (RegionId(region), self.wall_ms());
+        let receiving = state.shard.transfer().is_some();
         let (before, stored) = (state.shard.cover(), state.shard.positions().get(&region).copied());
         let merged = state.shard.merge(
             region,
@@ -183,6 +188,7 @@ impl Engine {
             &after,
             (stored, moved),
             (region.0, merge),
+            receiving,
             merged.as_ref().ok(),
             wall_ms + self.hard_skew_ms,
         );
@@ -194,6 +200,15 @@ impl Engine {
         })?;
         self.log(state, Entry::Step(merged.entry));
         Ok(())
+    }
+
+    /// `MAS.STATE`.
+    pub(crate) fn state(self: &Rc<Self>, meant: Incarnation, want: &Want) -> Result<(Cursor, Bytes), Refusal> {
+        let mut guard = self.state.borrow_mut();
+        let state = &mut *guard;
+        self.check_promoted(state, meant)?;
+        self.expire(state);
+        Ok(state.shard.export(want, PIECE, &mut state.keys))
     }
 
     /// `MAS.OUTBOX`.

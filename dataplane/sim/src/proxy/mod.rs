@@ -71,6 +71,8 @@ pub(crate) struct Shard {
     readers: RefCell<BTreeMap<u16, Notify>>,
     /// The highest epoch heard of each peer: for the judge.
     epochs: RefCell<BTreeMap<u16, u64>>,
+    /// Regions that a piece of state is being made for.
+    serving: RefCell<std::collections::BTreeSet<u16>>,
 }
 
 impl Shard {
@@ -94,6 +96,7 @@ impl Shard {
             outbox_wanted: Cell::new(false),
             readers: RefCell::default(),
             epochs: RefCell::default(),
+            serving: RefCell::default(),
         }
     }
 
@@ -185,7 +188,7 @@ impl Proxy {
             proxy.feeds.borrow_mut().insert(region, None);
             for shard in &proxy.shards {
                 let link = Link { max_lag_ms: MAX_LAG_MS, ..Link::default() };
-                let row = LinkRow { health: Health::new(RegionId(region)), link };
+                let row = LinkRow { health: Health::new(RegionId(region), RegionId(node.region)), link };
                 shard.links.borrow_mut().insert(region, row);
                 shard.readers.borrow_mut().insert(region, Notify::default());
                 sim.spawn(&process, Rc::clone(&proxy).read_stream(Rc::clone(shard), region));

@@ -140,7 +140,7 @@ impl Proxy {
         }
         self.observe(shard.id, word.clock);
         for row in shard.links.borrow_mut().values_mut() {
-            row.health.covered(&word.cover);
+            row.health.covered(&word.cover, word.incarnation);
         }
         *shard.word.borrow_mut() = word;
         shard.poke_readers();

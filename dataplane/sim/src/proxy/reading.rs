@@ -2,8 +2,11 @@
 
 use std::rc::Rc;
 
+use mas_core::record::{Body, Record};
 use mas_core::replication::reader::{Attach, Merge, Merged, Reader};
-use mas_core::stamp::{RegionId, ShardId};
+use mas_core::replication::repair::{Repair, Seen};
+use mas_core::stamp::{Origin, RegionId, ShardId};
+use mas_core::transfer::{Cursor, State, Want};
 
 use super::pulse::Failed;
 use super::{OwnStream, Proxy, REPLY_LIMIT, Seat, Shard};
@@ -18,6 +21,8 @@ const IDLE_ACK: u64 = 16;
 /// Pause after a session that ended, before the next; the same, when the stream is not there.
 const PAUSE: Time = 200 * MS;
 const MISSING_PAUSE: Time = 500 * MS;
+/// Pieces of state that travel together.
+const CHUNKS: usize = 2;
 /// How long attaching may take.
 const ATTACH_LIMIT: Time = 5 * SEC;
 
@@ -63,6 +68,7 @@ struct Session {
     /// A nonce read, and the offset that must be merged before it counts.
     nonce: Option<(u64, u64)>,
     unacked: u64,
+    repair: Repair,
     connection: Rc<Connection>,
     consumer: u64,
 }
@@ -87,10 +93,11 @@ impl Proxy {
                     shard: Rc::clone(&shard),
                     region,
                     own,
-                    machine: Reader::new(RegionId(region), ShardId(shard.id), live),
+                    machine: Reader::new(RegionId(region), ShardId(shard.id), RegionId(self.region), live),
                     seat,
                     nonce: None,
                     unacked: 0,
+                    repair: Repair::new(RegionId(region)),
                     connection,
                     consumer: 0,
                 };
@@ -196,6 +203,7 @@ impl Session {
             if word.incarnation == self.seat.incarnation {
                 self.machine.covered(word.cover);
             }
+            self.ask_for_state();
             while self.machine.has_room() {
                 let Some((offset, record, tag)) = mailbox.deliveries.borrow_mut().pop_front() else { break };
                 if let Some(attach) = self.delivered(offset, record, tag) {
@@ -260,6 +268,9 @@ impl Session {
                 self.proxy.peer_beat(&self.shard, self.region, beat.epoch, beat.cover);
             }
         }
+        if let Some(want) = seen.want {
+            self.serve_state(want);
+        }
         if let Some(nonce) = seen.nonce {
             self.nonce = Some((nonce, offset));
         }
@@ -275,6 +286,69 @@ impl Session {
             self.ack(tag);
         }
         seen.reattach
+    }
+
+    /// Asks for state that is missing here, if it is time to.
+    fn ask_for_state(&mut self) {
+        let word = self.shard.word.borrow().clone();
+        if self.own || word.incarnation != self.seat.incarnation || !self.seat.recovered {
+            return;
+        }
+        let missing = self.shard.links.borrow().get(&self.region).is_some_and(|row| row.health.missing() > 0);
+        let seen = Seen { missing, since: word.merged_through, transfer: word.transfer.as_ref() };
+        let new_id = self.proxy.world.sim.new_id();
+        if let Some(want) = self.repair.step(seen, self.proxy.now_ms(), new_id) {
+            self.proxy.world.judge.note(|| format!("{} asks: {want:?}", self.proxy.node.name));
+            let record = self.record(Body::Want(want));
+            self.shard.batcher.borrow_mut().push_want(&record);
+            self.proxy.pump.notify();
+        }
+    }
+
+    fn record(&self, body: Body) -> Record {
+        let origin = Origin { region: RegionId(self.proxy.region), incarnation: self.seat.incarnation };
+        Record { id: self.proxy.world.sim.new_id(), shard: ShardId(self.shard.id), origin, body }
+    }
+
+    /// Answers a region that asked for state, one piece at a time.
+    fn serve_state(&self, want: Want) {
+        let mut serving = self.shard.serving.borrow_mut();
+        if !serving.insert(self.region) {
+            return;
+        }
+        let (proxy, shard, seat, to) =
+            (Rc::clone(&self.proxy), Rc::clone(&self.shard), self.seat.clone(), self.region);
+        let record = self.record(Body::Nonce(0));
+        let process = Rc::clone(&proxy.process);
+        proxy.world.sim.clone().spawn(&process, async move {
+            let mut chunks = Vec::new();
+            let mut want = want;
+            while chunks.len() < CHUNKS {
+                let (incarnation, asked) = (seat.incarnation, want.clone());
+                let answer = proxy
+                    .ask(shard.id, seat.member, REPLY_LIMIT, move |e| e.state(incarnation, &asked))
+                    .await;
+                let Ok(Ok((next, chunk))) = answer else { break };
+                chunks.push(chunk);
+                want.cursor = next;
+                if want.cursor == Cursor::Done {
+                    break;
+                }
+            }
+            let records: Vec<Record> = State::parts(RegionId(to), &chunks)
+                .into_iter()
+                .map(|part| Record {
+                    id: proxy.world.sim.new_id(),
+                    body: Body::State(part),
+                    ..record.clone()
+                })
+                .collect();
+            if !chunks.is_empty() {
+                shard.batcher.borrow_mut().push_state(&records);
+                proxy.pump.notify();
+            }
+            shard.serving.borrow_mut().remove(&to);
+        });
     }
 
     fn check_nonce(&mut self) {

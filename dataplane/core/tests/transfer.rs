@@ -1,0 +1,201 @@
+//! State taken from another region: what streams have lost is there afterwards, whatever is written meanwhile.
+//! Starts no server; the simulator and the engine's own tests run the same steps.
+
+#[allow(dead_code, unreachable_pub)]
+mod common;
+
+use common::{Region, Write};
+use mas_core::record::{Body, Record};
+use mas_core::stamp::{RegionId, ShardId};
+use mas_core::transfer::{Cursor, PieceBounds, State, Want};
+use mas_core::wire::Writer;
+use proptest::prelude::*;
+
+const SMALL: PieceBounds = PieceBounds { keys: 1, bytes: 40 };
+
+/// The piece that `to` is given by `from`, as a record of `from`'s stream.
+fn piece(regions: &mut [Region], from: usize, to: usize, want: &Want) -> (Cursor, bytes::Bytes) {
+    let source = &mut regions[from];
+    let (next, chunk) = source.shard.export(want, SMALL, &mut source.map);
+    let mut w = Writer::default();
+    w.bytes(&chunk);
+    let state = State { to: RegionId(to as u16 + 1), index: 0, count: 1, bytes: w.finish() };
+    let record = Record { id: 5, shard: ShardId(0), origin: source.origin(), body: Body::State(state) };
+    (next, record.encode())
+}
+
+/// Asks for one more piece of the transfer that is under way, or begins one; whether everything was sent.
+fn fetch(regions: &mut [Region], from: usize, to: usize, now: u64) -> bool {
+    let receiver = &regions[to].shard;
+    let want = match receiver.transfer() {
+        Some(progress) if progress.next != Cursor::Done => {
+            assert_eq!(progress.source, RegionId(from as u16 + 1));
+            Want { of: progress.source, transfer: progress.id, since: progress.since, cursor: progress.next }
+        }
+        // None, or one that began before the source had all: it is followed by another.
+        Some(_) | None => Want {
+            of: RegionId(from as u16 + 1),
+            transfer: 77,
+            since: receiver.merged_through().hlc,
+            cursor: Cursor::START,
+        },
+    };
+    let (next, record) = piece(regions, from, to, &want);
+    let adopted = regions[to].shard.stats.adopted;
+    regions[to].merge(from as u16 + 1, &[record], now);
+    assert_eq!(regions[to].shard.stats.adopted, adopted + 1, "{:?}", regions[to].shard.stats);
+    next == Cursor::Done
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Write(usize, Write),
+    /// A region reads another's log to its end. Region 2 never gets what it has lost.
+    Read(usize, usize),
+    Beat(usize),
+    Collect(usize),
+    Sleep(u16),
+    /// Region 2 gets the next piece of state.
+    Fetch,
+}
+
+fn write() -> impl Strategy<Value = Write> {
+    let k = 0u8..5;
+    prop_oneof![
+        4 => (k.clone(), any::<u16>()).prop_map(|(k, v)| Write::Set(k, v)),
+        2 => (k.clone(), -50i16..50).prop_map(|(k, n)| Write::Incr(k, n)),
+        2 => k.clone().prop_map(Write::Del),
+        2 => (k.clone(), 0u8..5, any::<u16>()).prop_map(|(k, f, v)| Write::HSet(k, f, v)),
+        2 => (k.clone(), 0u8..5).prop_map(|(k, f)| Write::HDel(k, f)),
+        1 => (k.clone(), 0u8..5, -50i16..50).prop_map(|(k, f, n)| Write::HIncr(k, f, n)),
+        2 => (k.clone(), 0u8..5).prop_map(|(k, m)| Write::SAdd(k, m)),
+        1 => (k.clone(), 0u8..5).prop_map(|(k, m)| Write::SRem(k, m)),
+        1 => (k.clone(), 0u8..5, -50i16..50).prop_map(|(k, m, s)| Write::ZIncr(k, m, s)),
+        1 => (k, 0u8..5).prop_map(|(k, m)| Write::ZRem(k, m)),
+        1 => Just(Write::Flush),
+    ]
+}
+
+fn expiring_write() -> impl Strategy<Value = Write> {
+    let (s, m) = (0u8..2, 4u8..6);
+    prop_oneof![
+        (s.clone(), any::<u16>(), 0u16..40).prop_map(|(k, v, t)| Write::SetEx(k, v, t)),
+        (s.clone(), any::<u16>()).prop_map(|(k, v)| Write::Set(k, v)),
+        (s.clone(), -50i16..50).prop_map(|(k, n)| Write::Incr(k, n)),
+        (m.clone(), 0u8..3).prop_map(|(k, f)| Write::SAdd(k, f)),
+        (m.clone(), 0u8..3).prop_map(|(k, f)| Write::SRem(k, f)),
+        prop_oneof![s.clone(), m.clone()]
+            .prop_flat_map(|k| (Just(k), 0u16..40))
+            .prop_map(|(k, t)| Write::Expire(k, t)),
+        prop_oneof![s.clone(), m.clone()].prop_map(Write::Persist),
+        prop_oneof![s, m].prop_map(Write::Del),
+    ]
+}
+
+fn steps(write: impl Strategy<Value = Write>) -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        6 => (0usize..3, write).prop_map(|(r, w)| Step::Write(r, w)),
+        3 => (0usize..3, 1usize..3).prop_map(|(to, off)| Step::Read(to, (to + off) % 3)),
+        1 => (0usize..3).prop_map(Step::Beat),
+        1 => (0usize..3).prop_map(Step::Collect),
+        1 => (0u16..30).prop_map(Step::Sleep),
+        2 => Just(Step::Fetch),
+    ];
+    prop::collection::vec(step, 1..70)
+}
+
+struct Run {
+    regions: Vec<Region>,
+    now: u64,
+    /// Where in the log of region 1 reading begins for region 2, and where it ends for a while: what is between is lost to it.
+    lost: (usize, usize),
+    read: [[usize; 3]; 3],
+}
+
+impl Run {
+    fn read(&mut self, to: usize, from: usize) {
+        let log = self.regions[from].log.clone();
+        let mut records = Vec::new();
+        for at in self.read[to][from]..log.len() {
+            let lost = (from, to) == (0, 1) && (self.lost.0..self.lost.1).contains(&at);
+            if !lost {
+                records.push(log[at].clone());
+            }
+        }
+        self.read[to][from] = log.len();
+        self.regions[to].merge(from as u16 + 1, &records, self.now + 7 * to as u64);
+    }
+
+    fn step(&mut self, step: &Step) {
+        self.now += 1;
+        match step {
+            Step::Write(r, write) => self.regions[*r].write(write, self.now + 7 * *r as u64),
+            Step::Read(to, from) => self.read(*to, *from),
+            Step::Beat(r) => self.regions[*r].beat(),
+            Step::Collect(r) => self.regions[*r].collect(self.now + 7 * *r as u64),
+            Step::Sleep(ms) => self.now += u64::from(*ms),
+            Step::Fetch => {
+                if self.regions[1].shard.transfer().is_none_or(|t| t.next != Cursor::Done) {
+                    fetch(&mut self.regions, 2, 1, self.now);
+                }
+            }
+        }
+    }
+
+    fn level(&mut self) {
+        for _ in 0..2 {
+            for (to, from) in [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)] {
+                self.read(to, from);
+            }
+        }
+    }
+}
+
+fn run(steps: &[Step], lost: (usize, usize)) -> Vec<Region> {
+    let mut regions: Vec<Region> = (1..=3).map(Region::new).collect();
+    for region in &mut regions {
+        region.shard.set_members((1..=3).map(RegionId).collect());
+    }
+    let mut run = Run { regions, now: 10_000, lost: (lost.0, lost.0 + lost.1), read: [[0; 3]; 3] };
+    for step in steps {
+        run.step(step);
+    }
+    run.level();
+    // What is under way goes on to its end; then another one, for what that began too early for.
+    for _ in 0..2 {
+        while !fetch(&mut run.regions, 2, 1, run.now) {
+            run.now += 1;
+        }
+        run.level();
+    }
+    run.now += 50;
+    for region in &mut run.regions {
+        region.map.expire(run.now);
+    }
+    run.regions
+}
+
+fn assert_equal(regions: &[Region]) -> Result<(), TestCaseError> {
+    for other in &regions[1..] {
+        prop_assert_eq!(regions[0].shard.cover(), other.shard.cover(), "region {}", other.id.0);
+        prop_assert_eq!(&regions[0].map.keys, &other.map.keys, "region {}", other.id.0);
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 600, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_a_stream_has_lost_comes_as_state(steps in steps(write()), lost in (0usize..10, 0usize..10)) {
+        assert_equal(&run(&steps, lost))?;
+    }
+
+    #[test]
+    fn times_to_live_come_along(steps in steps(prop_oneof![write(), expiring_write()]), lost in (0usize..10, 0usize..10)) {
+        let regions = run(&steps, lost);
+        if regions.iter().all(|r| r.shard.stats.missing == 0) {
+            assert_equal(&regions)?;
+        }
+    }
+}
