@@ -10,8 +10,8 @@ use crate::world::World;
 
 /// After everything was healed the store must settle within this time.
 const SETTLE_LIMIT: Time = 180 * SEC;
-/// With holes that nobody can fill, covers must be shown as they are after this time.
-const HOLES_SHOWN_AFTER: Time = 30 * SEC;
+/// Holes that only a rebuild can fill must be shown after this time.
+const HOLES_SHOWN_AFTER: Time = 60 * SEC;
 
 impl World {
     /// Everything works again: links, processes, clocks.
@@ -97,8 +97,8 @@ impl World {
             }
             let why = self.unsettled().or_else(|| {
                 let hole = Judge::unequal_covers(self)? + &self.links_line();
-                // Streams were lost: what was in them alone is missing for good, and must be shown.
-                let shown = self.schedule.setup.lossy && Judge::holes_are_shown(self);
+                // State was refused: a region was rolled back behind what was forgotten since.
+                let shown = Judge::needs_rebuild(self) && Judge::holes_are_shown(self);
                 (!shown || self.sim.now() < shown_after).then_some(hole)
             });
             match why {

@@ -28,7 +28,8 @@ pub(crate) fn ask(
     word: &Word,
     missing: bool,
 ) {
-    if word.incarnation != seat.incarnation || !seat.recovered {
+    let recovered = shard.seat().is_some_and(|seat| seat.recovered);
+    if word.incarnation != seat.incarnation || !recovered {
         return;
     }
     let seen = Seen { missing, since: word.merged_through, transfer: word.transfer.as_ref() };

@@ -31,6 +31,11 @@ impl Judge {
         None
     }
 
+    /// Whether state was refused, in a run in which streams are lost: only a rebuild helps then.
+    pub(crate) fn needs_rebuild(world: &World) -> bool {
+        world.schedule.setup.lossy && world.engines().iter().any(|e| e.look(|s, _| s.stats.refused > 0))
+    }
+
     /// Whether every region that lacks something says so on its link to the region that issued it. (What a region lost
     /// of its own, no link tells.)
     pub(crate) fn holes_are_shown(world: &World) -> bool {
@@ -54,8 +59,11 @@ impl Judge {
     pub(crate) fn end(&self, world: &World) {
         let missing = world.engines().iter().any(|e| e.look(|s, _| s.stats.missing > 0));
         let missing = missing || self.state.borrow().missing;
+        if Self::needs_rebuild(world) {
+            self.checked("rebuild needed");
+        }
         let holes = Self::unequal_covers(world);
-        if let Some(hole) = holes.clone().filter(|_| !self.lossy) {
+        if let Some(hole) = holes.clone().filter(|_| !Self::needs_rebuild(world)) {
             self.violate("convergence", hole);
             return;
         }
@@ -72,7 +80,7 @@ impl Judge {
             }
             self.check_replicas(world, &masters, shard);
         }
-        if holes.is_none() && !self.lossy {
+        if holes.is_none() {
             self.check_links(world);
         }
     }
@@ -233,10 +241,7 @@ impl Judge {
                     self.checked("links");
                     let proxies = world.proxies(region);
                     let states: Vec<_> = proxies.iter().filter_map(|p| p.link_state(shard, peer)).collect();
-                    // What an ended incarnation issued and lost before anybody had it stays a gap for now.
-                    let well = |state| matches!(state, LinkState::Connected | LinkState::Missing);
-                    let well = states.iter().any(|(state, _)| well(*state));
-                    if !well {
+                    if !states.iter().any(|(state, _)| *state == LinkState::Connected) {
                         self.violate(
                             "links",
                             format!("region {region} shard {shard} from {peer}: {states:?}"),

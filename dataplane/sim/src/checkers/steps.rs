@@ -132,6 +132,10 @@ impl Judge {
         latest_ms: u64,
     ) {
         self.checked("merge");
+        if let Some(merged) = merged {
+            (0..merged.adopted).for_each(|_| self.checked("state taken over"));
+            (0..merged.refused).for_each(|_| self.checked("state refused"));
+        }
         let who = &engine.node.name;
         let grown = size(after) - size(before).min(size(after));
         match merged {

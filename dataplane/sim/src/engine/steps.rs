@@ -203,7 +203,11 @@ impl Engine {
     }
 
     /// `MAS.STATE`.
-    pub(crate) fn state(self: &Rc<Self>, meant: Incarnation, want: &Want) -> Result<(Cursor, Bytes), Refusal> {
+    pub(crate) fn state(
+        self: &Rc<Self>,
+        meant: Incarnation,
+        want: &Want,
+    ) -> Result<(Cursor, Bytes), Refusal> {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
         self.check_promoted(state, meant)?;

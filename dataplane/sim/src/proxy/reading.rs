@@ -291,7 +291,8 @@ impl Session {
     /// Asks for state that is missing here, if it is time to.
     fn ask_for_state(&mut self) {
         let word = self.shard.word.borrow().clone();
-        if self.own || word.incarnation != self.seat.incarnation || !self.seat.recovered {
+        let recovered = self.shard.seat().is_some_and(|seat| seat.recovered);
+        if self.own || word.incarnation != self.seat.incarnation || !recovered {
             return;
         }
         let missing = self.shard.links.borrow().get(&self.region).is_some_and(|row| row.health.missing() > 0);
