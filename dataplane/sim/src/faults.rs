@@ -267,6 +267,51 @@ fn draw_kind(rng: &mut Rng, setup: &Setup) -> Kind {
     }
 }
 
+fn lose_records(rng: &mut Rng, region: u16, shard: u16) -> Kind {
+    if rng.chance(500) {
+        Kind::Truncate { region, shard, keep: rng.below(3) as usize }
+    } else {
+        Kind::LoseStream { region, shard }
+    }
+}
+
+/// What another region had not read is lost; later, while it is fetched, servers die.
+fn lose_unread(rng: &mut Rng, setup: &Setup) -> Vec<Fault> {
+    let regions = setup.regions.len() as u64;
+    let region = rng.below(regions) as u16 + 1;
+    let other = (u64::from(region) + rng.range(1, regions - 1) - 1) as u16 % regions as u16 + 1;
+    let shard = rng.below(u64::from(setup.shards)) as u16;
+    let (at, time) = (rng.below(setup.duration / 3), rng.range(1, 5) * SEC);
+    let cut = Kind::CutRegions { from: region, to: other, both: rng.chance(500), time };
+    let lost = Fault { at: at + time - 50 * MS, kind: lose_records(rng, region, shard) };
+    let mut faults = vec![Fault { at, kind: cut }, lost];
+    for _ in 0..rng.below(4) {
+        let at = rng.range(at + 9 * SEC, setup.duration);
+        let of = *rng.pick(&[region, other]);
+        let place = engine(rng, setup, of);
+        let down = rng.range(50, 2500) * MS;
+        let kind = *rng.pick(&[0, 1, 2]);
+        let kind = match kind {
+            0 => Kind::Kill { place, down },
+            1 => Kind::PowerLoss { place, down },
+            _ => Kind::HostLoss { place, down },
+        };
+        faults.push(Fault { at, kind });
+    }
+    faults
+}
+
+/// All copies of a shard lose what was not fsynced, and every stream what could give it back.
+fn lose_a_shard(rng: &mut Rng, setup: &Setup) -> Vec<Fault> {
+    let region = rng.below(setup.regions.len() as u64) as u16 + 1;
+    let shard = rng.below(u64::from(setup.shards)) as u16;
+    let at = rng.range(setup.duration / 4, setup.duration * 3 / 4);
+    let power = Kind::ShardPowerLoss { region, shard, down: rng.range(50, 2500) * MS };
+    let streams = 1..=setup.regions.len() as u16;
+    let lost = streams.map(|region| Fault { at: at + MS, kind: Kind::Truncate { region, shard, keep: 0 } });
+    std::iter::once(Fault { at, kind: power }).chain(lost).collect()
+}
+
 /// Draws the faults of a run.
 pub(crate) fn draw(rng: &mut Rng, setup: &Setup) -> Vec<Fault> {
     let count = match rng.below(10) {
@@ -278,16 +323,9 @@ pub(crate) fn draw(rng: &mut Rng, setup: &Setup) -> Vec<Fault> {
     let mut faults: Vec<Fault> =
         (0..count).map(|_| Fault { at: rng.below(setup.duration), kind: draw_kind(rng, setup) }).collect();
     if setup.lossy {
-        for _ in 0..rng.range(1, 3) {
-            let region = rng.below(setup.regions.len() as u64) as u16 + 1;
-            let shard = rng.below(u64::from(setup.shards)) as u16;
-            let keep = rng.below(3) as usize;
-            let kind = if rng.chance(500) {
-                Kind::Truncate { region, shard, keep }
-            } else {
-                Kind::LoseStream { region, shard }
-            };
-            faults.push(Fault { at: rng.below(setup.duration), kind });
+        faults.extend((0..rng.range(1, 3)).flat_map(|_| lose_unread(rng, setup)));
+        if rng.chance(300) {
+            faults.extend(lose_a_shard(rng, setup));
         }
     }
     // Servers whose clocks differ, within the tolerated skew, from the start.

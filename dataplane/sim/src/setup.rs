@@ -46,14 +46,16 @@ pub(crate) struct Setup {
     pub(crate) segment: usize,
     /// How long clients write.
     pub(crate) duration: Time,
-    /// Streams may be truncated and lost: then holes may stay, and must be shown.
+    /// Streams may be truncated and lost: then state is fetched, or a hole that only a rebuild fills is shown.
     pub(crate) lossy: bool,
 }
 
 impl Setup {
     pub(crate) fn draw(rng: &mut Rng) -> Self {
         let count = *rng.pick(&[2, 2, 2, 3, 3, 3, 4, 5]);
-        let duration = rng.range(8, 20) * 1000 * MS;
+        let lossy = rng.chance(200);
+        // What is lost counts as missing after ten seconds; there must be time to fetch it while more goes wrong.
+        let duration = if lossy { rng.range(25, 40) } else { rng.range(8, 20) } * 1000 * MS;
         let mut regions: Vec<RegionSetup> = (0..count)
             .map(|_| {
                 let members = *rng.pick(&[1, 2, 2, 3]);
@@ -89,7 +91,7 @@ impl Setup {
             hard_skew_ms: 20_000,
             segment: *rng.pick(&[4, 16, 64]),
             duration,
-            lossy: rng.chance(200),
+            lossy,
             regions,
         }
     }

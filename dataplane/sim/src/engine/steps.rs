@@ -20,7 +20,7 @@ use crate::workload::Command;
 /// The store's name.
 pub(crate) const STORE: &str = "sim";
 /// Bounds of a piece of state: small, so that there are several.
-const PIECE: PieceBounds = PieceBounds { keys: 6, bytes: 300 };
+const PIECE: PieceBounds = PieceBounds { keys: 3, bytes: 160 };
 /// The tolerated clock skew, milliseconds.
 const MAX_SKEW_MS: u64 = 1000;
 
