@@ -31,4 +31,5 @@ fuzz_target!(|data: &[u8]| {
     assert_eq!(expected, state(&other.shard, &keys));
     let loaded = load(save(&one.shard)).expect("what was saved is loaded");
     assert_eq!(expected, state(&loaded, &keys));
+    assert_eq!(one.shard.table().sizes(), loaded.table().sizes());
 });

@@ -38,5 +38,5 @@ pub fn state(shard: &Shard, keys: &[&[u8]]) -> impl PartialEq + Debug + use<> {
     let outbox: Vec<_> = shard.outbox().iter().map(|(i, seq, effect)| (i, seq, effect.clone())).collect();
     let head = (shard.identity().clone(), shard.seq(), shard.clock(), shard.positions().clone());
     let told = (shard.stability().clone(), shard.merged_through(), shard.stable());
-    (head, told, shard.cover(), outbox, shard.outbox().bytes(), rich, named, floors, table.sizes())
+    (head, told, shard.cover(), outbox, shard.outbox().bytes(), rich, named, floors, table.sizes().plain)
 }
