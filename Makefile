@@ -57,6 +57,7 @@ lint: ## Formatting, clippy, documentation, licences (installs cargo-deny if it 
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy -p sim --features mutations --all-targets -- -D warnings
+	cargo clippy --manifest-path fuzz/Cargo.toml --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --quiet
 	@command -v cargo-deny >/dev/null || { echo "== lint: installing cargo-deny"; cargo install --locked --quiet cargo-deny; }
 	cargo deny --log-level error check licenses bans sources

@@ -1,5 +1,5 @@
 //! Writes the corpora's seeds anew, with the real encoders: `cargo run --example seeds` in this folder. Files that fuzzing
-//! added (`make fuzz-corpus`) have other names and stay.
+//! added (`make fuzz-corpus`) have other names and stay. (Saved states differ each time: they follow the order of hash tables.)
 
 use std::fs;
 use std::path::Path;

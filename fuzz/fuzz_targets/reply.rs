@@ -44,7 +44,8 @@ fn end_of(buf: &[u8]) -> Option<usize> {
         at += line + 1;
         match kind {
             b'$' | b'=' | b'!' => {
-                at += usize::try_from(number()? + 2).ok().filter(|len| *len != 1).unwrap_or(0)
+                // A null string has no body.
+                at += usize::try_from(number()? + 2).ok().filter(|len| *len != 1).unwrap_or(0);
             }
             b'*' | b'~' | b'>' => levels.push(number()?.max(0).cast_unsigned().into()),
             b'%' => levels.push(u128::from(number()?.max(0).cast_unsigned()) * 2),
