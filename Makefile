@@ -12,11 +12,13 @@ RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
 # How long `make sim` runs, and on how many threads.
 SECONDS_SIM ?= 120
 JOBS_SIM ?= $(shell nproc 2>/dev/null || echo 1)
+# How long `make fuzz` runs each target.
+SECONDS_FUZZ ?= 20
 
-.PHONY: help setup build demo test sim soak mutations lint bench generate clean
+.PHONY: help setup build demo test sim soak mutations fuzz fuzz-corpus lint bench generate clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 setup: ## Install the system packages that are missing (or say which)
 	@./tools/setup
@@ -44,10 +46,18 @@ soak: ## The same with ever new seeds, until stopped
 mutations: ## Plant every known bug in turn: the simulator must find each
 	cargo run --quiet -p sim --features mutations -- --mutations --jobs $(JOBS_SIM)
 
+fuzz: setup ## Fuzz every parser, each target for SECONDS_FUZZ (20) seconds (installs cargo-fuzz if it is missing)
+	./tools/fuzz $(SECONDS_FUZZ)
+
+fuzz-corpus: setup ## The same, and adds a few of the inputs that were found to fuzz/corpus
+	GROW=1 ./tools/fuzz $(SECONDS_FUZZ)
+
 lint: ## Formatting, clippy, documentation, licences (installs cargo-deny if it is missing: some minutes, once)
 	cargo fmt --all --check
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy -p sim --features mutations --all-targets -- -D warnings
+	cargo clippy --manifest-path fuzz/Cargo.toml --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --quiet
 	@command -v cargo-deny >/dev/null || { echo "== lint: installing cargo-deny"; cargo install --locked --quiet cargo-deny; }
 	cargo deny --log-level error check licenses bans sources

@@ -24,7 +24,7 @@ enum How {
 use How::{Covered, Run, RunAs};
 
 /// In the order in which they are run.
-const COMMANDS: [(&str, How); 19] = [
+const COMMANDS: [(&str, How); 23] = [
     ("make test", Covered("this test is a part of it; .ci/run runs it")),
     ("make bench", Covered("some five minutes of load; its program is asked for its options below")),
     (
@@ -39,6 +39,16 @@ const COMMANDS: [(&str, How); 19] = [
     (
         "cargo run -p sim --features mutations -- --seeds 1..300 --mutation AckBeforeConfirm",
         Covered("planted bugs need a build of their own: make mutations"),
+    ),
+    ("make fuzz", Covered(".ci/run runs it, for some seconds")),
+    ("make fuzz-corpus", Covered("the same script; it would change the tree")),
+    (
+        "cargo fuzz run --sanitizer none request",
+        Covered("runs until stopped; make fuzz builds and runs the same target"),
+    ),
+    (
+        "cargo run --manifest-path fuzz/Cargo.toml --example seeds",
+        Covered("a build of its own; it would write the committed seeds again"),
     ),
     ("make demo", RunAs("CI=true demo")),
     ("make bench BENCH=--help", RunAs("bench --help")),

@@ -64,7 +64,7 @@ impl SeqSet {
     /// Whether a run holds a number of `first..=last` or ends next to it.
     fn touches(&self, first: u64, last: u64) -> bool {
         let before = self.runs.range(..first).next_back();
-        before.is_some_and(|(_, &end)| end + 1 >= first)
+        before.is_some_and(|(_, &end)| end.saturating_add(1) >= first)
             || self.runs.range(first..=last.saturating_add(1)).next().is_some()
     }
 
@@ -140,7 +140,9 @@ impl SeqSet {
             if first > next {
                 holes.push((next, first - 1));
             }
-            next = end.saturating_add(1);
+            // Nothing is beyond the highest number of all.
+            let Some(after) = end.checked_add(1) else { return holes };
+            next = after;
         }
         if next <= last {
             holes.push((next, last));
@@ -265,6 +267,18 @@ mod tests {
             set.insert(seq).unwrap();
         }
         set
+    }
+
+    #[test]
+    fn the_highest_number_of_all_is_one_like_others() {
+        let mut set = SeqSet::default();
+        set.insert_run(u64::MAX - 1, u64::MAX).unwrap();
+        assert_eq!(set.holes_up_to(u64::MAX), [(1, u64::MAX - 2)]);
+        assert!(SeqSet::up_to(u64::MAX).holes_up_to(u64::MAX).is_empty());
+        // At the bound it is looked whether a run touches another.
+        (1..RUNS_MAX as u64).for_each(|n| set.insert_run(2 * n, 2 * n).unwrap());
+        assert_eq!(set.insert_run(u64::MAX, u64::MAX), Ok(()));
+        assert_eq!(set.insert_run(1 << 40, 1 << 40), Err(TooManyGaps));
     }
 
     #[test]

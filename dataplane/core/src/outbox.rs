@@ -20,12 +20,18 @@ struct Entry {
     claim: Option<(u64, u64)>,
 }
 
-/// Effects of one incarnation; a slot is empty once its effect was confirmed.
+/// Effects of one incarnation by number, in rising order; an entry is empty once its effect was confirmed. The first
+/// is not. Numbers may be left out, however many: what a file or a log says must not take memory for what is not there.
 #[derive(Clone, Debug, Default)]
 struct Lane {
-    /// Number of the first slot.
-    first: u64,
-    entries: VecDeque<Option<Entry>>,
+    entries: VecDeque<(u64, Option<Entry>)>,
+}
+
+impl Lane {
+    /// The smallest number that is waiting.
+    fn first(&self) -> Option<u64> {
+        self.entries.front().map(|(seq, _)| *seq)
+    }
 }
 
 /// See the module.
@@ -55,38 +61,29 @@ impl Outbox {
     /// Adds an effect. Numbers of one incarnation come in rising order.
     pub fn push(&mut self, incarnation: Incarnation, seq: u64, effect: Bytes, now_ms: u64) {
         let lane = self.lanes.entry(incarnation).or_default();
-        if lane.entries.is_empty() {
-            lane.first = seq;
-        }
-        let Some(index) = seq.checked_sub(lane.first).and_then(|i| usize::try_from(i).ok()) else { return };
-        while lane.entries.len() < index {
-            lane.entries.push_back(None);
-        }
-        if lane.entries.len() > index {
+        if lane.entries.back().is_some_and(|(last, _)| *last >= seq) {
             return;
         }
         self.effects += 1;
         self.bytes += effect.len() as u64 + ENTRY_BYTES;
-        lane.entries.push_back(Some(Entry { effect, at_ms: now_ms, claim: None }));
+        lane.entries.push_back((seq, Some(Entry { effect, at_ms: now_ms, claim: None })));
     }
 
     /// Gives up `first..=last` of an incarnation; says how many were there.
     pub fn trim(&mut self, incarnation: Incarnation, first: u64, last: u64) -> u64 {
         let Some(lane) = self.lanes.get_mut(&incarnation) else { return 0 };
         let first = if mutation!(TrimByWatermark) { 1 } else { first };
-        let low = first.saturating_sub(lane.first) as usize;
-        let high =
-            if last < lane.first { 0 } else { (last - lane.first + 1) as usize }.min(lane.entries.len());
+        let low = lane.entries.partition_point(|(seq, _)| *seq < first);
+        let high = lane.entries.partition_point(|(seq, _)| *seq <= last);
         let mut released = 0;
-        for slot in lane.entries.range_mut(low.min(high)..high) {
+        for (_, slot) in lane.entries.range_mut(low.min(high)..high) {
             if let Some(entry) = slot.take() {
                 released += 1;
                 self.bytes -= entry.effect.len() as u64 + ENTRY_BYTES;
             }
         }
-        while lane.entries.front().is_some_and(Option::is_none) {
+        while lane.entries.front().is_some_and(|(_, entry)| entry.is_none()) {
             lane.entries.pop_front();
-            lane.first += 1;
         }
         if lane.entries.is_empty() {
             self.lanes.remove(&incarnation);
@@ -108,7 +105,7 @@ impl Outbox {
         let mut taken = Vec::new();
         let mut size = 0;
         for (&incarnation, lane) in &mut self.lanes {
-            for (seq, entry) in (lane.first..).zip(lane.entries.iter_mut()) {
+            for (seq, entry) in &mut lane.entries {
                 let Some(entry) = entry else { continue };
                 if entry.at_ms.saturating_add(min_age_ms) > now_ms {
                     continue;
@@ -121,7 +118,7 @@ impl Outbox {
                     return taken;
                 }
                 entry.claim = Some((proxy, now_ms.saturating_add(claim_ms)));
-                taken.push((incarnation, seq, entry.effect.clone()));
+                taken.push((incarnation, *seq, entry.effect.clone()));
             }
         }
         taken
@@ -130,20 +127,18 @@ impl Outbox {
     /// All effects, by incarnation and number.
     pub fn iter(&self) -> impl Iterator<Item = (Incarnation, u64, &Bytes)> {
         self.lanes.iter().flat_map(|(&incarnation, lane)| {
-            (lane.first..)
-                .zip(&lane.entries)
-                .filter_map(move |(seq, e)| Some((incarnation, seq, &e.as_ref()?.effect)))
+            lane.entries.iter().filter_map(move |(seq, e)| Some((incarnation, *seq, &e.as_ref()?.effect)))
         })
     }
 
     /// Each incarnation with effects that wait, and the smallest number that does: all below was confirmed.
     pub fn firsts(&self) -> impl Iterator<Item = (Incarnation, u64)> {
-        self.lanes.iter().map(|(&incarnation, lane)| (incarnation, lane.first))
+        self.lanes.iter().filter_map(|(&incarnation, lane)| Some((incarnation, lane.first()?)))
     }
 
     /// The smallest number of an incarnation that is still waiting.
     pub fn first_of(&self, incarnation: Incarnation) -> Option<u64> {
-        self.lanes.get(&incarnation).map(|lane| lane.first)
+        self.lanes.get(&incarnation)?.first()
     }
 }
 
@@ -178,6 +173,18 @@ mod tests {
         assert_eq!((o.len(), o.bytes(), o.is_empty()), (0, 0, true));
         o.push(INC, 7, Bytes::new(), 0);
         assert_eq!(seqs(&o), [7]);
+    }
+
+    #[test]
+    fn numbers_that_are_left_out_take_no_room() {
+        let mut o = outbox(2);
+        for seq in [1 << 60, u64::MAX, 7] {
+            o.push(INC, seq, Bytes::new(), 100);
+        }
+        assert_eq!(seqs(&o), [1, 2, 1 << 60, u64::MAX]);
+        assert_eq!(o.trim(INC, 2, 1 << 60), 2);
+        assert_eq!((o.trim(INC, 1, 1), o.first_of(INC)), (1, Some(u64::MAX)));
+        assert_eq!((o.trim(INC, 0, u64::MAX), o.is_empty()), (1, true));
     }
 
     #[test]

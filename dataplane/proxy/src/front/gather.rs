@@ -101,8 +101,8 @@ impl Join {
         let mut out = Vec::with_capacity(parts.iter().map(|p| p.len()).sum::<usize>() + 16);
         match self {
             Self::Sum => {
-                let numbers = parts.iter().map(|part| (part[0] == b':').then(|| reply::head(part))?);
-                let sum = numbers.map(|n| n.map(|(value, _)| value)).sum::<Option<i64>>()?;
+                let mut numbers = parts.iter().map(|part| (part[0] == b':').then(|| reply::head(part))?);
+                let sum = numbers.try_fold(0i64, |sum, number| sum.checked_add(number?.0))?;
                 encode::integer(&mut out, sum);
             }
             Self::Values { order } => {
@@ -194,6 +194,7 @@ mod tests {
         assert_eq!(joined(Join::Sum, &[":2\r\n", ":3\r\n"]), ":5\r\n");
         assert_eq!(joined(Join::Sum, &[":2\r\n", "-ERR x\r\n"]), "-ERR x\r\n");
         assert!(joined(Join::Sum, &[":2\r\n", "+OK\r\n"]).starts_with("-ERR the shards"));
+        assert!(joined(Join::Sum, &[":999999999999999999\r\n"; 10]).starts_with("-ERR the shards"));
     }
 
     #[test]

@@ -102,7 +102,7 @@ pub fn parse(
                 Ok(Parsed::Incomplete)
             };
         };
-        let count = parse_int(&buf[1..end]).ok_or(ProtocolError::WordCount)?;
+        let count = number(buf, 1, end).ok_or(ProtocolError::WordCount)?;
         if count <= 0 {
             return Ok(Parsed::Nothing(end + 2));
         }
@@ -134,7 +134,7 @@ fn word(buf: &[u8], at: usize, authenticated: bool) -> Result<Option<(usize, usi
     // Nearly all words are shorter than 100 bytes: their heads have one or two digits.
     let (len, start) = match buf.get(at + 1..at + 5) {
         Some(&[d, b'\r', b'\n', _]) if d.is_ascii_digit() => (usize::from(d - b'0'), at + 4),
-        Some(&[d, e, b'\r', b'\n']) if d.is_ascii_digit() && e.is_ascii_digit() => {
+        Some(&[d @ b'1'..=b'9', e, b'\r', b'\n']) if e.is_ascii_digit() => {
             (usize::from(d - b'0') * 10 + usize::from(e - b'0'), at + 5)
         }
         _ => {
@@ -142,7 +142,7 @@ fn word(buf: &[u8], at: usize, authenticated: bool) -> Result<Option<(usize, usi
                 let too_long = buf.len() - at > LINE_BYTES_MAX;
                 return if too_long { Err(ProtocolError::LongLength) } else { Ok(None) };
             };
-            let len = parse_int(&buf[at + 1..end]).and_then(|len| usize::try_from(len).ok());
+            let len = number(buf, at + 1, end).and_then(|len| usize::try_from(len).ok());
             (len.filter(|len| *len <= WORD_BYTES_MAX).ok_or(ProtocolError::WordLength)?, end + 2)
         }
     };
@@ -156,7 +156,13 @@ fn word(buf: &[u8], at: usize, authenticated: bool) -> Result<Option<(usize, usi
     Ok((buf.len() >= start + len + 2).then_some((start, start + len)))
 }
 
-/// Where the line that begins at `from` ends: the position of its `\r`, when the `\n` is there too.
+/// The number that is all of the line `from..end`. Unlike Redis, which skips it, the byte after the `\r` is looked at:
+/// [`Request::body`] begins after the first `\n`, and behind another byte it would begin inside of what the client wrote.
+fn number(buf: &[u8], from: usize, end: usize) -> Option<i64> {
+    (buf[end + 1] == b'\n').then(|| parse_int(&buf[from..end])).flatten()
+}
+
+/// Where the line that begins at `from` ends: the position of its `\r`, when the byte after it is there too.
 fn line_end(buf: &[u8], from: usize) -> Option<usize> {
     let window = buf.len().min(from + LINE_BYTES_MAX);
     let end = from + memchr(b'\r', buf.get(from..window)?)?;
@@ -268,6 +274,19 @@ mod tests {
             error(&[b"*".to_vec(), vec![b'1'; LINE_BYTES_MAX + 10]].concat()),
             "too big mbulk count string"
         );
+    }
+
+    #[test]
+    fn what_an_engine_would_read_otherwise_is_refused() {
+        // The engine would find other words, or end a connection that all clients share.
+        for bytes in ["*1\rX$4\r\nPING\r\n", "*01\r\n$4\r\nPING\r\n", "*+1\r\n$4\r\nPING\r\n", "*-0\r\n"] {
+            assert_eq!(all(bytes.as_bytes()), Err(ProtocolError::WordCount), "{bytes:?}");
+        }
+        for bytes in
+            ["*1\r\n$4\rXPING\r\n", "*1\r\n$04\r\nPING\r\n", "*1\r\n$-0\r\n\r\n", "*1\r\n$00\r\n\r\n"]
+        {
+            assert_eq!(all(bytes.as_bytes()), Err(ProtocolError::WordLength), "{bytes:?}");
+        }
     }
 
     #[test]
