@@ -13,6 +13,7 @@ use mas_core::record::{Body, Heartbeat, Record};
 use mas_core::replication::token::{ShardNeed, Token};
 use mas_core::shard::local_entry;
 use mas_core::stamp::{Hlc, Incarnation, Origin, RegionId, ShardId};
+use mas_core::transfer::{Cursor, PieceBounds, State, Want};
 
 const ORIGIN: Origin = Origin { region: RegionId(1), incarnation: Incarnation(1001) };
 
@@ -179,6 +180,13 @@ fn main() -> std::io::Result<()> {
     write("record", "seed-part", &part(1, b"piece"))?;
     write("record", "seed-heartbeat", &record(Body::Heartbeat(beat)))?;
     write("record", "seed-nonce", &record(Body::Nonce(5)))?;
+    let want = Want { of: RegionId(2), transfer: 7, since: Hlc::ZERO, cursor: Cursor::START };
+    write("record", "seed-want", &record(Body::Want(want.clone())))?;
+    let [mut from, _] = regions(false);
+    let (cursor, values) = from.shard.export(&want, PieceBounds::DEFAULT, &mut from.map);
+    let (_, named) = from.shard.export(&Want { cursor, ..want }, PieceBounds::DEFAULT, &mut from.map);
+    let parts = State::parts(RegionId(2), &[values, named]);
+    write("record", "seed-state", &record(Body::State(parts[0].clone())))?;
     let parts = [part(0, b"one"), part(2, b"three"), part(0, b"again"), part(1, b"two"), part(1, b"")];
     write("parts", "seed-parts", &join(parts.iter().map(|part| &part[..])))?;
     for (n, entries) in entries().iter().enumerate() {

@@ -7,6 +7,7 @@ use fuzz::bounded::bounded;
 use libfuzzer_sys::fuzz_target;
 use mas_core::cover::{Cover, RUNS_MAX, SeqSet};
 use mas_core::record::{Body, Record};
+use mas_core::transfer::Chunk;
 
 fn check_set(set: &SeqSet) {
     assert!(!set.is_empty() && set.runs().count() <= RUNS_MAX + 1);
@@ -62,5 +63,12 @@ fuzz_target!(|data: &[u8]| {
         Body::Part { index, count, .. } => assert!(index < count),
         Body::Heartbeat(beat) => check_cover(&beat.cover),
         Body::Nonce(_) => assert_eq!(encoded, bytes),
+        Body::Want(_) => {}
+        Body::State(state) => {
+            for chunk in state.chunks().into_iter().flatten() {
+                let bytes = chunk.len();
+                let _ = bounded(4096 + 512 * bytes, || Chunk::decode(chunk, record.origin).map(drop));
+            }
+        }
     }
 });
