@@ -21,7 +21,7 @@ use super::proxies::{self, PasswordFiles, ProxyReport};
 use super::record::{self, RecordFile};
 use super::render::{self, RedisConfig};
 use super::secrets::{self, Secret};
-use super::shared::{Shared, pair};
+use super::shared::Shared;
 use super::stale::{self, Roster};
 use super::store::{Options, StartError};
 use super::world::{self, RegionPlan, World};
@@ -207,7 +207,8 @@ async fn start_relays(
 ) -> Result<BTreeMap<(String, String), watch::Sender<bool>>, StartError> {
     let mut cuts = BTreeMap::new();
     for link in &world.links {
-        let cut = cuts.entry(pair(&link.from, &link.to)).or_insert_with(|| watch::channel(false).0);
+        let way = (link.from.clone(), link.to.clone());
+        let cut = cuts.entry(way).or_insert_with(|| watch::channel(false).0);
         let what = format!("the relay from {} to {} (node {})", link.from, link.to, link.node);
         let listener = relay::bind(link.port).await.map_err(|source| StartError::Io { what, source })?;
         let target = SocketAddr::from((Ipv4Addr::LOCALHOST, link.target));
