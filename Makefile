@@ -8,12 +8,17 @@ export RUSTFLAGS ?= -C link-arg=-fuse-ld=mold
 endif
 # Programs are run from here and not with `cargo run -p`, which would choose other features and build everything again.
 RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
+DEBUG := $(or $(CARGO_TARGET_DIR),target)/debug
 
 # How long `make sim` runs, and on how many threads.
 SECONDS_SIM ?= 120
 JOBS_SIM ?= $(shell nproc 2>/dev/null || echo 1)
 
-.PHONY: help setup build demo test sim soak mutations lint bench generate clean
+# How long `make jepsen` hurts its store, and further options (JEPSEN=--help).
+MINUTES ?= 2
+JEPSEN ?=
+
+.PHONY: help setup build demo test sim soak jepsen mutations lint bench generate clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -43,6 +48,11 @@ soak: ## The same with ever new seeds, until stopped
 
 mutations: ## Plant every known bug in turn: the simulator must find each
 	cargo run --quiet -p sim --features mutations -- --mutations --jobs $(JOBS_SIM)
+
+jepsen: setup ## Real servers under faults for MINUTES (2); checkers judge what clients were told (JEPSEN=--help: options)
+	@echo "== jepsen: building servers and clients"
+	cargo build --workspace --bins --lib
+	@$(DEBUG)/jepsen --minutes $(MINUTES) $(JEPSEN)
 
 lint: ## Formatting, clippy, documentation, licences (installs cargo-deny if it is missing: some minutes, once)
 	cargo fmt --all --check

@@ -83,16 +83,12 @@ impl<'a> Process<'a> {
     /// Asks. `None`: it did not even get a connection, and has paused.
     pub(crate) fn ask(&mut self, link: &mut Link, words: &[&str]) -> Option<Outcome> {
         if link.open.is_none() {
-            match self.connect(link) {
-                Ok(connection) => {
-                    link.open = Some(connection);
-                    link.session = self.common.sessions.fetch_add(1, Ordering::Relaxed) + 1;
-                }
-                Err(_) => {
-                    thread::sleep(RECONNECT_PAUSE);
-                    return None;
-                }
-            }
+            let Ok(connection) = self.connect(link) else {
+                thread::sleep(RECONNECT_PAUSE);
+                return None;
+            };
+            link.open = Some(connection);
+            link.session = self.common.sessions.fetch_add(1, Ordering::Relaxed) + 1;
         }
         let connection = link.open.as_mut()?;
         let mut command = redis::cmd(words[0]);

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 /// Microseconds since the run's start.
 pub(crate) type Micros = u64;
 
-/// How long after a fault of an engine is over its shard may still be finding its master.
-pub(crate) const AFTERMATH: Micros = 45_000_000;
+/// How long after a fault is over it may still show: requests that were stuck are answered.
+pub(crate) const AFTERMATH: Micros = 5_000_000;
 
 /// A whole run.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +23,8 @@ pub(crate) struct History {
     pub(crate) ops: Vec<Op>,
     /// In the order of their beginnings.
     pub(crate) faults: Vec<Fault>,
+    /// When shards changed their masters.
+    pub(crate) changes: Vec<Change>,
     /// What every region held at the end.
     pub(crate) ends: Vec<End>,
 }
@@ -112,11 +114,22 @@ pub(crate) struct Fault {
     pub(crate) target: String,
     /// In which region, where it is in one.
     pub(crate) region: Option<usize>,
-    /// A shard may change its master for it.
+    /// It is an engine that it hits: its shard may change its master.
     pub(crate) engine: bool,
     /// When it began.
     pub(crate) start: Micros,
-    /// When it was undone, or all was done that belongs to it.
+    /// When it was undone and what it had hit was ready again.
+    pub(crate) end: Micros,
+}
+
+/// A shard got another master, or the same one began a new incarnation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Change {
+    /// In which region.
+    pub(crate) region: usize,
+    /// Not before.
+    pub(crate) start: Micros,
+    /// Not after.
     pub(crate) end: Micros,
 }
 
@@ -141,6 +154,7 @@ enum Line {
     Run(Run),
     Op(Op),
     Fault(Fault),
+    Change(Change),
     End(End),
 }
 
@@ -165,9 +179,11 @@ impl Op {
 }
 
 impl History {
-    /// Whether a shard of `region` may have changed its master between `from` and `to`, or has been about to.
+    /// Whether a shard of `region` changed its master between `from` and `to`, or an engine was hit by a fault.
     pub(crate) fn engine_trouble(&self, region: usize, from: Micros, to: Micros) -> bool {
-        self.trouble(region, from, to, |fault| fault.engine)
+        let mut changes = self.changes.iter().filter(|change| change.region == region);
+        changes.any(|change| change.start <= to && change.end >= from)
+            || self.trouble(region, from, to, |fault| fault.engine)
     }
 
     /// Whether the broker of `region` was away or not itself.
@@ -176,8 +192,8 @@ impl History {
     }
 
     fn trouble(&self, region: usize, from: Micros, to: Micros, which: impl Fn(&Fault) -> bool) -> bool {
-        let here = self.faults.iter().filter(|fault| fault.region == Some(region) && which(fault));
-        here.into_iter().any(|fault| fault.start <= to && fault.end.saturating_add(AFTERMATH) >= from)
+        let mut here = self.faults.iter().filter(|fault| fault.region == Some(region) && which(fault));
+        here.any(|fault| fault.start <= to && fault.end.saturating_add(AFTERMATH) >= from)
     }
 
     /// Whether the store has promised that this answered write stays: at `Queued` and above always, at `Local` as long as
@@ -198,6 +214,7 @@ impl History {
         write(Line::Run(self.run.clone()))?;
         self.ops.iter().try_for_each(|op| write(Line::Op(op.clone())))?;
         self.faults.iter().try_for_each(|fault| write(Line::Fault(fault.clone())))?;
+        self.changes.iter().try_for_each(|change| write(Line::Change(change.clone())))?;
         self.ends.iter().try_for_each(|end| write(Line::End(end.clone())))?;
         out.flush().context("writing the history failed")
     }
@@ -214,6 +231,7 @@ impl History {
                 Line::Run(run) => all.run = run,
                 Line::Op(op) => all.ops.push(op),
                 Line::Fault(fault) => all.faults.push(fault),
+                Line::Change(change) => all.changes.push(change),
                 Line::End(end) => all.ends.push(end),
             }
         }

@@ -90,7 +90,7 @@ fn run(args: &Args) -> Result<bool> {
         history.faults.len()
     );
     settle::settle(&running.store, &mut history)?;
-    history.run.left_out = running.left_out.clone();
+    history.run.left_out.clone_from(&running.left_out);
     if let Some(path) = &args.history {
         history.save(path)?;
     }
@@ -125,19 +125,20 @@ fn strike(running: &setup::Running, seed: u64, seconds: u64) -> History {
         noted: &noted,
     };
     let tracks = schedule::plan(seed, running.regions.len(), seconds * 1000, running.disks.len());
-    let ops = thread::scope(|scope| {
+    let (ops, changes) = thread::scope(|scope| {
         let clients = scope.spawn(|| work::run(&common));
+        let watcher = scope.spawn(|| faults::watch::watch(&running.store, begun, &common.stop));
         let tracks: Vec<_> = tracks.iter().map(|track| scope.spawn(|| victim.run(track))).collect();
         for track in tracks {
             let _ = track.join();
         }
         thread::sleep(Duration::from_secs(seconds).saturating_sub(begun.elapsed()));
         common.stop.store(true, Ordering::Relaxed);
-        clients.join().unwrap_or_default()
+        (clients.join().unwrap_or_default(), watcher.join().unwrap_or_default())
     });
     let faults = noted.into_inner().unwrap_or_else(PoisonError::into_inner);
     let run = Run { seed, regions: running.regions.clone(), seconds, ..Run::default() };
-    let mut history = History { run, ops, faults, ends: Vec::new() };
+    let mut history = History { run, ops, faults, changes, ends: Vec::new() };
     history.sort();
     history
 }

@@ -3,6 +3,7 @@
 pub(crate) mod clock;
 pub(crate) mod disk;
 pub(crate) mod schedule;
+pub(crate) mod watch;
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -10,12 +11,17 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use e2e::{Store, process};
+use e2e::{Store, process, wait_until};
 
 use crate::history::Fault;
 use clock::Clocks;
 use disk::Disk;
 use schedule::{Part, Planned, What};
+
+/// How long a part that was hit is waited for.
+const READY_WITHIN: Duration = Duration::from_secs(40);
+/// It has to look ready so often in a row.
+const READY_TIMES: u32 = 8;
 
 /// Whom it is done to.
 pub(crate) struct Victim<'a> {
@@ -45,12 +51,32 @@ impl Victim<'_> {
             match self.strike(planned) {
                 Ok(hit) => {
                     let Hit { kind, target, region, engine } = hit;
+                    self.wait_ready(&target, region);
                     let fault = Fault { kind, target, region, engine, start, end: self.micros() };
                     self.noted.lock().unwrap_or_else(PoisonError::into_inner).push(fault);
                 }
                 Err(error) => eprintln!("  left out: {:?}: {error:#}", planned.what),
             }
         }
+    }
+
+    /// Waits until what was hit, and all that is like it, is ready again.
+    fn wait_ready(&self, target: &str, region: Option<usize>) {
+        let Some((region, part)) = region.map(|region| &self.regions[region]).zip(target.split('/').nth(1))
+        else {
+            return;
+        };
+        let prefix = format!("{region}/{}", part.split('-').next().unwrap_or_default());
+        let mut times = 0;
+        // What does not come back is left to the end of the run.
+        let _ = wait_until("all to be ready", READY_WITHIN, || {
+            let status = self.store.status().map_err(|error| error.to_string())?;
+            let masters = status.region(region).is_some_and(|r| r.shards.iter().all(|s| s.master.is_some()));
+            let mut alike = status.processes.iter().filter(|process| process.component.starts_with(&prefix));
+            // What has just been killed is shown as ready for a moment.
+            times = if masters && alike.all(|process| process.ready) { times + 1 } else { 0 };
+            if times >= READY_TIMES { Ok(()) } else { Err("not yet".into()) }
+        });
     }
 
     fn micros(&self) -> u64 {
