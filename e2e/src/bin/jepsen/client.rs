@@ -14,6 +14,8 @@ use crate::history::{Level, Op, Outcome, Reply};
 const PATIENCE: Duration = Duration::from_secs(3);
 /// After every request.
 const PACE: Duration = Duration::from_millis(25);
+/// After one that nobody knows the end of: an outage is not to fill the history.
+const PAUSE_UNKNOWN: Duration = Duration::from_millis(250);
 const RECONNECT_PAUSE: Duration = Duration::from_millis(50);
 /// Errors that say that nothing was done: refused before it was carried out.
 const CERTAIN: [&str; 7] =
@@ -115,7 +117,8 @@ impl<'a> Process<'a> {
             end,
             outcome: outcome.clone(),
         });
-        thread::sleep(PACE);
+        let unknown = matches!(outcome, Outcome::Unknown(_));
+        thread::sleep(if unknown { PAUSE_UNKNOWN } else { PACE });
         Some(outcome)
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use crate::check::{Verdict, Violation};
-use crate::history::{History, Op, Outcome};
+use crate::history::{History, Level, Op, Outcome};
 
 /// Violations and operations of each that are printed.
 const SHOWN_VIOLATIONS: usize = 5;
@@ -32,9 +32,10 @@ pub(crate) fn report(history: &History, verdicts: &[Verdict]) -> String {
     for what in &history.run.left_out {
         let _ = writeln!(text, "  not possible here: {what}");
     }
-    let _ = writeln!(text, "longest time without an acknowledged write");
+    let _ = writeln!(text, "longest time without an acknowledged write, at any level and at Queued");
     for (number, region) in history.run.regions.iter().enumerate() {
-        let _ = writeln!(text, "  {region:<32}{:>6.1} s", longest_gap(history, number) as f64 / 1e6);
+        let gap = |level| longest_gap(history, number, level) as f64 / 1e6;
+        let _ = writeln!(text, "  {region:<28}{:>8.1} s{:>8.1} s", gap(Level::Local), gap(Level::Queued));
     }
     let _ = writeln!(text, "{:<14}{:>10}{:>8}{:>12}", "checks", "made", "open", "violations");
     for verdict in verdicts {
@@ -74,11 +75,14 @@ fn operations(history: &History, text: &mut String) {
     }
 }
 
-/// The longest time in which no write was acknowledged in a region.
-fn longest_gap(history: &History, region: usize) -> u64 {
+/// The longest time in which no write was acknowledged in a region, at this level or above.
+fn longest_gap(history: &History, region: usize, level: Level) -> u64 {
     let writes = |op: &&Op| {
         let reads = ["GET", "SMEMBERS", "HGETALL", "ZRANGE", "MAS.TOKEN", "MAS.AWAIT"];
-        op.region == region && op.reply().is_some() && !reads.contains(&op.words[0].as_str())
+        op.region == region
+            && op.level >= level
+            && op.reply().is_some()
+            && !reads.contains(&op.words[0].as_str())
     };
     let mut times: Vec<u64> = history.ops.iter().filter(writes).map(|op| op.end).collect();
     times.extend([0, history.run.seconds * 1_000_000]);
