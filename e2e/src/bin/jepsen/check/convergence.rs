@@ -17,6 +17,10 @@ pub(crate) fn check(history: &History) -> Verdict {
         ends.map(|end| (end.key.as_str(), end)).collect()
     };
     let first = of(0);
+    let mut about: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (place, op) in history.ops.iter().enumerate() {
+        about.entry(op.words.get(1).map_or("", String::as_str)).or_default().push(place);
+    }
     for region in 1..history.run.regions.len() {
         let other = of(region);
         let keys: BTreeSet<&str> = first.keys().chain(other.keys()).copied().collect();
@@ -27,10 +31,7 @@ pub(crate) fn check(history: &History) -> Verdict {
                 let name = |region: usize| history.run.regions.get(region).map_or("?", String::as_str);
                 let what =
                     format!("{key}: {} holds {}, {} holds {}", name(0), words(one), name(region), words(two));
-                let about =
-                    |(_, op): &(usize, &crate::history::Op)| op.words.get(1).is_some_and(|k| k == key);
-                let ops = history.ops.iter().enumerate().filter(about).map(|(place, _)| place);
-                verdict.violation(what, ops);
+                verdict.violation(what, about.get(key).into_iter().flatten().copied());
             }
         }
     }

@@ -5,7 +5,7 @@
 //! What an increment answers is never more than all increments that had been sent by then, and never less than what the same
 //! connection was told before and this one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::{Verdict, ends};
 use crate::history::{History, Op, Reply};
@@ -41,7 +41,7 @@ pub(crate) fn check(history: &History) -> Verdict {
         let (certain, open): (Vec<_>, Vec<_>) =
             increments.iter().partition(|(place, _)| history.settled(&history.ops[*place]));
         let least: i64 = certain.iter().map(|(_, by)| by).sum();
-        if !sums(open.iter().map(|(_, by)| *by)).contains(&(value - least)) {
+        if !is_sum(value - least, open.iter().map(|(_, by)| *by)) {
             let most = least + open.iter().map(|(_, by)| by).sum::<i64>();
             let [least, most] = [least, most].map(|sum| sum as f64 / UNIT);
             let what = format!(
@@ -93,12 +93,19 @@ fn units(text: &str) -> Option<i64> {
     (units.fract() == 0.0 && units.abs() < 1e15).then_some(units as i64)
 }
 
-/// All sums of some of `parts`.
-fn sums(parts: impl Iterator<Item = i64>) -> BTreeSet<i64> {
-    let mut all = BTreeSet::from([0]);
-    for part in parts {
-        let more: Vec<i64> = all.iter().map(|sum| sum + part).collect();
-        all.extend(more);
+/// Whether `wanted` is the sum of some of `parts`, none of which is negative.
+fn is_sum(wanted: i64, parts: impl Iterator<Item = i64>) -> bool {
+    let Ok(wanted) = usize::try_from(wanted) else { return false };
+    // Bit n: n is such a sum.
+    let mut sums = vec![0_u64; wanted / 64 + 1];
+    sums[0] = 1;
+    for part in parts.filter_map(|part| usize::try_from(part).ok()) {
+        let (words, bits) = (part / 64, part % 64);
+        for place in (words..sums.len()).rev() {
+            let low = sums[place - words] << bits;
+            let carried = bits > 0 && place > words;
+            sums[place] |= low | if carried { sums[place - words - 1] >> (64 - bits) } else { 0 };
+        }
     }
-    all
+    sums[wanted / 64] >> (wanted % 64) & 1 == 1
 }

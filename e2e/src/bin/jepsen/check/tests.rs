@@ -230,6 +230,23 @@ fn wrong_sums_are_found() {
 }
 
 #[test]
+fn every_set_of_unknown_increments_is_tried() {
+    for sum in 0..=120 {
+        let mut made = Made::new().end("count:1", &[("", &sum.to_string())]);
+        for (second, by) in [1, 3, 26, 60].into_iter().enumerate() {
+            made = made.unknown(1, EAST, second as u64, &format!("INCRBY count:1 {by}"));
+        }
+        let possible =
+            (0..16).map(|set| [1, 3, 26, 60].iter().enumerate().map(|(n, by)| (set >> n & 1) * by).sum());
+        if possible.into_iter().any(|possible: i32| possible == sum) {
+            made.sound();
+        } else {
+            made.broken("counters", "count:1");
+        }
+    }
+}
+
+#[test]
 fn impossible_answers_of_counters_are_found() {
     let made = |answer: i64| {
         Made::new()
