@@ -30,6 +30,8 @@ use crate::procedures::shard::{Notice, Place, bootstrap_obstacles};
 
 /// How long a region's proxies wait for its broker before they start without it.
 const BROKER_PATIENCE: Duration = Duration::from_secs(30);
+/// How long the first proxy may take to declare the streams.
+const DECLARING_PATIENCE: Duration = Duration::from_secs(20);
 const PROBE: Duration = Duration::from_millis(250);
 
 struct Passwords {
@@ -325,7 +327,9 @@ fn start_broker_probes(
     seen
 }
 
-/// Starts each region's proxies when its broker is ready, so that the first write already finds it.
+/// Starts each region's proxies when its broker is ready, so that the first write already finds it. On several nodes the
+/// first proxy declares the streams alone: RabbitMQ 3.10 forms its coordinator of streams at the first declaration, and
+/// two of them at once, on two nodes, make two, of which one is lost with its node, and the streams with it.
 fn start_gates(
     world: &World,
     keepers: &BTreeMap<Component, Arc<Keeper>>,
@@ -334,7 +338,9 @@ fn start_gates(
 ) {
     for RegionPlan { brokers: nodes, proxies, .. } in &world.regions {
         let mut ready: Vec<_> = nodes.iter().map(|node| brokers[&node.component].clone()).collect();
-        let proxies: Vec<_> = proxies.iter().map(|node| Arc::clone(&keepers[&node.component])).collect();
+        let proxies: Vec<_> =
+            proxies.iter().map(|node| (node.admin, Arc::clone(&keepers[&node.component]))).collect();
+        let one_first = nodes.len() > 1;
         tasks.spawn(async move {
             let all_ready = async {
                 for node in &mut ready {
@@ -342,11 +348,29 @@ fn start_gates(
                 }
             };
             let _ = timeout(BROKER_PATIENCE, all_ready).await;
-            for proxy in proxies {
+            for (number, (admin, proxy)) in (0..).zip(proxies) {
                 proxy.order(Order::Start).await;
+                if one_first && number == 0 {
+                    let _ = timeout(DECLARING_PATIENCE, has_declared(admin)).await;
+                }
             }
         });
     }
+}
+
+/// Until a proxy publishes: it has declared the region's streams before.
+async fn has_declared(admin: u16) {
+    while !proxies::fetch_metrics(admin).await.is_some_and(|metrics| publishes(&metrics)) {
+        sleep(PROBE).await;
+    }
+}
+
+/// Whether a proxy has had a connection to publish on.
+fn publishes(metrics: &str) -> bool {
+    let rows = metrics.lines().filter(|row| row.starts_with("mas_replication_reconnects_total{"));
+    let mut counts =
+        rows.filter(|row| row.contains("purpose=\"publish\"")).filter_map(|row| row.rsplit(' ').next());
+    counts.any(|count| count != "0")
 }
 
 fn start_proxy_probes(
@@ -373,4 +397,19 @@ fn start_proxy_probes(
         seen.insert(node.component.clone(), receiver);
     }
     seen
+}
+
+#[cfg(test)]
+mod tests {
+    use super::publishes;
+
+    #[test]
+    fn a_proxy_that_was_connected_publishes() {
+        let row = |purpose: &str, count: u64| {
+            format!("mas_replication_reconnects_total{{region=\"a\",purpose=\"{purpose}\"}} {count}\n")
+        };
+        assert!(publishes(&(row("read", 1) + &row("publish", 1))));
+        assert!(!publishes(&(row("read", 1) + &row("publish", 0))));
+        assert!(!publishes(""));
+    }
 }
