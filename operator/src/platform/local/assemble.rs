@@ -30,6 +30,8 @@ use crate::procedures::shard::{Notice, Place, bootstrap_obstacles};
 
 /// How long a region's proxies wait for its broker before they start without it.
 const BROKER_PATIENCE: Duration = Duration::from_secs(30);
+/// The same at the very first start: what is declared before all nodes are there stays on those that are.
+const FOUNDING_PATIENCE: Duration = Duration::from_mins(3);
 /// How long the first proxy may take to declare the streams.
 const DECLARING_PATIENCE: Duration = Duration::from_secs(20);
 const PROBE: Duration = Duration::from_millis(250);
@@ -118,7 +120,8 @@ pub(super) async fn assemble(
     let record = Arc::new(RecordFile::create(&layout, record)?);
     let (shards, founding) = start_controllers(&layout, &store, &world, &members, &record, tasks).await;
     let brokers = start_broker_probes(&world, &keepers, tasks);
-    start_gates(&world, &keepers, &brokers, tasks);
+    let is_founded = record.get().await.founded.is_some();
+    start_gates(&world, &keepers, &brokers, is_founded, tasks);
     let proxies = start_proxy_probes(&world, &keepers, tasks);
     let was_active =
         world.regions.iter().map(|region| (region.name.clone(), AtomicBool::new(false))).collect();
@@ -334,6 +337,7 @@ fn start_gates(
     world: &World,
     keepers: &BTreeMap<Component, Arc<Keeper>>,
     brokers: &BTreeMap<Component, watch::Receiver<bool>>,
+    founded: bool,
     tasks: &mut JoinSet<()>,
 ) {
     for RegionPlan { brokers: nodes, proxies, .. } in &world.regions {
@@ -347,7 +351,8 @@ fn start_gates(
                     let _ = node.wait_for(|ready| *ready).await;
                 }
             };
-            let _ = timeout(BROKER_PATIENCE, all_ready).await;
+            let patience = if one_first && !founded { FOUNDING_PATIENCE } else { BROKER_PATIENCE };
+            let _ = timeout(patience, all_ready).await;
             for (number, (admin, proxy)) in (0..).zip(proxies) {
                 proxy.order(Order::Start).await;
                 if one_first && number == 0 {
