@@ -8,6 +8,7 @@ export RUSTFLAGS ?= -C link-arg=-fuse-ld=mold
 endif
 # Programs are run from here and not with `cargo run -p`, which would choose other features and build everything again.
 RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
+DEBUG := $(or $(CARGO_TARGET_DIR),target)/debug
 
 # How long `make sim` runs, and on how many threads.
 SECONDS_SIM ?= 120
@@ -15,7 +16,11 @@ JOBS_SIM ?= $(shell nproc 2>/dev/null || echo 1)
 # How long `make fuzz` runs each target.
 SECONDS_FUZZ ?= 20
 
-.PHONY: help setup build demo test sim soak mutations fuzz fuzz-corpus lint bench generate clean
+# How long `make jepsen` hurts its store, and further options (JEPSEN=--help).
+MINUTES ?= 2
+JEPSEN ?=
+
+.PHONY: help setup build demo test sim soak jepsen mutations fuzz fuzz-corpus lint bench generate clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -51,6 +56,11 @@ fuzz: setup ## Fuzz every parser, each target for SECONDS_FUZZ (20) seconds (ins
 
 fuzz-corpus: setup ## The same, and adds a few of the inputs that were found to fuzz/corpus
 	GROW=1 ./tools/fuzz $(SECONDS_FUZZ)
+
+jepsen: setup ## Real servers under faults for MINUTES (2); checkers judge what clients were told (JEPSEN=--help: options)
+	@echo "== jepsen: building servers and clients"
+	cargo build --workspace --bins --lib
+	@$(DEBUG)/jepsen --minutes $(MINUTES) $(JEPSEN)
 
 lint: ## Formatting, clippy, documentation, licences (installs cargo-deny if it is missing: some minutes, once)
 	cargo fmt --all --check

@@ -1,6 +1,7 @@
 //! A store that is started for one purpose and leaves nothing behind: no process, no file, also after a panic.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -25,6 +26,8 @@ pub enum Keep {
     Nothing,
     /// Everything, if the thread panics; its path is printed.
     OnPanic,
+    /// Everything; its path is printed.
+    Everything,
 }
 
 /// A running store.
@@ -35,6 +38,7 @@ pub struct Store {
     manifest: PathBuf,
     regions: Vec<Region>,
     keep: Keep,
+    environment: Vec<(String, OsString)>,
 }
 
 /// A manifest of `name` with `regions`; `rest` are further lines of the spec, two blanks in.
@@ -55,16 +59,42 @@ impl Store {
 
     /// As [`Store::start`].
     pub fn start_with(manifest: &str, keep: Keep) -> Result<Self> {
-        let parts = Parts::find()?;
+        Self::start_in(Self::new_folder()?, manifest, keep, Vec::new())
+    }
+
+    /// A folder for a store.
+    pub fn new_folder() -> Result<TempDir> {
         // Short paths: a Unix socket lies in there.
-        let folder = tempfile::Builder::new().prefix("mas-").tempdir().context("making a folder failed")?;
-        let state = folder.path().join("s");
+        tempfile::Builder::new().prefix("mas-").tempdir().context("making a folder failed")
+    }
+
+    /// As [`Store::start_with`], in a folder that was made ready before (the state directory is [`Store::state_in`] it),
+    /// with variables for `masctl`.
+    pub fn start_in(
+        folder: TempDir,
+        manifest: &str,
+        keep: Keep,
+        environment: Vec<(String, OsString)>,
+    ) -> Result<Self> {
+        let parts = Parts::find()?;
+        let state = Self::state_in(folder.path());
         let path = folder.path().join("store.yaml");
         fs::write(&path, manifest).context("writing the manifest failed")?;
+        let regions = Vec::new();
         let mut store =
-            Self { parts, state, manifest: path, regions: Vec::new(), folder: Some(folder), keep };
+            Self { parts, state, manifest: path, regions, folder: Some(folder), keep, environment };
         store.up()?;
         Ok(store)
+    }
+
+    /// The state directory of a store in `folder`.
+    pub fn state_in(folder: &Path) -> PathBuf {
+        folder.join("s")
+    }
+
+    /// From now on, what is left of the files is this.
+    pub fn set_keep(&mut self, keep: Keep) {
+        self.keep = keep;
     }
 
     /// Starts it (again), and waits until all its regions are `Active`.
@@ -127,7 +157,12 @@ impl Store {
         self.masctl(&["cut", one, other]).map(drop)
     }
 
-    /// Undoes [`Store::cut`].
+    /// Keeps what `from` writes from reaching `to`; the other way stays open.
+    pub fn cut_one_way(&self, from: &str, to: &str) -> Result<()> {
+        self.masctl(&["cut", from, to, "--one-way"]).map(drop)
+    }
+
+    /// Undoes [`Store::cut`] and [`Store::cut_one_way`].
     pub fn heal(&self, one: &str, other: &str) -> Result<()> {
         self.masctl(&["heal", one, other]).map(drop)
     }
@@ -246,6 +281,7 @@ impl Store {
             .args(args)
             .arg("--state-dir")
             .arg(&self.state)
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(fs::File::create(&out)?)
             .stderr(fs::File::create(&err)?)
@@ -277,7 +313,8 @@ impl Store {
 
     fn clean_up(&mut self) -> Result<()> {
         let Some(folder) = self.folder.take() else { return Ok(()) };
-        let keep = (self.keep == Keep::OnPanic && std::thread::panicking())
+        let keep = self.keep == Keep::Everything
+            || (self.keep == Keep::OnPanic && std::thread::panicking())
             || std::env::var_os("MAS_KEEP").is_some();
         let down = if keep { self.masctl(&["down"]) } else { self.masctl(&["down", "--delete-data"]) };
         let left = pids_in(&self.state);

@@ -31,6 +31,13 @@ const COMMANDS: [(&str, How); 23] = [
         "cargo build --release",
         Covered("make build, before make demo; these programs come from the same sources"),
     ),
+    (
+        "make jepsen",
+        Covered("this test runs beside it in .ci/run; its program is asked for its options below"),
+    ),
+    ("make jepsen MINUTES=10 JEPSEN='--seed 7 --regions 3 --brokers 3'", RunAs("jepsen --help")),
+    ("make jepsen JEPSEN='--history run.jsonl'", RunAs("jepsen --help")),
+    ("make jepsen JEPSEN='--check run.jsonl'", RunAs("jepsen --help")),
     ("make sim", Covered("two minutes; its program runs some seeds below, and its tests some more")),
     ("make soak", Covered("it runs until stopped; the same program as make sim")),
     ("make mutations", Covered("some minutes; docs/correctness.md has the last run's table")),

@@ -55,8 +55,8 @@ pub(crate) enum Command {
     /// Stop all traffic between two regions, both ways: both go on serving, and converge after `heal`
     ///
     /// Connections freeze and new ones hang, as when packets are lost. The cut lasts until `heal` or `down`.
-    Cut(Pair),
-    /// Let the traffic between two regions go on
+    Cut(Cut),
+    /// Let the traffic between two regions go on, both ways
     ///
     /// Connections that were frozen are closed, so that both sides connect anew.
     Heal(Pair),
@@ -148,6 +148,15 @@ pub(crate) struct Pair {
     /// The other
     #[arg(value_name = "B")]
     pub(crate) b: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Cut {
+    #[command(flatten)]
+    pub(crate) pair: Pair,
+    /// Only what A writes no longer reaches B; what B writes reaches A
+    #[arg(long)]
+    pub(crate) one_way: bool,
 }
 
 #[derive(Debug, clap::Args)]

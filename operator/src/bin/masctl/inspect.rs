@@ -83,13 +83,24 @@ pub(crate) async fn endpoints(place: &Place, args: &args::Endpoints) -> Result<(
     }
 }
 
-/// `masctl cut` and `masctl heal`.
-pub(crate) async fn set_cut(place: &Place, pair: &args::Pair, cut: bool) -> Result<(), Failure> {
+/// `masctl cut`.
+pub(crate) async fn cut(place: &Place, args: &args::Cut) -> Result<(), Failure> {
+    let (a, b) = (args.pair.a.clone(), args.pair.b.clone());
+    let words = if args.one_way {
+        format!("what {a} writes no longer reaches {b}; both go on serving")
+    } else {
+        format!("the network between {a} and {b} is cut; both go on serving")
+    };
+    Client::new(&locate::existing(place)?).ask(&Request::Cut { a, b, one_way: args.one_way }).await?;
+    eprintln!("masctl: {words}");
+    Ok(())
+}
+
+/// `masctl heal`.
+pub(crate) async fn heal(place: &Place, pair: &args::Pair) -> Result<(), Failure> {
     let (a, b) = (pair.a.clone(), pair.b.clone());
-    let request = if cut { Request::Cut { a, b } } else { Request::Heal { a, b } };
-    Client::new(&locate::existing(place)?).ask(&request).await?;
-    let words = if cut { "is cut; both go on serving" } else { "is whole again" };
-    eprintln!("masctl: the network between {} and {} {words}", pair.a, pair.b);
+    Client::new(&locate::existing(place)?).ask(&Request::Heal { a, b }).await?;
+    eprintln!("masctl: the network between {} and {} is whole again", pair.a, pair.b);
     Ok(())
 }
 

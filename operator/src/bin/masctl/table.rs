@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use operator::platform::local::{Layout, LinkStatus, RegionStatus, StoreStatus};
+use operator::platform::local::{CutStatus, Layout, LinkStatus, RegionStatus, StoreStatus};
 
 /// Columns as wide as their widest cell, two spaces apart.
 pub(crate) fn table(rows: &[Vec<String>]) -> String {
@@ -96,9 +96,13 @@ pub(crate) fn status(status: &StoreStatus) -> String {
         }
         let _ = write!(text, "\n{}", table(&links));
     }
-    for (a, b) in &status.cuts {
-        let _ =
-            write!(text, "\nThe network between {a} and {b} is cut: `masctl heal {a} {b}` gives it back.\n");
+    for CutStatus { from, to, one_way } in &status.cuts {
+        let what = if *one_way {
+            format!("What {from} writes does not reach {to}")
+        } else {
+            format!("The network between {from} and {to} is cut")
+        };
+        let _ = write!(text, "\n{what}: `masctl heal {from} {to}` gives it back.\n");
     }
     for condition in &status.conditions {
         let _ = write!(text, "\n{} {}: {}\n", condition.about, condition.reason, condition.message);

@@ -21,7 +21,7 @@ use super::proxies::{self, PasswordFiles, ProxyReport};
 use super::record::{self, RecordFile};
 use super::render::{self, RedisConfig};
 use super::secrets::{self, Secret};
-use super::shared::{Shared, pair};
+use super::shared::Shared;
 use super::stale::{self, Roster};
 use super::store::{Options, StartError};
 use super::world::{self, RegionPlan, World};
@@ -30,6 +30,10 @@ use crate::procedures::shard::{Notice, Place, bootstrap_obstacles};
 
 /// How long a region's proxies wait for its broker before they start without it.
 const BROKER_PATIENCE: Duration = Duration::from_secs(30);
+/// The same at the very first start: what is declared before all nodes are there stays on those that are.
+const FOUNDING_PATIENCE: Duration = Duration::from_mins(3);
+/// How long the first proxy may take to declare the streams.
+const DECLARING_PATIENCE: Duration = Duration::from_secs(20);
 const PROBE: Duration = Duration::from_millis(250);
 
 struct Passwords {
@@ -116,7 +120,8 @@ pub(super) async fn assemble(
     let record = Arc::new(RecordFile::create(&layout, record)?);
     let (shards, founding) = start_controllers(&layout, &store, &world, &members, &record, tasks).await;
     let brokers = start_broker_probes(&world, &keepers, tasks);
-    start_gates(&world, &keepers, &brokers, tasks);
+    let is_founded = record.get().await.founded.is_some();
+    start_gates(&world, &keepers, &brokers, is_founded, tasks);
     let proxies = start_proxy_probes(&world, &keepers, tasks);
     let was_active =
         world.regions.iter().map(|region| (region.name.clone(), AtomicBool::new(false))).collect();
@@ -207,7 +212,8 @@ async fn start_relays(
 ) -> Result<BTreeMap<(String, String), watch::Sender<bool>>, StartError> {
     let mut cuts = BTreeMap::new();
     for link in &world.links {
-        let cut = cuts.entry(pair(&link.from, &link.to)).or_insert_with(|| watch::channel(false).0);
+        let way = (link.from.clone(), link.to.clone());
+        let cut = cuts.entry(way).or_insert_with(|| watch::channel(false).0);
         let what = format!("the relay from {} to {} (node {})", link.from, link.to, link.node);
         let listener = relay::bind(link.port).await.map_err(|source| StartError::Io { what, source })?;
         let target = SocketAddr::from((Ipv4Addr::LOCALHOST, link.target));
@@ -324,28 +330,52 @@ fn start_broker_probes(
     seen
 }
 
-/// Starts each region's proxies when its broker is ready, so that the first write already finds it.
+/// Starts each region's proxies when its broker is ready, so that the first write already finds it. On several nodes the
+/// first proxy declares the streams alone: RabbitMQ 3.10 forms its coordinator of streams at the first declaration, and
+/// two of them at once, on two nodes, make two, of which one is lost with its node, and the streams with it.
 fn start_gates(
     world: &World,
     keepers: &BTreeMap<Component, Arc<Keeper>>,
     brokers: &BTreeMap<Component, watch::Receiver<bool>>,
+    founded: bool,
     tasks: &mut JoinSet<()>,
 ) {
     for RegionPlan { brokers: nodes, proxies, .. } in &world.regions {
         let mut ready: Vec<_> = nodes.iter().map(|node| brokers[&node.component].clone()).collect();
-        let proxies: Vec<_> = proxies.iter().map(|node| Arc::clone(&keepers[&node.component])).collect();
+        let proxies: Vec<_> =
+            proxies.iter().map(|node| (node.admin, Arc::clone(&keepers[&node.component]))).collect();
+        let one_first = nodes.len() > 1;
         tasks.spawn(async move {
             let all_ready = async {
                 for node in &mut ready {
                     let _ = node.wait_for(|ready| *ready).await;
                 }
             };
-            let _ = timeout(BROKER_PATIENCE, all_ready).await;
-            for proxy in proxies {
+            let patience = if one_first && !founded { FOUNDING_PATIENCE } else { BROKER_PATIENCE };
+            let _ = timeout(patience, all_ready).await;
+            for (number, (admin, proxy)) in (0..).zip(proxies) {
                 proxy.order(Order::Start).await;
+                if one_first && number == 0 {
+                    let _ = timeout(DECLARING_PATIENCE, has_declared(admin)).await;
+                }
             }
         });
     }
+}
+
+/// Until a proxy publishes: it has declared the region's streams before.
+async fn has_declared(admin: u16) {
+    while !proxies::fetch_metrics(admin).await.is_some_and(|metrics| publishes(&metrics)) {
+        sleep(PROBE).await;
+    }
+}
+
+/// Whether a proxy has had a connection to publish on.
+fn publishes(metrics: &str) -> bool {
+    let rows = metrics.lines().filter(|row| row.starts_with("mas_replication_reconnects_total{"));
+    let mut counts =
+        rows.filter(|row| row.contains("purpose=\"publish\"")).filter_map(|row| row.rsplit(' ').next());
+    counts.any(|count| count != "0")
 }
 
 fn start_proxy_probes(
@@ -372,4 +402,19 @@ fn start_proxy_probes(
         seen.insert(node.component.clone(), receiver);
     }
     seen
+}
+
+#[cfg(test)]
+mod tests {
+    use super::publishes;
+
+    #[test]
+    fn a_proxy_that_was_connected_publishes() {
+        let row = |purpose: &str, count: u64| {
+            format!("mas_replication_reconnects_total{{region=\"a\",purpose=\"{purpose}\"}} {count}\n")
+        };
+        assert!(publishes(&(row("read", 1) + &row("publish", 1))));
+        assert!(!publishes(&(row("read", 1) + &row("publish", 0))));
+        assert!(!publishes(""));
+    }
 }

@@ -37,8 +37,11 @@ pub enum Request {
         a: String,
         /// The other.
         b: String,
+        /// Only what `a` writes on its way to `b`.
+        #[serde(default)]
+        one_way: bool,
     },
-    /// Let it go on.
+    /// Let it go on, both ways.
     Heal {
         /// One.
         a: String,
@@ -163,8 +166,8 @@ async fn answer(request: Request, shared: &Shared) -> Reply {
             Ok(value) => Reply::Ok(value),
             Err(error) => Reply::Error(error.to_string()),
         },
-        Request::Cut { a, b } => done(shared.set_cut(&a, &b, true)),
-        Request::Heal { a, b } => done(shared.set_cut(&a, &b, false)),
+        Request::Cut { a, b, one_way } => done(shared.set_cut(&a, &b, one_way, true)),
+        Request::Heal { a, b } => done(shared.set_cut(&a, &b, false, false)),
         Request::Fault { component, fault } => match component.parse::<Component>() {
             Ok(component) => done(shared.fault(&component, fault).await),
             Err(error) => Reply::Error(error.to_string()),

@@ -13,8 +13,8 @@ use super::layout::Layout;
 use super::process::{Keeper, Order, ProcessPhase};
 use super::proxies::ProxyReport;
 use super::status::{
-    BrokerStatus, Condition, PhaseInput, ProcessRow, RegionStatus, StoreStatus, build_link, build_phase,
-    build_shard,
+    BrokerStatus, Condition, PhaseInput, ProcessRow, RegionStatus, StoreStatus, build_cuts, build_link,
+    build_phase, build_shard,
 };
 use super::store::StoreError;
 use super::world::{RegionPlan, World, address};
@@ -32,17 +32,12 @@ pub(super) struct Shared {
     pub(super) shards: BTreeMap<(String, u16), watch::Receiver<ShardView>>,
     pub(super) brokers: BTreeMap<Component, watch::Receiver<bool>>,
     pub(super) proxies: BTreeMap<Component, watch::Receiver<ProxyReport>>,
-    /// By pair of regions, the first before the second.
+    /// By reader and writer: what the second writes does not reach the first.
     pub(super) cuts: BTreeMap<(String, String), watch::Sender<bool>>,
     pub(super) founding: watch::Receiver<Vec<Notice>>,
     pub(super) was_active: BTreeMap<String, AtomicBool>,
     /// Somebody has asked for the store's end.
     pub(super) end_wanted: Notify,
-}
-
-/// A pair in the order of names, whichever way it was given.
-pub(super) fn pair(a: &str, b: &str) -> (String, String) {
-    if a <= b { (a.to_owned(), b.to_owned()) } else { (b.to_owned(), a.to_owned()) }
 }
 
 impl Shared {
@@ -81,7 +76,7 @@ impl Shared {
         StoreStatus {
             store: self.store.name.clone(),
             regions: self.world.regions.iter().map(|region| self.region(region)).collect(),
-            cuts: self.cuts.iter().filter(|(_, cut)| *cut.borrow()).map(|(pair, _)| pair.clone()).collect(),
+            cuts: build_cuts(self.cuts.iter().filter(|(_, cut)| *cut.borrow()).map(|(way, _)| way)),
             conditions,
             processes,
         }
@@ -196,17 +191,22 @@ impl Shared {
         }
     }
 
-    /// Cuts the network between two regions, or heals it.
-    pub(super) fn set_cut(&self, a: &str, b: &str, cut: bool) -> Result<(), StoreError> {
+    /// Cuts the network between two regions, or heals it; `one_way`: only what `a` writes on its way to `b`.
+    pub(super) fn set_cut(&self, a: &str, b: &str, one_way: bool, cut: bool) -> Result<(), StoreError> {
         let regions = || self.world.regions.iter().map(|r| r.name.clone()).collect::<Vec<_>>().join(", ");
         for name in [a, b] {
             if self.world.region(name).is_none() {
                 return Err(StoreError::NoRegion { name: name.to_owned(), known: regions() });
             }
         }
-        let switch = self.cuts.get(&pair(a, b)).ok_or_else(|| StoreError::SameRegion(a.to_owned()))?;
-        switch.send_replace(cut);
-        tracing::info!(a, b, cut, "network");
+        let there = [(b, a)];
+        let both = [(b, a), (a, b)];
+        for (reader, writer) in if one_way { &there[..] } else { &both[..] } {
+            let way = ((*reader).to_owned(), (*writer).to_owned());
+            let switch = self.cuts.get(&way).ok_or_else(|| StoreError::SameRegion(a.to_owned()))?;
+            switch.send_replace(cut);
+        }
+        tracing::info!(a, b, one_way, cut, "network");
         Ok(())
     }
 

@@ -1,5 +1,7 @@
 //! The state of a local store as people and programs read it. Built from observations by pure functions.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::process::ProcessPhase;
@@ -15,12 +17,24 @@ pub struct StoreStatus {
     pub store: String,
     /// Its regions.
     pub regions: Vec<RegionStatus>,
-    /// Pairs of regions between which the network is cut.
-    pub cuts: Vec<(String, String)>,
+    /// Where the network is cut.
+    pub cuts: Vec<CutStatus>,
     /// What a person should know.
     pub conditions: Vec<Condition>,
     /// The child processes.
     pub processes: Vec<ProcessRow>,
+}
+
+/// A cut.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CutStatus {
+    /// One region; with `oneWay` the one whose writes do not arrive.
+    pub from: String,
+    /// The other.
+    pub to: String,
+    /// The other way is open.
+    pub one_way: bool,
 }
 
 /// One region.
@@ -238,6 +252,17 @@ pub(super) fn build_link(peer: &str, shards: u16, reports: &[ProxyReport]) -> Li
     }
 }
 
+/// The cuts, each once, from the ways (reader, writer) that are closed.
+pub(super) fn build_cuts<'a>(closed: impl Iterator<Item = &'a (String, String)>) -> Vec<CutStatus> {
+    let closed: BTreeSet<&(String, String)> = closed.collect();
+    let cut = |(reader, writer): &&(String, String)| {
+        let one_way = !closed.contains(&(writer.clone(), reader.clone()));
+        let shown = one_way || writer < reader;
+        shown.then(|| CutStatus { from: writer.clone(), to: reader.clone(), one_way })
+    };
+    closed.iter().filter_map(cut).collect()
+}
+
 /// What decides a region's phase.
 pub(super) struct PhaseInput<'a> {
     pub(super) shards: &'a [ShardStatus],
@@ -287,6 +312,14 @@ mod tests {
 
     fn report(links: Vec<LinkReport>) -> ProxyReport {
         ProxyReport { ready: true, links, ..ProxyReport::default() }
+    }
+
+    #[test]
+    fn a_cut_of_both_ways_is_shown_once() {
+        let way = |reader: &str, writer: &str| (reader.to_owned(), writer.to_owned());
+        let cut = |from: &str, to: &str, one_way| CutStatus { from: from.into(), to: to.into(), one_way };
+        let closed = [way("b", "a"), way("a", "b"), way("a", "c")];
+        assert_eq!(build_cuts(closed.iter()), [cut("c", "a", true), cut("a", "b", false)]);
     }
 
     #[test]

@@ -153,12 +153,12 @@ impl Store {
 
     /// Stops the traffic between two regions, both ways.
     pub fn cut(&self, a: &str, b: &str) -> Result<(), StoreError> {
-        self.shared.set_cut(a, b, true)
+        self.shared.set_cut(a, b, false, true)
     }
 
     /// Lets the traffic between two regions go on.
     pub fn heal(&self, a: &str, b: &str) -> Result<(), StoreError> {
-        self.shared.set_cut(a, b, false)
+        self.shared.set_cut(a, b, false, false)
     }
 
     /// Does something bad to a component, or ends that.
