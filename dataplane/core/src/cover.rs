@@ -1,6 +1,6 @@
 //! Covers: for each origin, which of its effects have been applied (a version vector with exceptions).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::stamp::Origin;
 
@@ -193,16 +193,36 @@ impl SeqSet {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cover {
     origins: BTreeMap<Origin, SeqSet>,
+    /// Origins of which nothing counts any more but what is covered.
+    sealed: BTreeSet<Origin>,
 }
 
 impl Cover {
-    /// Whether effect `seq` of `origin` was applied.
+    /// Whether effect `seq` of `origin` was applied, or counts no more.
     pub fn contains(&self, origin: Origin, seq: u64) -> bool {
-        self.origins.get(&origin).is_some_and(|set| set.contains(seq))
+        self.origins.get(&origin).is_some_and(|set| set.contains(seq)) || self.is_sealed(origin)
+    }
+
+    /// From now on nothing more of `origin` counts.
+    pub fn seal(&mut self, origin: Origin) {
+        self.sealed.insert(origin);
+    }
+
+    /// Whether nothing more of `origin` counts.
+    pub fn is_sealed(&self, origin: Origin) -> bool {
+        !self.sealed.is_empty() && self.sealed.contains(&origin)
+    }
+
+    /// The origins of which nothing more counts.
+    pub fn sealed(&self) -> impl Iterator<Item = Origin> {
+        self.sealed.iter().copied()
     }
 
     /// Marks one effect as applied; `Ok(false)` when it was already.
     pub fn insert(&mut self, origin: Origin, seq: u64) -> Result<bool, TooManyGaps> {
+        if self.is_sealed(origin) {
+            return Ok(false);
+        }
         self.origins.entry(origin).or_default().insert(seq)
     }
 
@@ -239,6 +259,7 @@ impl Cover {
                 cover.set(origin, mine.meet(theirs));
             }
         }
+        cover.sealed = self.sealed.intersection(&other.sealed).copied().collect();
         cover
     }
 

@@ -51,6 +51,8 @@ pub enum Body {
     Heartbeat(Heartbeat),
     /// Written by a new master and read back: everything before it has been read.
     Nonce(u64),
+    /// Nothing more of this earlier incarnation counts: what comes behind this record is ignored by everybody.
+    Sealed(Incarnation),
     /// The region that owns the stream asks another one for state that it lacks.
     Want(Want),
     /// State of the region that owns the stream, for one that asked.
@@ -81,7 +83,7 @@ impl Record {
                 Body::Effects(effects) => effects.iter().map(|e| e.len() + 5).sum(),
                 Body::Part { bytes, .. } => bytes.len() + 24,
                 Body::State(state) => state.bytes.len() + 24,
-                Body::Heartbeat(_) | Body::Nonce(_) | Body::Want(_) => 128,
+                Body::Heartbeat(_) | Body::Nonce(_) | Body::Want(_) | Body::Sealed(_) => 128,
             }
     }
 
@@ -97,6 +99,7 @@ impl Record {
             Body::Nonce(_) => 3,
             Body::Want(_) => 4,
             Body::State(_) => 5,
+            Body::Sealed(_) => 6,
         });
         w.u64(self.id);
         w.u16(self.shard.0);
@@ -121,6 +124,7 @@ impl Record {
                 w.cover(&beat.cover);
             }
             Body::Nonce(nonce) => w.u64(*nonce),
+            Body::Sealed(incarnation) => w.u64(incarnation.0),
             Body::Want(Want { of, transfer, since, cursor }) => {
                 w.u16(of.0);
                 w.u64(*transfer);
@@ -200,6 +204,11 @@ impl Record {
                     return Err(WireError::TooLarge("state"));
                 }
                 Body::State(State { to, index, count, bytes: r.rest() })
+            }
+            6 => {
+                let incarnation = Incarnation(r.u64("seal")?);
+                r.end("seal")?;
+                Body::Sealed(incarnation)
             }
             _ => return Err(WireError::Unknown("kind of record")),
         };

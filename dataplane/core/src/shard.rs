@@ -71,6 +71,8 @@ pub struct Stats {
     pub missing: u64,
     /// Tombstones forgotten.
     pub collected: u64,
+    /// Effects of sealed incarnations that were ignored.
+    pub late: u64,
     /// Pieces of state taken over from other regions.
     pub adopted: u64,
     /// Pieces of state refused: they could have brought back what was deleted.
@@ -476,6 +478,7 @@ impl Shard {
         let mut fresh: Vec<(Origin, Bytes, Effect)> = Vec::new();
         let mut told: Vec<(Origin, Told)> = Vec::new();
         let mut pieces: Vec<(Origin, Bytes, Chunk)> = Vec::new();
+        let mut sealed: Vec<Origin> = Vec::new();
         let mut seen = Cover::default();
         for (index, bytes) in records.iter().enumerate() {
             let decode = |why| MergeError::Decode { index, why };
@@ -485,6 +488,13 @@ impl Shard {
                 Body::Heartbeat(beat) if record.origin != self.identity.origin() => {
                     let Heartbeat { clock, issued, stable, .. } = beat;
                     told.push((record.origin, Told { clock, issued, stable }));
+                    continue;
+                }
+                Body::Sealed(incarnation) => {
+                    let origin = Origin { incarnation, ..record.origin };
+                    if origin != self.identity.origin() && !self.cover.is_sealed(origin) {
+                        sealed.push(origin);
+                    }
                     continue;
                 }
                 Body::State(state) if state.is_whole() && state.to == self.identity.region => {
@@ -504,8 +514,10 @@ impl Shard {
             };
             for bytes in effects {
                 let (seq, hlc) = wire::peek_effect(&bytes).map_err(decode)?;
+                let late = sealed.contains(&record.origin) || self.cover.is_sealed(record.origin);
                 let known = self.covers(record.origin, seq) && !mutation!(MergeWithoutDedupe);
-                if known || !seen.insert(record.origin, seq)? {
+                self.stats.late += u64::from(late);
+                if known || late || !seen.insert(record.origin, seq)? {
                     result.duplicates += 1;
                     continue;
                 }
@@ -550,6 +562,10 @@ impl Shard {
             }
         }
         w.bytes(&taken.finish());
+        w.varint(sealed.len() as u64);
+        for origin in &sealed {
+            w.origin(*origin);
+        }
         for (origin, bytes, effect) in &fresh {
             w.origin(*origin);
             w.bytes(bytes);
@@ -563,6 +579,7 @@ impl Shard {
             self.cover.set(origin, set);
         }
         self.learn(&grown, &told);
+        self.seal(&sealed);
         self.settle_transfer();
         self.positions.insert(region, to);
         result.merged = fresh.len() as u64;
@@ -571,6 +588,22 @@ impl Shard {
         self.stats.refused += result.refused;
         result.entry = w.finish();
         Ok(result)
+    }
+
+    /// Nothing more of these counts.
+    pub(crate) fn seal(&mut self, origins: &[Origin]) {
+        for origin in origins {
+            self.cover.seal(*origin);
+            self.stability.seal(*origin);
+        }
+    }
+
+    /// Earlier incarnations of this region that are not sealed.
+    pub fn ended(&self) -> BTreeSet<Incarnation> {
+        let known = self.cover.iter().map(|(origin, _)| origin).chain(self.stability.origins());
+        let own = self.identity.origin();
+        let ended = known.filter(|o| o.region == own.region && *o != own && !self.cover.is_sealed(*o));
+        ended.map(|origin| origin.incarnation).collect()
     }
 
     /// More of `grown` is here, and origins told of their progress.
@@ -652,6 +685,10 @@ impl Shard {
                     let chunk = Chunk::decode(taken.bytes("state")?, origin)?;
                     self.adopt(origin, chunk, ks);
                 }
+                let mut sealed = Vec::new();
+                for _ in 0..r.count(10, "sealed")? {
+                    sealed.push(r.origin("sealed")?);
+                }
                 let mut grown = Vec::new();
                 while r.remaining() > 0 {
                     let origin = r.origin("origin")?;
@@ -664,6 +701,7 @@ impl Shard {
                     }
                 }
                 self.learn(&grown, &told);
+                self.seal(&sealed);
                 self.settle_transfer();
                 if !mutation!(ReplicaKeepsNoPosition) {
                     self.positions.insert(region, to);

@@ -7,8 +7,8 @@
 //!   *merged through* that clock. The least of these over all origins is what the receiver itself has merged through.
 //! * `stable`: what the sender had merged through.
 //!
-//! The least of all regions' `stable` is stable everywhere. An origin counts until it is sealed, also when its incarnation
-//! has ended: a late batch of it may still come.
+//! The least of all regions' `stable` is stable everywhere. An origin counts until it is sealed ([`crate::replication::sealing`]),
+//! also when its incarnation has ended: a late batch of it may still come.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -75,6 +75,9 @@ impl Stability {
 
     /// An origin said this. `cover` is what is here now.
     pub(crate) fn hear(&mut self, origin: Origin, told: Told, cover: &Cover) {
+        if cover.is_sealed(origin) {
+            return;
+        }
         if mutation!(EndedIgnored) {
             self.origins.retain(|other, _| *other == origin || other.region != origin.region);
         }
@@ -105,9 +108,20 @@ impl Stability {
         self.origins.insert(origin, Progress { settled: told, pending: None });
     }
 
+    /// Nothing more of this origin counts.
+    pub(crate) fn seal(&mut self, origin: Origin) {
+        self.origins.remove(&origin);
+    }
+
+    /// Origins that something is known of.
+    pub(crate) fn origins(&self) -> impl Iterator<Item = Origin> {
+        self.origins.keys().copied()
+    }
+
     fn least(&self, own: Origin, cover: &Cover, of: impl Fn(&Told) -> Hlc) -> Option<(Hlc, Origin)> {
         // An origin that was never heard, but of which there are effects, may still send older ones.
         let covered = cover.iter().map(|(origin, _)| origin).filter(|o| self.members.contains(&o.region));
+        let covered = covered.filter(|o| !cover.is_sealed(*o));
         let silent = self.members.iter().filter(|region| {
             !mutation!(SilentRegionIgnored)
                 && **region != own.region

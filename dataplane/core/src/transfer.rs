@@ -506,6 +506,8 @@ impl Shard {
             }
         }
         self.learn(&grown, &[]);
+        let sealed: Vec<Origin> = transfer.start.sealed().filter(|origin| *origin != own).collect();
+        self.seal(&sealed);
         for (origin, told) in &transfer.told {
             if *origin != own && self.stability.members().contains(&origin.region) {
                 self.stability.hear(*origin, *told, &self.cover);

@@ -126,6 +126,10 @@ impl Writer {
             self.origin(origin);
             self.seqs(set);
         }
+        self.varint(cover.sealed().count() as u64);
+        for origin in cover.sealed() {
+            self.origin(origin);
+        }
     }
 
     /// A set of sequence numbers: runs as (gap, length) pairs.
@@ -259,6 +263,9 @@ impl Reader {
         for _ in 0..origins {
             let origin = self.origin("cover")?;
             cover.set(origin, self.seqs()?);
+        }
+        for _ in 0..self.count(10, "cover")? {
+            cover.seal(self.origin("cover")?);
         }
         Ok(cover)
     }

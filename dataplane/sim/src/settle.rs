@@ -10,6 +10,8 @@ use crate::world::World;
 
 /// After everything was healed the store must settle within this time.
 const SETTLE_LIMIT: Time = 180 * SEC;
+/// Once all is settled, nothing is left of what was deleted after this time.
+const FORGOTTEN_AFTER: Time = 6 * SEC;
 /// Holes that only a rebuild can fill must be shown after this time.
 const HOLES_SHOWN_AFTER: Time = 60 * SEC;
 
@@ -54,6 +56,10 @@ impl World {
                 };
                 if !master.is_recovered() {
                     return Some(format!("{place} is not recovered"));
+                }
+                let ended = master.look(|s, _| s.ended());
+                if !ended.is_empty() && !Judge::needs_rebuild(self) {
+                    return Some(format!("{place} has not sealed {ended:?}"));
                 }
                 if !master.look(|s, _| s.outbox().is_empty()) {
                     return Some(format!("{place} has effects in its outbox: {}", master.describe()));
@@ -102,7 +108,11 @@ impl World {
                 (!shown || self.sim.now() < shown_after).then_some(hole)
             });
             match why {
-                None => return,
+                None => {
+                    // What is sealed now is told, and what it held is forgotten.
+                    self.sim.run(self.sim.now() + FORGOTTEN_AFTER);
+                    return;
+                }
                 Some(why) if self.sim.now() >= deadline => {
                     self.judge.violate("convergence", format!("the store does not settle: {why}"));
                     return;

@@ -16,6 +16,11 @@ use crate::stamp::{Incarnation, Origin, RegionId};
 pub const WAITING_MAX: usize = 1 << 18;
 /// How long a write of an incarnation that has ended may still wait for its confirmation, milliseconds.
 pub const ENDED_GRACE_MS: u64 = 2000;
+/// How long a master's word is good, milliseconds: without a newer one nobody is told of a confirmation, for the incarnation may have
+/// ended and been sealed ([`super::sealing`]).
+pub const FRESH_MS: u64 = 5000;
+/// Most confirmations that wait for a newer word; beyond it their writes fail.
+const UNSURE_MAX: usize = 4096;
 /// Most incarnations of this region that are remembered.
 const LANES_MAX: usize = 16;
 
@@ -94,6 +99,12 @@ pub struct Acks<W> {
     on_loss: OnBrokerLoss,
     away: bool,
     live: Incarnation,
+    /// The word of the live incarnation's master is good until then.
+    fresh_until_ms: u64,
+    /// Confirmations of incarnations before it count until then.
+    ended_until_ms: u64,
+    /// Confirmations that came without a good word: incarnation, ranges, when.
+    unsure: Vec<(Incarnation, Vec<(u64, u64)>, u64)>,
     lanes: BTreeMap<Incarnation, Lane<W>>,
     peers: HashMap<RegionId, (u64, Cover)>,
     count: usize,
@@ -109,6 +120,9 @@ impl<W: Copy> Acks<W> {
             on_loss,
             away: true,
             live: Incarnation::NONE,
+            fresh_until_ms: 0,
+            ended_until_ms: 0,
+            unsure: Vec::new(),
             lanes: BTreeMap::new(),
             peers: HashMap::new(),
             count: 0,
@@ -184,7 +198,19 @@ impl<W: Copy> Acks<W> {
     }
 
     /// The broker confirmed effects that this proxy published.
-    pub fn confirmed(&mut self, incarnation: Incarnation, ranges: &[(u64, u64)]) {
+    pub fn confirmed(&mut self, incarnation: Incarnation, ranges: &[(u64, u64)], now_ms: u64) {
+        if mutation!(StaleConfirmationTold) {
+            self.count_confirmed(incarnation, ranges);
+        } else if now_ms > self.fresh_until_ms {
+            if self.unsure.len() < UNSURE_MAX {
+                self.unsure.push((incarnation, ranges.to_vec(), now_ms));
+            }
+        } else if incarnation == self.live || now_ms <= self.ended_until_ms {
+            self.count_confirmed(incarnation, ranges);
+        }
+    }
+
+    fn count_confirmed(&mut self, incarnation: Incarnation, ranges: &[(u64, u64)]) {
         let lane = self.lane(incarnation);
         let before = lane.confirmed.contiguous();
         for &(first, last) in ranges {
@@ -246,6 +272,11 @@ impl<W: Copy> Acks<W> {
         }
     }
 
+    /// The last heard durable cover of a peer.
+    pub fn peer_cover(&self, region: RegionId) -> Option<&Cover> {
+        self.peers.get(&region).map(|(_, cover)| cover)
+    }
+
     /// Regions that are no members any more do not count.
     pub fn keep_peers(&mut self, keep: &dyn Fn(RegionId) -> bool) {
         self.peers.retain(|&region, _| keep(region));
@@ -270,16 +301,28 @@ impl<W: Copy> Acks<W> {
         }
     }
 
-    /// A new incarnation lives. Writes of those before it have a short time left to be confirmed.
-    pub fn live(&mut self, incarnation: Incarnation, now_ms: u64) {
+    /// A master, asked at `asked_ms`, said that this incarnation lives. Writes of those before it have a short time left to be
+    /// confirmed, or none if that is news after a long silence.
+    pub fn live(&mut self, incarnation: Incarnation, asked_ms: u64, now_ms: u64) {
+        let fresh = now_ms <= self.fresh_until_ms;
+        self.fresh_until_ms = self.fresh_until_ms.max(asked_ms + FRESH_MS);
+        let (sure, unsure) =
+            std::mem::take(&mut self.unsure).into_iter().partition(|(.., at)| *at <= asked_ms);
+        self.unsure = unsure;
+        for (of, ranges, _) in sure {
+            if of == incarnation && of == self.live {
+                self.count_confirmed(of, &ranges);
+            }
+        }
         if self.live == incarnation {
             return;
         }
         self.live = incarnation;
+        self.ended_until_ms = if fresh { now_ms + ENDED_GRACE_MS } else { 0 };
         for (&other, lane) in &mut self.lanes {
             if other != incarnation {
                 for waiting in lane.waiting.iter_mut().flat_map(BTreeMap::values_mut) {
-                    waiting.deadline_ms = waiting.deadline_ms.min(now_ms + ENDED_GRACE_MS);
+                    waiting.deadline_ms = waiting.deadline_ms.min(self.ended_until_ms);
                 }
             }
         }
@@ -348,7 +391,7 @@ mod tests {
     fn acks() -> Acks<u64> {
         let mut acks = Acks::new(HERE, OnBrokerLoss::Degrade);
         acks.broker(false);
-        acks.live(A, 0);
+        acks.live(A, 0, 0);
         acks
     }
 
@@ -367,12 +410,30 @@ mod tests {
         let mut a = acks();
         a.wait(write(1, true, Level::Queued), 10, 100);
         a.wait(write(2, true, Level::Queued), 20, 100);
-        a.confirmed(A, &[(2, 2)]);
+        a.confirmed(A, &[(2, 2)], 0);
         assert_eq!(a.take(), [(20, Outcome::Reached)]);
-        a.confirmed(A, &[(1, 1)]);
+        a.confirmed(A, &[(1, 1)], 0);
         assert_eq!(a.take(), [(10, Outcome::Reached)]);
         a.wait(write(2, true, Level::Queued), 30, 100);
         assert_eq!(a.take(), [(30, Outcome::Reached)], "confirmed already");
+    }
+
+    #[test]
+    fn nobody_is_told_of_a_confirmation_while_the_masters_word_is_old() {
+        let mut a = acks();
+        a.wait(write(1, true, Level::Queued), 10, u64::MAX);
+        a.wait(write(2, true, Level::Queued), 20, u64::MAX);
+        a.confirmed(A, &[(1, 1)], FRESH_MS + 1);
+        assert!(a.take().is_empty(), "the incarnation may have been sealed");
+        a.live(A, FRESH_MS, FRESH_MS + 2);
+        assert!(a.take().is_empty(), "asked before");
+        a.live(A, FRESH_MS + 3, FRESH_MS + 3);
+        assert_eq!(a.take(), [(10, Outcome::Reached)]);
+        a.confirmed(A, &[(2, 2)], 9 * FRESH_MS);
+        a.live(B, 10 * FRESH_MS, 10 * FRESH_MS);
+        a.confirmed(A, &[(2, 2)], 10 * FRESH_MS);
+        a.tick(10 * FRESH_MS);
+        assert_eq!(a.take(), [(20, Outcome::Failed)], "news after a long silence: no grace");
     }
 
     #[test]
@@ -381,7 +442,7 @@ mod tests {
         a.wait(write(3, false, Level::Queued), 10, 100);
         a.wait(write(0, false, Level::Queued), 11, 100);
         assert_eq!(a.take(), [(11, Outcome::Reached)], "nothing was issued before");
-        a.confirmed(A, &[(2, 3)]);
+        a.confirmed(A, &[(2, 3)], 0);
         assert!(a.take().is_empty(), "another proxy has number 1");
         assert!(a.has_unchanged());
         a.outbox(A, Some(1), 9);
@@ -406,7 +467,7 @@ mod tests {
     fn remote_counts_durable_covers_of_the_highest_epoch() {
         let mut a = acks();
         a.wait(write(4, true, Level::Remote(2)), 10, 100);
-        a.confirmed(A, &[(1, 4)]);
+        a.confirmed(A, &[(1, 4)], 0);
         a.peer(RegionId(2), 7, cover(4));
         a.peer(RegionId(2), 7, cover(5));
         a.peer(RegionId(3), 2, cover(3));
@@ -438,8 +499,8 @@ mod tests {
         let mut a = acks();
         a.wait(write(1, true, Level::Queued), 10, 60_000);
         a.wait(write(2, true, Level::Queued), 20, 60_000);
-        a.live(B, 1000);
-        a.confirmed(A, &[(2, 2)]);
+        a.live(B, 1000, 1000);
+        a.confirmed(A, &[(2, 2)], 1000);
         a.tick(1000 + ENDED_GRACE_MS);
         assert_eq!(a.take(), [(20, Outcome::Reached), (10, Outcome::Failed)]);
         assert_eq!(a.waiting(), 0);
@@ -479,7 +540,7 @@ mod tests {
                     }
                     1 => {
                         truth.extend(first..=first + len);
-                        a.confirmed(A, &[(first, first + len)]);
+                        a.confirmed(A, &[(first, first + len)], 0);
                     }
                     _ => {
                         // The outbox truth: all below its first were confirmed by somebody.

@@ -220,6 +220,11 @@ impl Batcher {
         self.push_flight(record, Content::Want, 0);
     }
 
+    /// Takes a seal; one that is lost is published again by whoever decides about it.
+    pub fn push_seal(&mut self, record: &Record) {
+        self.push_flight(record, Content::State, 0);
+    }
+
     /// Takes the parts of a piece of state, unless there is much to publish already: who asked asks again.
     pub fn push_state(&mut self, records: &[Record]) {
         let bytes: usize = records.iter().map(|record| record.size_hint()).sum();

@@ -1,6 +1,6 @@
 //! Heartbeats: what a shard may call durable, and what it tells the other regions several times a second.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cover::Cover;
 use crate::record::{Body, Heartbeat, Record};
@@ -25,6 +25,8 @@ pub struct Word {
     pub merged_through: Hlc,
     /// The state that it receives from another region.
     pub transfer: Option<Progress>,
+    /// Earlier incarnations of its region that are not sealed.
+    pub ended: BTreeSet<Incarnation>,
 }
 
 /// What a shard has, whichever member is promoted.
@@ -39,8 +41,8 @@ pub struct Durable {
 /// The members of a shard in this region, and the last cover each was heard to have.
 #[derive(Clone, Debug, Default)]
 pub struct Members {
-    /// `None`: never heard.
-    heard: BTreeMap<String, Option<Durable>>,
+    /// `None`: never heard. With the incarnation that it follows.
+    heard: BTreeMap<String, Option<(Durable, Incarnation)>>,
 }
 
 impl Members {
@@ -53,8 +55,14 @@ impl Members {
     /// A member answered.
     pub fn heard(&mut self, member: &str, word: &Word) {
         if let Some(known) = self.heard.get_mut(member) {
-            *known = Some(Durable { cover: word.cover.clone(), stable: word.merged_through });
+            let durable = Durable { cover: word.cover.clone(), stable: word.merged_through };
+            *known = Some((durable, word.incarnation));
         }
+    }
+
+    /// Whether every member has said that it follows this incarnation: no copy of what was before is left.
+    pub fn all_follow(&self, live: Incarnation) -> bool {
+        self.heard.values().all(|member| member.as_ref().is_some_and(|(_, of)| *of == live))
     }
 
     /// What the shard will still have whichever member is promoted: the meet of all. A member that cannot be reached
@@ -68,7 +76,7 @@ impl Members {
         }
         for member in self.heard.values() {
             match member {
-                Some(member) => {
+                Some((member, _)) => {
                     durable.cover = durable.cover.meet(&member.cover);
                     if !mutation!(VolatileIsStable) {
                         durable.stable = durable.stable.min(member.stable);

@@ -10,4 +10,5 @@ pub mod parts;
 pub mod reader;
 pub mod recovery;
 pub mod repair;
+pub mod sealing;
 pub mod token;

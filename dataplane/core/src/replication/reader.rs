@@ -4,7 +4,7 @@
 //! The position never passes a record that is not wholly merged, except one that cannot be decoded and was copied to
 //! the dead letters. What was merged beyond the position is refused by the cover when it is read again.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
@@ -137,6 +137,8 @@ pub struct Reader {
     /// The last heartbeat of each origin, until it is handed to the engine.
     told: BTreeMap<Origin, Bytes>,
     told_ms: u64,
+    /// Origins of which a heartbeat was merged.
+    heard: BTreeSet<Origin>,
     /// The stored record was not in the log any more.
     truncated: bool,
 }
@@ -162,6 +164,7 @@ impl Reader {
             not_before_ms: 0,
             told: BTreeMap::new(),
             told_ms: 0,
+            heard: BTreeSet::new(),
             truncated: false,
         }
     }
@@ -185,6 +188,7 @@ impl Reader {
         self.merging = None;
         self.ahead = 0;
         self.not_before_ms = 0;
+        self.heard.clear();
         match phase {
             Phase::Verifying(at, _) => Attach::At(at.offset),
             Phase::Reading => Attach::First,
@@ -330,10 +334,15 @@ impl Reader {
                 }
             }
             Body::Heartbeat(beat) => {
-                if self.live != Some(origin.incarnation) {
-                    self.told.insert(origin, bytes);
-                }
                 seen.beat = Some((origin, beat));
+                if self.live == Some(origin.incarnation) {
+                    return None;
+                }
+                // That there is such an incarnation must not be missed: it may never speak again.
+                if self.heard.insert(origin) {
+                    return Some((bytes, Hlc::ZERO));
+                }
+                self.told.insert(origin, bytes);
                 None
             }
             Body::Nonce(nonce) => {
@@ -343,6 +352,10 @@ impl Reader {
             Body::Want(want) => {
                 seen.want = (want.of == self.own && self.region != self.own).then_some(want);
                 None
+            }
+            Body::Sealed(incarnation) => {
+                let known = self.cover.is_sealed(Origin { incarnation, ..origin });
+                (!known).then_some((bytes, Hlc::ZERO))
             }
             Body::State(state) if state.to == self.own => {
                 let whole = self.gather(state)?;

@@ -341,6 +341,7 @@ impl Region {
             issued: self.shard.seq(),
             merged_through: self.shard.merged_through().hlc,
             transfer: None,
+            ended: self.shard.ended(),
         };
         let durable = Members::default().durable(&word, true);
         let id = 7_000_000 + self.log.len() as u64;

@@ -74,12 +74,14 @@ pub(crate) fn cover(ctx: Ctx, words: Words<'_>) {
         only(words, "MAS.COVER")?;
         let mut w = Writer::with_capacity(64);
         w.cover(&engine.shard.cover());
-        ctx.reply_array(6);
+        ctx.reply_array(7);
         ctx.reply_bytes(&w.finish());
         ctx.reply_text(engine.shard.clock().0);
         ctx.reply_text(engine.shard.identity().incarnation);
         ctx.reply_text(engine.shard.seq());
         ctx.reply_text(engine.shard.merged_through().hlc.0);
+        let ended: Vec<String> = engine.shard.ended().iter().map(ToString::to_string).collect();
+        ctx.reply_text(ended.join(","));
         ctx.reply_bytes(&engine.shard.transfer().map(|t| t.encode()).unwrap_or_default());
         Ok(())
     });
@@ -112,6 +114,7 @@ pub(crate) fn stats(ctx: Ctx, words: Words<'_>) {
             ("overruled", stats.overruled),
             ("collected", stats.collected),
             ("skewed", stats.skewed),
+            ("late", stats.late),
             ("adopted", stats.adopted),
             ("refused-state", stats.refused),
             ("missing", stats.missing),

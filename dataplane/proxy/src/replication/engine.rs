@@ -227,7 +227,7 @@ impl Engines {
         let value = self.call(address, &redis::cmd("MAS.COVER")).await?;
         let read = || {
             let Value::Array(items) = &value else { return None };
-            let [cover, clock, incarnation, issued, merged_through, transfer] = &items[..] else {
+            let [cover, clock, incarnation, issued, merged_through, ended, transfer] = &items[..] else {
                 return None;
             };
             let (Value::BulkString(cover), Value::BulkString(transfer)) = (cover, transfer) else {
@@ -247,6 +247,11 @@ impl Engines {
                 issued: number_of(issued)?,
                 merged_through: Hlc(number_of(merged_through)?),
                 transfer,
+                ended: text_of(ended)?
+                    .split(',')
+                    .filter(|name| !name.is_empty())
+                    .map(Incarnation::parse)
+                    .collect::<Option<_>>()?,
             })
         };
         read().ok_or_else(|| EngineError::Strange(address.to_owned()))

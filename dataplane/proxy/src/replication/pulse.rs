@@ -7,8 +7,9 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use mas_core::outbox::SWEEP_EFFECTS_MAX;
 use mas_core::record::{Body, Record};
-use mas_core::replication::heartbeat::{HEARTBEAT_MS, Members, Word, build_heartbeat};
+use mas_core::replication::heartbeat::{Durable, HEARTBEAT_MS, Members, Word, build_heartbeat};
 use mas_core::replication::recovery::{Action, Observed, Recovery};
+use mas_core::replication::sealing::{Facts, Sealing};
 use mas_core::stamp::{Origin, RegionId};
 use rand::Rng;
 
@@ -48,6 +49,7 @@ pub(crate) struct Pulse {
     beat_ms: u64,
     recovery: Option<Recovery>,
     collector: Collector,
+    sealing: Sealing,
 }
 
 impl Pulse {
@@ -62,6 +64,7 @@ impl Pulse {
             beat_ms: 0,
             recovery: None,
             collector: Collector::default(),
+            sealing: Sealing::default(),
         }
     }
 
@@ -117,6 +120,7 @@ impl Pulse {
 
     /// One pulse; whether the engine still recovers.
     async fn beat(&mut self) -> Result<bool, EngineError> {
+        let asked_ms = self.hub.now_ms();
         let Some((address, identity)) = self.find_master().await? else {
             self.leave();
             return Ok(false);
@@ -128,7 +132,7 @@ impl Pulse {
             serving: identity.serving,
             recovered: identity.recovered,
         };
-        self.take_seat(&seat, &identity);
+        self.take_seat(&seat, &identity, asked_ms);
         let word = self.hub.engines.cover(&seat.address).await?;
         if word.incarnation != seat.incarnation {
             self.leave();
@@ -140,7 +144,7 @@ impl Pulse {
             let now_ms = self.hub.now_ms();
             if now_ms + HEARTBEAT_MS / 4 >= self.beat_ms + HEARTBEAT_MS {
                 self.beat_ms = now_ms;
-                self.heartbeat(&seat).await?;
+                self.heartbeat(&seat, &identity).await?;
             }
             self.recover(&seat, &identity).await?;
             if seat.recovered {
@@ -178,13 +182,14 @@ impl Pulse {
         }))
     }
 
-    fn take_seat(&mut self, seat: &Seat, identity: &Identity) {
+    fn take_seat(&mut self, seat: &Seat, identity: &Identity, asked_ms: u64) {
         let moved = self.shard.seat().is_none_or(|old| old.incarnation != seat.incarnation);
         if moved {
             tracing::info!(shard = self.shard.id.0, master = %seat.address, incarnation = %seat.incarnation, "master");
             self.own_duty = false;
             self.claimed_ms = None;
             self.recovery = None;
+            self.sealing = Sealing::default();
             self.shard.duties.send_if_modified(|duties| !std::mem::take(duties).is_empty());
         }
         self.shard.seat.send_if_modified(|old| {
@@ -192,7 +197,7 @@ impl Pulse {
             *old = Some(seat.clone());
             changed
         });
-        self.shard.acks.borrow_mut().live(seat.incarnation, self.hub.now_ms());
+        self.shard.acks.borrow_mut().live(seat.incarnation, asked_ms, self.hub.now_ms());
         self.tell_outbox(identity);
     }
 
@@ -265,7 +270,7 @@ impl Pulse {
         Ok(())
     }
 
-    async fn heartbeat(&mut self, seat: &Seat) -> Result<(), EngineError> {
+    async fn heartbeat(&mut self, seat: &Seat, identity: &Identity) -> Result<(), EngineError> {
         let config = self.hub.config();
         let Some(shard) = config.shards.iter().find(|s| s.shard == self.shard.id.0) else { return Ok(()) };
         self.members.configure(shard.members.iter().map(String::as_str));
@@ -286,9 +291,44 @@ impl Pulse {
         self.members.heard(&seat.address, &word);
         let durable = self.members.durable(&word, shard.fsync_always);
         let region = RegionId(config.region.id);
+        self.seal(seat, identity, &word, &durable);
         let record = build_heartbeat(new_id(), region, self.shard.id, seat.epoch, &word, durable);
         self.hub.publish_heartbeat(&self.shard, &record);
         Ok(())
+    }
+
+    /// Says that nothing more of an ended incarnation counts, once that is so.
+    fn seal(&mut self, seat: &Seat, identity: &Identity, word: &Word, durable: &Durable) {
+        let own = word.cover.sealed().next().is_some();
+        if !seat.recovered || (word.ended.is_empty() && !own) {
+            return;
+        }
+        let config = self.hub.config();
+        self.hub.want_beats.send_if_modified(|want| !std::mem::replace(want, true));
+        let holds = identity.outbox_first.iter().any(|(of, _)| *of != seat.incarnation)
+            || self.shard.batcher.borrow().holds_other_than(seat.incarnation);
+        let sealed = {
+            let acks = self.shard.acks.borrow();
+            let peers: Vec<_> =
+                config.peers.iter().map(|peer| acks.peer_cover(RegionId(peer.region.id))).collect();
+            let facts = Facts {
+                region: self.hub.region(),
+                ended: &word.ended,
+                cover: &word.cover,
+                durable: &durable.cover,
+                settled: !holds && self.members.all_follow(seat.incarnation),
+                peers: &peers,
+            };
+            self.sealing.step(facts, self.hub.now_ms())
+        };
+        if let Some(incarnation) = sealed {
+            tracing::info!(shard = self.shard.id.0, %incarnation, "an ended incarnation is sealed");
+            let origin = Origin { region: self.hub.region(), incarnation: seat.incarnation };
+            let body = Body::Sealed(incarnation);
+            let record = Record { id: new_id(), shard: self.shard.id, origin, body };
+            self.shard.batcher.borrow_mut().push_seal(&record);
+            self.hub.pump.notify_one();
+        }
     }
 
     async fn recover(&mut self, seat: &Seat, identity: &Identity) -> Result<(), EngineError> {

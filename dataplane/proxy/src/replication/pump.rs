@@ -213,7 +213,7 @@ impl Pump {
                 let effects: u64 = released.ranges.iter().map(|(first, last)| last - first + 1).sum();
                 self.hub.metrics.confirmed_effects.get_or_create(&of).inc_by(effects);
                 self.hub.metrics.confirm_seconds.observe(released.took_us as f64 / 1e6);
-                shard.acks.borrow_mut().confirmed(released.incarnation, &released.ranges);
+                shard.acks.borrow_mut().confirmed(released.incarnation, &released.ranges, now_us / 1000);
                 shard.moved();
                 shard.trim.notify_one();
             }

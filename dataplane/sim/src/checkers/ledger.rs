@@ -164,6 +164,12 @@ impl Ledger {
 }
 
 /// Whether a cover has an effect, read off its runs.
+/// Whether it was applied, or counts no more since its incarnation was sealed.
+pub(crate) fn done_with(cover: &Cover, name: Name) -> bool {
+    let mut sealed = cover.sealed().map(|origin| (origin.region.0, origin.incarnation.0));
+    covers(cover, name) || sealed.any(|origin| origin == (name.0, name.1))
+}
+
 pub(crate) fn covers(cover: &Cover, name: Name) -> bool {
     let origin = Origin {
         region: mas_core::stamp::RegionId(name.0),

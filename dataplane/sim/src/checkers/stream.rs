@@ -9,7 +9,7 @@ use mas_core::shard::Position;
 use mas_core::wire::peek_effect;
 
 use super::Judge;
-use super::ledger::covers;
+use super::ledger::done_with;
 use crate::engine::Engine;
 
 /// Effects of a shard that its region's stream has confirmed.
@@ -63,7 +63,7 @@ impl Judge {
                     logged.add(incarnation, seq);
                 }
             }
-            Body::Heartbeat(_) | Body::Nonce(_) | Body::Want(_) | Body::State(_) => {}
+            Body::Heartbeat(_) | Body::Nonce(_) | Body::Sealed(_) | Body::Want(_) | Body::State(_) => {}
         }
         logged.records.insert(offset, names);
     }
@@ -107,7 +107,7 @@ impl Judge {
         let (first, Some(to)) = (from.map_or(0, |at| at.offset + 1), to) else { return };
         let passed = logged.records.range(first..first.max(to.offset + 1));
         let lacks =
-            passed.flat_map(|(_, names)| names).find(|(inc, seq)| !covers(cover, (region, *inc, *seq)));
+            passed.flat_map(|(_, names)| names).find(|(inc, seq)| !done_with(cover, (region, *inc, *seq)));
         let lacks = lacks.copied();
         drop(state);
         if let Some((incarnation, seq)) = lacks {
@@ -138,7 +138,7 @@ impl Judge {
         let logged = state.logged.get(&(engine.region, engine.shard));
         let lacks = logged.and_then(|logged| {
             let mut before = logged.order.iter().take(count);
-            before.find(|(incarnation, seq)| !covers(&cover, (engine.region, *incarnation, *seq))).copied()
+            before.find(|(incarnation, seq)| !done_with(&cover, (engine.region, *incarnation, *seq))).copied()
         });
         drop(state);
         if let Some((incarnation, seq)) = lacks {

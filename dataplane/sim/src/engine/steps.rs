@@ -142,6 +142,7 @@ impl Engine {
             issued: state.shard.seq(),
             merged_through: state.shard.merged_through().hlc,
             transfer: state.shard.transfer(),
+            ended: state.shard.ended(),
         }
     }
 

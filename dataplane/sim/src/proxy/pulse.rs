@@ -5,8 +5,9 @@ use std::rc::Rc;
 use mas_core::outbox::SWEEP_EFFECTS_MAX;
 use mas_core::record::{Body, Record};
 use mas_core::replication::batcher::Pushed;
-use mas_core::replication::heartbeat::{HEARTBEAT_MS, Members, build_heartbeat};
+use mas_core::replication::heartbeat::{Durable, HEARTBEAT_MS, Members, Word, build_heartbeat};
 use mas_core::replication::recovery::{Action, Observed, Recovery};
+use mas_core::replication::sealing::{Facts, Sealing};
 use mas_core::stamp::{Hlc, Origin, RegionId, ShardId};
 
 use super::{Proxy, REPLY_LIMIT, Seat, Shard};
@@ -59,6 +60,7 @@ struct Pulse {
     beat_ms: u64,
     recovery: Option<Recovery>,
     collect_ms: u64,
+    sealing: Sealing,
 }
 
 impl Proxy {
@@ -85,6 +87,7 @@ impl Proxy {
             beat_ms: 0,
             recovery: None,
             collect_ms: 0,
+            sealing: Sealing::default(),
         };
         loop {
             let recovering = if let Ok(recovering) = self.beat(&shard, &mut pulse).await {
@@ -113,6 +116,7 @@ impl Proxy {
     }
 
     async fn beat(&self, shard: &Rc<Shard>, pulse: &mut Pulse) -> Result<bool, Failed> {
+        let asked_ms = self.now_ms();
         let Some((member, about)) = self.find_master(shard.id).await? else {
             Self::leave(shard, pulse);
             return Ok(false);
@@ -128,10 +132,11 @@ impl Proxy {
             pulse.own_duty = false;
             pulse.claimed_ms = None;
             pulse.recovery = None;
+            pulse.sealing = Sealing::default();
             shard.set_duties(Vec::new());
         }
         shard.set_seat(Some(seat.clone()));
-        shard.acks.borrow_mut().live(seat.incarnation, self.now_ms());
+        shard.acks.borrow_mut().live(seat.incarnation, asked_ms, self.now_ms());
         self.tell_outbox(shard, &about);
         let word = self.ask(shard.id, member, REPLY_LIMIT, |e| e.word()).await?;
         if word.incarnation != seat.incarnation {
@@ -149,7 +154,7 @@ impl Proxy {
             let now_ms = self.now_ms();
             if now_ms + HEARTBEAT_MS / 4 >= pulse.beat_ms + HEARTBEAT_MS {
                 pulse.beat_ms = now_ms;
-                self.heartbeat(shard, &seat, pulse).await?;
+                self.heartbeat(shard, &seat, &about, pulse).await?;
             }
             self.recover(shard, &seat, &about, pulse).await?;
             if seat.recovered {
@@ -252,7 +257,46 @@ impl Proxy {
         Ok(())
     }
 
-    async fn heartbeat(&self, shard: &Shard, seat: &Seat, pulse: &mut Pulse) -> Result<(), Failed> {
+    /// Says that nothing more of an ended incarnation counts, once that is so.
+    fn seal(
+        &self,
+        shard: &Shard,
+        seat: &Seat,
+        about: &About,
+        pulse: &mut Pulse,
+        word: &Word,
+        durable: &Durable,
+    ) {
+        let holds = about.outbox_first.iter().any(|(of, _)| *of != seat.incarnation)
+            || shard.batcher.borrow().holds_other_than(seat.incarnation);
+        let acks = shard.acks.borrow();
+        let others = self.world.regions().into_iter().filter(|region| *region != self.region);
+        let peers: Vec<_> = others.map(|region| acks.peer_cover(RegionId(region))).collect();
+        let facts = Facts {
+            region: RegionId(self.region),
+            ended: &word.ended,
+            cover: &word.cover,
+            durable: &durable.cover,
+            settled: seat.recovered && !holds && pulse.members.all_follow(seat.incarnation),
+            peers: &peers,
+        };
+        if let Some(incarnation) = pulse.sealing.step(facts, self.now_ms()) {
+            self.world.judge.note(|| format!("{} seals {incarnation}", self.node.name));
+            let origin = Origin { region: RegionId(self.region), incarnation: seat.incarnation };
+            let (id, body) = (self.world.sim.new_id(), Body::Sealed(incarnation));
+            let record = Record { id, shard: ShardId(shard.id), origin, body };
+            shard.batcher.borrow_mut().push_seal(&record);
+            self.pump.notify();
+        }
+    }
+
+    async fn heartbeat(
+        &self,
+        shard: &Shard,
+        seat: &Seat,
+        about: &About,
+        pulse: &mut Pulse,
+    ) -> Result<(), Failed> {
         let count = self.world.members(self.region);
         let names: Vec<String> = (0..count).map(|member| format!("redis-{member}")).collect();
         pulse.members.configure(names.iter().map(String::as_str));
@@ -280,6 +324,7 @@ impl Proxy {
         }
         pulse.members.heard(&names[seat.member], &word);
         let durable = pulse.members.durable(&word, always);
+        self.seal(shard, seat, about, pulse, &word, &durable);
         let members: Vec<_> = (0..count).map(|m| self.world.engine(self.region, shard.id, m)).collect();
         self.world.judge.beat(&members, &durable.cover, &word);
         let id = self.world.sim.new_id();

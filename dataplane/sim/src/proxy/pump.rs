@@ -212,7 +212,7 @@ impl Proxy {
         }
         let released = shard.batcher.borrow_mut().settle(ticket, confirmed, self.world.sim.now());
         if let Some(released) = released {
-            shard.acks.borrow_mut().confirmed(released.incarnation, &released.ranges);
+            shard.acks.borrow_mut().confirmed(released.incarnation, &released.ranges, self.now_ms());
             shard.moved();
             shard.trim.notify();
         }
