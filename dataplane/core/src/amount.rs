@@ -119,6 +119,14 @@ impl PartialEq for Amount {
 impl Eq for Amount {}
 
 impl Amount {
+    /// Whether it adds nothing.
+    pub fn is_zero(self) -> bool {
+        match self {
+            Self::Decimal(number) => number.units == 0,
+            Self::Score(score) => score == 0.0,
+        }
+    }
+
     /// The sum. Saturates; the sum of opposite infinities is 0; of different kinds, the first.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {

@@ -8,6 +8,7 @@ pub mod amount;
 pub mod config;
 pub mod cover;
 pub mod effect;
+pub mod folding;
 pub mod keyspace;
 pub mod merge;
 pub mod meta;

@@ -11,6 +11,7 @@
 use hashbrown::HashMap;
 
 use crate::amount::Amount;
+use crate::cover::Cover;
 use crate::effect::Kind;
 use crate::stamp::{Hlc, Origin, Stamp};
 
@@ -86,6 +87,23 @@ impl Cell {
     pub fn total_of(&self, origin: Origin, death: Stamp) -> Option<&Total> {
         let alive = death.max(self.base);
         self.counter.as_ref()?.totals.iter().find(|t| t.started.origin == origin && t.started > alive)
+    }
+
+    /// Totals of sealed incarnations that went over to another one ([`crate::folding`]), and that nobody can have otherwise.
+    fn folded(&self, death: Stamp, stable: Hlc, cover: &Cover) -> impl Iterator<Item = Stamp> {
+        let totals = self.counter.iter().flat_map(|c| &c.totals);
+        let counts = |t: &Total| t.started > death && !t.amount.is_zero();
+        let others = totals.clone().any(counts);
+        let gone =
+            move |t: &&Total| t.amount.is_zero() && t.latest <= stable && cover.is_sealed(t.started.origin);
+        totals.filter(move |t| others && gone(t)).map(|t| t.started)
+    }
+
+    fn forget_folded(&mut self, death: Stamp, stable: Hlc, cover: &Cover) {
+        let folded: Vec<Stamp> = self.folded(death, stable, cover).collect();
+        if let Some(counter) = self.counter.as_mut().filter(|_| !folded.is_empty()) {
+            counter.totals.retain(|t| !folded.contains(&t.started));
+        }
     }
 
     /// Forgets what is at or below `floor` for good; `false` when nothing is left.
@@ -391,11 +409,14 @@ impl KeyMeta {
     }
 
     /// Whether [`KeyMeta::collect`] would change anything.
-    pub fn is_collectible(&self, stable: Hlc, wall_ms: u64) -> bool {
+    pub fn is_collectible(&self, stable: Hlc, wall_ms: u64, cover: &Cover) -> bool {
         let old = |stamp: Stamp| !stamp.is_zero() && stamp.hlc <= stable;
         let ttl = &self.ttl;
         old(self.floor)
-            || self.cells.iter().any(|(_, cell)| cell.is_tombstone() && old(cell.base))
+            || self.cells.iter().any(|(_, cell)| {
+                (cell.is_tombstone() && old(cell.base))
+                    || cell.folded(self.death(), stable, cover).next().is_some()
+            })
             || (self.cells == Cells::None && ttl.lives.is_empty() && ttl.clear.hlc <= stable)
             || (ttl.is_stable(stable)
                 && (ttl.lives.len() > 1 || ttl.lives.iter().any(|l| l.kill.is_some() || l.at_ms.is_none())))
@@ -406,7 +427,7 @@ impl KeyMeta {
     /// Forgets what is causally stable: all effects up to `stable` are here and everywhere, and whoever writes later has
     /// seen them. By `wall_ms`, the master's wall clock, Redis itself has let go of what expired. Nothing that is shown changes.
     /// Returns whether a time-to-live went that had passed: others may still have it.
-    pub fn collect(&mut self, stable: Hlc, wall_ms: u64) -> bool {
+    pub fn collect(&mut self, stable: Hlc, wall_ms: u64, cover: &Cover) -> bool {
         if self.ttl.is_stable(stable) || mutation!(KillForgotten) {
             self.raise_floor(self.ttl.death());
             // Without a time it says that there is none, which nothing says as well.
@@ -421,6 +442,12 @@ impl KeyMeta {
                 !map.is_empty()
             }
         };
+        let death = self.death();
+        match &mut self.cells {
+            Cells::None => {}
+            Cells::Str(cell) => cell.forget_folded(death, stable, cover),
+            Cells::Map(_, map) => map.values_mut().for_each(|cell| cell.forget_folded(death, stable, cover)),
+        }
         if !keep && self.rank.hlc <= stable {
             self.cells = Cells::None;
             self.rank = Stamp::ZERO;

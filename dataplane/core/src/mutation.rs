@@ -105,6 +105,8 @@ mod planted {
         EndedIgnored: "an incarnation that has ended does not count for what is stable",
         KillForgotten: "the end of an expired life is forgotten though it is not stable",
         ExpiredForgottenEarly: "an expired key is forgotten before everybody's clock has passed its end",
+        FoldedByEach: "counters are folded without telling the other regions",
+        FoldedUnstable: "counters are folded before what might end one of the totals is known",
         SealedAtOnce: "an incarnation is sealed as soon as nobody is seen to hold anything of it",
         StaleConfirmationTold: "a confirmation is told although the master's word is old",
         TransferIgnoresGcCover: "state is taken over from a region that lacks what tombstones were forgotten of",

@@ -726,7 +726,7 @@ impl Shard {
             entry::COLLECTED => {
                 let (first, end) = (r.u16("slot")?, r.u16("slot")?.min(SLOTS));
                 let (stable, wall_ms) = (Hlc(r.u64("clock")?), r.u64("clock")?);
-                self.stats.collected += self.table.collect(first, end, stable, wall_ms).0;
+                self.stats.collected += self.table.collect(first, end, stable, wall_ms, &self.cover).0;
             }
             _ => return Err(WireError::Unknown("log entry")),
         }

@@ -261,7 +261,7 @@ impl Shard {
             stable.hlc = Hlc::from_millis(wall_ms.saturating_sub(3000));
         }
         let end = self.table.slots_with(first.min(SLOTS - 1), keys);
-        let (dropped, held) = self.table.collect(first, end, stable.hlc, wall_ms);
+        let (dropped, held) = self.table.collect(first, end, stable.hlc, wall_ms, &self.cover);
         let next_slot = if end >= SLOTS { 0 } else { end };
         let mut entry = Bytes::new();
         if dropped > 0 {

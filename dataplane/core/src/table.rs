@@ -6,6 +6,7 @@ use std::hash::Hasher;
 use hashbrown::{HashMap, HashTable};
 use siphasher::sip128::{Hasher128, SipHasher13};
 
+use crate::cover::Cover;
 use crate::meta::{Cells, KeyMeta};
 use crate::slot::{SLOTS, slot_of};
 use crate::stamp::{Hlc, Origin, Stamp};
@@ -329,8 +330,8 @@ impl Table {
         SLOTS
     }
 
-    /// Forgets what is stable in slots `first..end`: how many tombstones, and how many are left in them.
-    pub fn collect(&mut self, first: u16, end: u16, stable: Hlc, wall_ms: u64) -> (u64, u64) {
+    /// Forgets what is stable in slots `first..end`; `cover` tells what is sealed. Returns how many tombstones, and how many are left in them.
+    pub fn collect(&mut self, first: u16, end: u16, stable: Hlc, wall_ms: u64, cover: &Cover) -> (u64, u64) {
         let (mut dropped, mut held) = (0, 0);
         for at in usize::from(first)..usize::from(end) {
             let slot = &mut self.slots[at];
@@ -341,7 +342,7 @@ impl Table {
             held += u64::from(!slot.floor.is_zero());
             let mut due: Vec<Box<[u8]>> = Vec::new();
             for (key, meta) in slot.all_named() {
-                if meta.is_collectible(stable, wall_ms) {
+                if meta.is_collectible(stable, wall_ms, cover) {
                     due.push(key.into());
                 } else {
                     held += meta.tombstones();
@@ -350,7 +351,7 @@ impl Table {
             // Taken one by one: what is left of a key may be a plain entry, or nothing.
             for key in due {
                 let (expired, left) = self.update(&key, |meta| {
-                    let expired = meta.collect(stable, wall_ms);
+                    let expired = meta.collect(stable, wall_ms, cover);
                     (expired, meta.tombstones() - u64::from(*meta == KeyMeta::default()))
                 });
                 if expired {

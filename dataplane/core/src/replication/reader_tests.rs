@@ -127,7 +127,11 @@ fn a_record_that_cannot_be_read_is_skipped_and_reported() {
 #[test]
 fn heartbeats_store_the_position_now_and_then() {
     let mut r = reader();
-    for n in 0..100 {
+    assert!(r.delivered(0, beat(100), 0).beat.is_some());
+    let merge = r.next_merge(0).expect("that there is this origin must not be missed");
+    assert_eq!((merge.to, merge.bodies), (at(0, 100), vec![beat(100)]));
+    r.merged(Merged::Done, 0);
+    for n in 1..100 {
         assert!(r.delivered(n, beat(100 + n), n).beat.is_some());
     }
     assert_eq!(r.idle_tag(), Some(99));
@@ -173,7 +177,7 @@ fn what_closes_gaps_is_merged_first() {
     r.delivered(3, effects(103, &[4]), 4);
     let merge = r.next_merge(2).expect("further on");
     assert_eq!((merge.expected, merge.to), (None, START), "the position stays");
-    assert_eq!(merge.bodies, [effects(102, &[3]), effects(103, &[4])]);
+    assert_eq!(merge.bodies, [beat(101), effects(102, &[3]), effects(103, &[4])]);
     r.merged(Merged::Done, 3);
     let merge = r.next_merge(4).expect("the front again, at once");
     assert_eq!((merge.expected, merge.to, merge.bodies.len()), (Some(START), at(3, 103), 1));

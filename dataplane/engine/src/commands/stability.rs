@@ -1,10 +1,12 @@
-//! `MAS.COLLECT`: forgets tombstones that are causally stable.
+//! `MAS.COLLECT`: forgets tombstones that are causally stable, and folds what sealed incarnations counted.
 
 use std::collections::BTreeSet;
 
+use mas_core::shard::local_entry;
+use mas_core::slot::SLOTS;
 use mas_core::stamp::RegionId;
 
-use crate::boundary::{Ctx, Words};
+use crate::boundary::{Ctx, Native, Words};
 use crate::engine::{answer, number_in};
 use crate::refusal::Refusal;
 
@@ -30,6 +32,12 @@ pub(crate) fn collect(ctx: Ctx, words: Words<'_>) {
         let done = engine.shard.collect(slot, keys.clamp(1, KEYS_MAX), ctx.wall_ms());
         if !done.entry.is_empty() {
             ctx.replicate(&done.entry);
+        }
+        let end = if done.next_slot == 0 { SLOTS } else { done.next_slot };
+        if engine.shard.outbox().bytes() < engine.settings.outbox_max_bytes / 2 {
+            for effect in engine.shard.fold(slot, end, ctx.wall_ms(), &mut Native(ctx)) {
+                ctx.replicate(&local_entry(&effect));
+            }
         }
         ctx.reply_array(5);
         ctx.reply_text(done.dropped);

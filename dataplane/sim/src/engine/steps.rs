@@ -7,6 +7,7 @@ use bytes::Bytes;
 use mas_core::replication::heartbeat::Word;
 use mas_core::replication::reader::Merge;
 use mas_core::shard::{Identity, MergeError, Position, SkewLimits, local_entry};
+use mas_core::slot::SLOTS;
 use mas_core::stamp::{Hlc, Incarnation, RegionId, ShardId};
 use mas_core::transfer::{Cursor, PieceBounds, Want};
 use mas_core::wire::decode_effect;
@@ -271,6 +272,17 @@ impl Engine {
             self.log(state, Entry::Step(done.entry));
         }
         let stable = done.stable.hlc;
+        let cover = state.shard.cover();
+        let folds = state.shard.fold(0, SLOTS, self.wall_ms(), &mut state.keys);
+        for bytes in folds {
+            self.log(state, Entry::Step(local_entry(&bytes)));
+            let origin = state.shard.identity().origin();
+            if let Ok(effect) = decode_effect(&bytes, origin) {
+                self.judge.checked("folded");
+                let commit = Commit::new(0, self.shard, origin, effect.seq, effect.hlc, &effect.changes);
+                self.judge.committed(commit, &cover);
+            }
+        }
         drop(guard);
         self.judge.stable(self, &regions, stable);
         Ok(done.held)
