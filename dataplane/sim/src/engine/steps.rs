@@ -272,6 +272,7 @@ impl Engine {
         let stable = done.stable.hlc;
         drop(guard);
         self.judge.stable(self, &regions, stable);
+        self.judge.digests(self.shard);
         Ok(done.held)
     }
 
