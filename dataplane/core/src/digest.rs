@@ -13,12 +13,17 @@
 //!
 //! The hash keeps faults apart, not adversaries: who can write may as well write the difference.
 
+use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::amount::Amount;
 use crate::effect::Kind;
+use crate::keyspace::Keyspace;
 use crate::meta::{Cell, KeyMeta, Total};
+use crate::shard::Shard;
+use crate::slot::slot_of;
 use crate::stamp::{Hlc, Stamp};
+use crate::transfer::Cursor;
 
 /// All regions and versions must agree on it.
 const SEED: u64 = 0x6d61_732d_6469_6765;
@@ -175,5 +180,60 @@ impl Digests {
     /// The sum of the slot's keys that have no time-to-live, and whether there are others.
     pub(crate) fn of(&self, slot: usize) -> (u64, bool) {
         (self.steady[slot], self.expiring[slot] > 0)
+    }
+}
+
+/// What a key of a slot says of itself, to whoever looks for a difference.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyDigest {
+    /// Its name.
+    pub key: Bytes,
+    /// What it adds to the slot's digest.
+    pub digest: u64,
+    /// The latest clock in it ([`KeyMeta::latest`]).
+    pub latest: Hlc,
+}
+
+impl Shard {
+    /// Some keys of a slot from a cursor on, about `count` looked at, and the cursor to go on with. Plain strings come first, for
+    /// nothing but the keyspace knows their names, and with them keys without metadata; a key may come twice.
+    pub fn key_digests(
+        &self,
+        slot: u16,
+        beyond_ms: u64,
+        at: &Cursor,
+        count: usize,
+        ks: &mut dyn Keyspace,
+    ) -> (Cursor, Vec<KeyDigest>) {
+        let of = |key: &[u8], meta: &KeyMeta| KeyDigest {
+            key: Bytes::copy_from_slice(key),
+            digest: meta.digest(key, beyond_ms),
+            latest: meta.latest(),
+        };
+        match at {
+            Cursor::Values(at) => {
+                let (next, keys) = ks.scan(at, count);
+                let keys = keys.iter().filter(|key| slot_of(key) == slot);
+                let keys = keys.map(|key| self.table.read(key, |meta| of(key, meta))).collect();
+                let next = match next.is_empty() {
+                    true => Cursor::Named { slot, key: Bytes::new(), cell: None },
+                    false => Cursor::Values(next.into()),
+                };
+                (next, keys)
+            }
+            Cursor::Named { key: after, .. } => {
+                let named = self.table.slot_contents(slot).2.filter(|(key, _)| *key > &after[..]);
+                let mut named: Vec<(&[u8], &KeyMeta)> = named.collect();
+                named.sort_unstable_by_key(|(key, _)| *key);
+                let last = named.get(count.saturating_sub(1)).filter(|_| named.len() > count);
+                let next = last.map_or(Cursor::Done, |(key, _)| Cursor::Named {
+                    slot,
+                    key: Bytes::copy_from_slice(key),
+                    cell: None,
+                });
+                (next, named.into_iter().take(count).map(|(key, meta)| of(key, meta)).collect())
+            }
+            Cursor::Done => (Cursor::Done, Vec::new()),
+        }
     }
 }

@@ -153,6 +153,8 @@ fn garbage_is_refused_and_changes_nothing() {
         "MAS.TRIM",
         "MAS.CLAIM",
         "MAS.COLLECT",
+        "MAS.DIGEST",
+        "MAS.KEYS",
         "MAS.PROMOTE",
         "MAS.SERVE",
         "MAS.STAMP",
@@ -200,7 +202,7 @@ fn positions_are_compared_and_duplicates_counted() {
         a.client.call_bytes(&words)
     };
     let counts = |merged, duplicates| {
-        Value::Many([merged, duplicates, 0, 0].into_iter().map(Value::Integer).collect())
+        Value::Many([merged, duplicates, 0, 0, 0].into_iter().map(Value::Integer).collect())
     };
     assert_eq!(merge(("3", "4"), ("5", "6")), Value::Error("MASPOSITION -1 0".into()));
     assert_eq!(merge(("-1", "0"), ("5", "6")), counts(4, 0));
