@@ -215,9 +215,10 @@ impl Shard {
                 let (next, keys) = ks.scan(at, count);
                 let keys = keys.iter().filter(|key| slot_of(key) == slot);
                 let keys = keys.map(|key| self.table.read(key, |meta| of(key, meta))).collect();
-                let next = match next.is_empty() {
-                    true => Cursor::Named { slot, key: Bytes::new(), cell: None },
-                    false => Cursor::Values(next.into()),
+                let next = if next.is_empty() {
+                    Cursor::Named { slot, key: Bytes::new(), cell: None }
+                } else {
+                    Cursor::Values(next.into())
                 };
                 (next, keys)
             }

@@ -107,7 +107,7 @@ struct Keys {
     merged: u64,
     collected: u64,
     /// Digest and latest clock.
-    keys: BTreeMap<Vec<u8>, (String, u64)>,
+    named: BTreeMap<Vec<u8>, (String, u64)>,
 }
 
 /// Compares all regions of a running store, and the values of `sample` keys.
@@ -151,20 +151,20 @@ impl Master {
         Ok(Self { region: region.to_owned(), shard, connection })
     }
 
-    fn odd(&self, why: impl ToString) -> VerifyError {
+    fn odd(&self, why: &impl ToString) -> VerifyError {
         VerifyError::Engine { region: self.region.clone(), shard: self.shard, why: why.to_string() }
     }
 
     async fn ask<T: FromRedisValue>(&mut self, command: &Cmd) -> Result<T, VerifyError> {
         let answer = command.query_async(&mut self.connection).await;
-        answer.map_err(|error| self.odd(error))
+        answer.map_err(|error| self.odd(&error))
     }
 
     /// Its clock, unix milliseconds.
     async fn clock_ms(&mut self) -> Result<u64, VerifyError> {
         let cover: Vec<redis::Value> = self.ask(&cmd("MAS.COVER")).await?;
         let clock = cover.get(1).and_then(|value| u64::from_redis_value_ref(value).ok());
-        clock.map(|hlc| hlc >> 16).ok_or_else(|| self.odd("its clock cannot be read"))
+        clock.map(|hlc| hlc >> 16).ok_or_else(|| self.odd(&"its clock cannot be read"))
     }
 
     async fn digests(&mut self, beyond_ms: u64) -> Result<Vec<u64>, VerifyError> {
@@ -174,7 +174,7 @@ impl Master {
             let answer: Vec<Vec<u8>> = self.ask(&question).await?;
             let (words, _) = answer.get(5).map_or(&[][..], Vec::as_slice).as_chunks::<8>();
             if words.is_empty() {
-                return Err(self.odd("it gives no digests"));
+                return Err(self.odd(&"it gives no digests"));
             }
             all.extend(words.iter().map(|word| u64::from_le_bytes(*word)));
         }
@@ -191,14 +191,14 @@ impl Master {
             }
             let answer: Vec<Vec<u8>> = self.ask(&question).await?;
             let [next, merged, collected, keys @ ..] = &answer[..] else {
-                return Err(self.odd("it gives no keys"));
+                return Err(self.odd(&"it gives no keys"));
             };
             found.merged = found.merged.min(number(merged));
             found.collected = found.collected.max(number(collected));
             let (keys, _) = keys.as_chunks::<3>();
             for [key, digest, latest] in keys {
                 let digest = String::from_utf8_lossy(digest).into_owned();
-                found.keys.insert(key.clone(), (digest, number(latest)));
+                found.named.insert(key.clone(), (digest, number(latest)));
             }
             if next.is_empty() {
                 return Ok(found);
@@ -252,7 +252,7 @@ async fn compare_keys(masters: &mut [Master], slot: u16, verdict: &mut Verdict) 
         for (at, a) in all.iter().enumerate() {
             for (other, b) in all.iter().enumerate().skip(at + 1) {
                 let regions = [masters[at].region.clone(), masters[other].region.clone()];
-                let names: BTreeSet<&Vec<u8>> = a.keys.keys().chain(b.keys.keys()).collect();
+                let names: BTreeSet<&Vec<u8>> = a.named.keys().chain(b.named.keys()).collect();
                 for key in names {
                     let (mine, theirs) = (a.of(key), b.of(key));
                     if mine.0 == theirs.0 {
@@ -293,7 +293,7 @@ const NOTHING: &str = "0000000000000000";
 impl Keys {
     /// Digest and latest clock; what is not there may have been forgotten, as far as `collected` says.
     fn of(&self, key: &[u8]) -> (&str, u64) {
-        self.keys.get(key).map_or((NOTHING, 0), |(digest, latest)| (digest, *latest))
+        self.named.get(key).map_or((NOTHING, 0), |(digest, latest)| (digest, *latest))
     }
 }
 
