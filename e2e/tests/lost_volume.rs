@@ -78,7 +78,7 @@ fn a_deleted_broker_volume_ends_with_equal_regions() {
             2 * i64::from(KEYS / 50) + 1000,
             "all increments count"
         );
-        assert_eq!(connection.zscore::<_, _, f64>("z1", 1).unwrap(), 2.0);
+        assert_eq!(connection.zscore::<_, _, String>("z1", 1).unwrap(), "2");
         assert_eq!(connection.strlen::<_, usize>("large").unwrap(), 3 << 20);
         assert!(connection.pttl::<_, i64>("m7").unwrap() > 0);
         assert_eq!(connection.hget::<_, _, String>("h8", "west").unwrap(), "here");

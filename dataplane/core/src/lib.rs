@@ -7,6 +7,7 @@ pub mod mutation;
 pub mod amount;
 pub mod config;
 pub mod cover;
+pub mod digest;
 pub mod effect;
 pub mod folding;
 pub mod keyspace;

@@ -4,6 +4,7 @@
 use bytes::Bytes;
 
 use crate::amount::{Amount, Decimal};
+use crate::digest::Place;
 use crate::effect::{Kind, Op, Value};
 use crate::keyspace::Keyspace;
 use crate::meta::{Cell, Cells, Counter, KeyMeta, Kill, Total};
@@ -92,10 +93,13 @@ impl View {
     }
 
     /// Shows what the operation changed beyond its own cell: a new type, a higher floor, a kill, a kill made void.
-    fn sweep(self, meta: &KeyMeta, key: &[u8], ks: &mut dyn Keyspace, outcome: &mut Outcome) {
+    fn sweep(self, meta: &mut KeyMeta, key: &[u8], ks: &mut dyn Keyspace, outcome: &mut Outcome) {
         let now = Self::of(meta);
         if now.death == self.death {
             return;
+        }
+        if !mutation!(DigestForgetsKills) {
+            meta.sum = meta.sum_of_cells(key);
         }
         let Some(kind) = now.kind else {
             if self.kind.is_some() {
@@ -245,7 +249,7 @@ fn put(
     value: Option<&Value>,
     ks: &mut dyn Keyspace,
 ) -> bool {
-    let death = meta.death();
+    let (death, place) = (meta.death(), Place::new(key, kind, name));
     let Some(cell) = meta.cell_mut(name) else { return false };
     let older = if mutation!(WrongTieBreak) { stamp.hlc < cell.base.hlc } else { stamp < cell.base };
     if older && !mutation!(ArrivalOrder) {
@@ -255,6 +259,7 @@ fn put(
     if gone && cell.present && stamp == cell.base {
         return false;
     }
+    let was = if mutation!(DigestForgetsRemoval) && value.is_none() { 0 } else { place.cell(cell, death) };
     cell.base = if mutation!(NoTombstone) && value.is_none() { Stamp::ZERO } else { stamp };
     cell.present = value.is_some();
     if let Some(counter) = &mut cell.counter {
@@ -270,6 +275,8 @@ fn put(
         (None, Some(value)) if cell.is_live(death) && !gone => ks.write(key, kind, name, value),
         (None, _) => ks.remove(key, kind, name),
     }
+    let is = place.cell(cell, death);
+    meta.sum = meta.sum.wrapping_sub(was).wrapping_add(is);
     true
 }
 
@@ -303,8 +310,9 @@ fn count(
     total: Total,
     ks: &mut dyn Keyspace,
 ) -> bool {
-    let death = meta.death();
+    let (death, place) = (meta.death(), Place::new(key, kind, name));
     let Some(cell) = meta.cell_mut(name) else { return false };
+    let was = place.cell(cell, death);
     let base = cell.base;
     let Some(counter) = &mut cell.counter else { return false };
     if total.started <= base && !mutation!(DeadTotalsCount) {
@@ -330,6 +338,8 @@ fn count(
     if let Some(sum) = cell.sum(death) {
         ks.write(key, kind, name, &shown(sum));
     }
+    let is = place.cell(cell, death);
+    meta.sum = meta.sum.wrapping_sub(was).wrapping_add(is);
     true
 }
 

@@ -12,6 +12,7 @@ use hashbrown::HashMap;
 
 use crate::amount::Amount;
 use crate::cover::Cover;
+use crate::digest;
 use crate::effect::Kind;
 use crate::stamp::{Hlc, Origin, Stamp};
 
@@ -314,6 +315,8 @@ pub struct KeyMeta {
     pub cells: Cells,
     /// The greatest stamp that the winning type ever had, tombstones included.
     pub rank: Stamp,
+    /// The sum of the live cells' elements ([`digest`]). It follows from the rest.
+    pub(crate) sum: u64,
 }
 
 impl KeyMeta {
@@ -324,6 +327,7 @@ impl KeyMeta {
             ttl: Ttl { clear: stamp, lives: Vec::new() },
             cells: Cells::Str(Cell { base: stamp, present: true, counter: None }),
             rank: stamp,
+            sum: digest::string(stamp),
         }
     }
 
@@ -489,6 +493,7 @@ impl KeyMeta {
             Some(_) if rank > self.rank => {
                 let loser = self.rank;
                 self.cells = Cells::empty(kind);
+                self.sum = 0;
                 self.rank = rank;
                 if !mutation!(LoserLeavesNoFloor) {
                     self.floor = self.floor.max(loser);

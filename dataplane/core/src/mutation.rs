@@ -113,6 +113,12 @@ mod planted {
         TransferWithoutTombstones: "state is sent without what was deleted",
         TransferFromAnyMaster: "pieces of state of different incarnations are put together",
         TransferSettlesEarly: "the cover of a source is taken over before what it got meanwhile is here",
+        DigestForgetsRemoval: "what was removed from a key stays in its slot's digest",
+        DigestForgetsKills: "what dies, or comes back, with a time-to-live does not change the digest",
+        DigestCountsTombstones: "a digest counts what was removed, until that is forgotten",
+        DigestCountsExpired: "a digest counts keys that have expired, until they are forgotten",
+        DigestKeptByFlush: "a flush leaves what it took in the slots' digests",
+        DigestNotLoaded: "what is loaded from a file is not in the digests",
         EmptyMasterPromoted: "an empty member is promoted although another may have more",
         OldestPromoted: "of several members the one that has least is promoted",
     }

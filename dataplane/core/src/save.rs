@@ -202,7 +202,7 @@ impl Shard {
 }
 
 fn save_key(chunks: &mut Chunks<'_>, key: &[u8], meta: &KeyMeta) {
-    let KeyMeta { floor, ttl: Ttl { clear, lives }, cells, rank } = meta;
+    let KeyMeta { floor, ttl: Ttl { clear, lives }, cells, rank, sum: _ } = meta;
     chunks.body.u8(tag::KEY);
     chunks.body.bytes(key);
     chunks.stamp(*floor);
@@ -409,7 +409,7 @@ fn load_key(
             }
             let kind = kind_of(items.r.u8("type")?)?;
             let cells = kind.map_or(Cells::None, Cells::empty);
-            *pending = Some((key, KeyMeta { floor, ttl, cells, rank }));
+            *pending = Some((key, KeyMeta { floor, ttl, cells, rank, sum: 0 }));
         }
         tag::CELLS => {}
         _ => return Err(WireError::Unknown("item")),

@@ -7,6 +7,7 @@ use hashbrown::{HashMap, HashTable};
 use siphasher::sip128::{Hasher128, SipHasher13};
 
 use crate::cover::Cover;
+use crate::digest::{self, Digests, Share};
 use crate::meta::{Cells, KeyMeta};
 use crate::slot::{SLOTS, slot_of};
 use crate::stamp::{Hlc, Origin, Stamp};
@@ -88,6 +89,7 @@ impl Slot {
 pub struct Table {
     hash_key: (u64, u64),
     slots: Vec<Slot>,
+    digests: Digests,
     origins: Vec<Origin>,
     origin_index: HashMap<Origin, u16>,
     plain: u64,
@@ -103,6 +105,11 @@ impl std::fmt::Debug for Table {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Table").field("plain", &self.plain).field("rich", &self.rich).finish_non_exhaustive()
     }
+}
+
+fn stamp_in(origins: &[Origin], plain: &Plain) -> Stamp {
+    let origin = origins.get(usize::from(plain.origin())).copied().unwrap_or_default();
+    Stamp::new(plain.hlc(), origin)
 }
 
 /// Sizes of a [`Table`].
@@ -122,6 +129,7 @@ impl Table {
         Self {
             hash_key,
             slots: (0..SLOTS).map(|_| Slot::default()).collect(),
+            digests: Digests::new(usize::from(SLOTS)),
             origins: Vec::new(),
             origin_index: HashMap::new(),
             plain: 0,
@@ -166,8 +174,7 @@ impl Table {
     }
 
     fn stamp_of(&self, plain: &Plain) -> Stamp {
-        let origin = self.origins.get(usize::from(plain.origin())).copied().unwrap_or_default();
-        Stamp::new(plain.hlc(), origin)
+        stamp_in(&self.origins, plain)
     }
 
     /// Calls `f` with the key's metadata; with the slot's floor alone when there is none.
@@ -187,8 +194,8 @@ impl Table {
     /// Fast path of a plain `SET`: `true` when the key had nothing but an older plain entry, or nothing.
     pub fn set_plain(&mut self, key: &[u8], stamp: Stamp) -> bool {
         let Some(origin) = self.intern(stamp.origin) else { return false };
-        let id = self.id_of(key);
-        let slot = &mut self.slots[usize::from(slot_of(key))];
+        let (id, at) = (self.id_of(key), usize::from(slot_of(key)));
+        let slot = &mut self.slots[at];
         if stamp <= slot.floor && mutation!(PlainSetIgnoresFlush) {
             return true;
         }
@@ -200,7 +207,9 @@ impl Table {
         if let Some(plain) = slot.plain.find_mut(id.low, |p| p.id() == id) {
             let newer = stamp.hlc > plain.hlc();
             if newer {
-                *plain = fresh;
+                let old = std::mem::replace(plain, fresh);
+                let was = Share::of_string(stamp_in(&self.origins, &old));
+                self.digests.change(at, was, Share::of_string(stamp));
             }
             return newer;
         }
@@ -208,6 +217,7 @@ impl Table {
             return false;
         }
         slot.plain.insert_unique(id.low, fresh, |p| p.id().low);
+        self.digests.change(at, Share::default(), Share::of_string(stamp));
         self.plain += 1;
         true
     }
@@ -218,11 +228,13 @@ impl Table {
         let id = self.id_of(key);
         let floor = self.slots[at].floor;
         if let Some(meta) = self.slots[at].named_mut(key) {
-            let was_tombstone = meta.cells == Cells::None;
+            let (was_tombstone, was) = (meta.cells == Cells::None, Share::of(meta));
             let result = f(meta);
             let is_tombstone = meta.cells == Cells::None;
+            self.digests.change(at, was, Share::of(meta));
             self.tombstones = self.tombstones + u64::from(is_tombstone) - u64::from(was_tombstone);
             if let Some(stamp) = meta.as_plain() {
+                // Its share stays the same.
                 if self.insert_plain(at, id, stamp) {
                     self.slots[at].forget(key);
                     self.rich -= 1;
@@ -240,7 +252,9 @@ impl Table {
             None if mutation!(FlushForgetsSlot) => KeyMeta::default(),
             None => KeyMeta::below(floor),
         };
+        let was = Share::of(&meta);
         let result = f(&mut meta);
+        self.digests.change(at, was, Share::of(&meta));
         if let Some(stamp) = meta.as_plain()
             && self.insert_plain(at, id, stamp)
         {
@@ -281,24 +295,31 @@ impl Table {
 
     /// Raises the floor of a slot and forgets what is dead by it. Values are not touched.
     pub fn raise_slot_floor(&mut self, slot: u16, floor: Stamp) {
-        let origins = &self.origins;
-        let slot = &mut self.slots[usize::from(slot)];
+        let (origins, digests, at) = (&self.origins, &mut self.digests, usize::from(slot));
+        let slot = &mut self.slots[at];
         if floor <= slot.floor {
             return;
         }
         slot.floor = floor;
         let before = slot.plain.len();
         slot.plain.retain(|p| {
-            let origin = origins.get(usize::from(p.origin())).copied().unwrap_or_default();
-            Stamp::new(p.hlc(), origin) > floor
+            let stamp = stamp_in(origins, p);
+            if stamp <= floor && !mutation!(DigestKeptByFlush) {
+                digests.change(at, Share::of_string(stamp), Share::default());
+            }
+            stamp > floor
         });
         self.plain -= (before - slot.plain.len()) as u64;
         let (mut gone, mut tombstones) = (0, 0);
         let Some(rich) = &mut slot.rich else { return };
-        rich.retain(|_, meta| {
-            let was = meta.cells == Cells::None;
+        rich.retain(|key, meta| {
+            let (was, share, death) = (meta.cells == Cells::None, Share::of(meta), meta.death());
             meta.ttl.clear(floor);
             meta.raise_floor(floor);
+            if meta.death() != death {
+                meta.sum = meta.sum_of_cells(key);
+            }
+            digests.change(at, share, Share::of(meta));
             let empty = meta.cells == Cells::None;
             let keep = !meta.says_no_more_than(floor);
             gone += u64::from(!keep);
@@ -378,7 +399,7 @@ impl Table {
     }
 
     /// Up to where keys that expired were forgotten.
-    pub(crate) fn expired(&self) -> Hlc {
+    pub fn expired(&self) -> Hlc {
         self.expired
     }
 
@@ -405,12 +426,22 @@ impl Table {
 
     /// Puts back what [`Table::slot_contents`] gave. `false`: too many origins.
     pub(crate) fn restore_plain(&mut self, slot: u16, low: u64, high: u16, stamp: Stamp) -> bool {
-        self.insert_plain(usize::from(slot % SLOTS), KeyId { low, high }, stamp)
+        let at = usize::from(slot % SLOTS);
+        let done = self.insert_plain(at, KeyId { low, high }, stamp);
+        if done && !mutation!(DigestNotLoaded) {
+            self.digests.change(at, Share::default(), Share::of_string(stamp));
+        }
+        done
     }
 
     /// Puts back a named entry.
-    pub(crate) fn restore_rich(&mut self, key: &[u8], meta: KeyMeta) {
-        self.insert_rich(usize::from(slot_of(key)), key, meta);
+    pub(crate) fn restore_rich(&mut self, key: &[u8], mut meta: KeyMeta) {
+        let at = usize::from(slot_of(key));
+        meta.sum = meta.sum_of_cells(key);
+        if !mutation!(DigestNotLoaded) {
+            self.digests.change(at, Share::default(), Share::of(&meta));
+        }
+        self.insert_rich(at, key, meta);
     }
 
     /// Puts back a slot's floor.
@@ -421,5 +452,24 @@ impl Table {
     /// Every key with full metadata.
     pub fn rich_entries(&self) -> impl Iterator<Item = (&[u8], &KeyMeta)> {
         self.slots.iter().flat_map(Slot::all_named)
+    }
+
+    /// The slot's digest ([`crate::digest`]), if only what expires after `beyond_ms` counts. Looks at all keys with metadata of
+    /// the slot if one of them expires, and at no cell.
+    pub fn digest(&self, slot: u16, beyond_ms: u64) -> u64 {
+        let (steady, expiring) = self.digests.of(usize::from(slot));
+        if !expiring {
+            return steady;
+        }
+        let named = self.slots[usize::from(slot)].all_named().filter(|(_, meta)| meta.ttl.at_ms().is_some());
+        named.fold(steady, |sum, (key, meta)| sum.wrapping_add(meta.digest(key, beyond_ms)))
+    }
+
+    /// What [`Table::digest`] must be, from all cells. For tests.
+    pub fn recount(&self, slot: u16, beyond_ms: u64) -> u64 {
+        let slot = &self.slots[usize::from(slot)];
+        let plain = slot.plain.iter().map(|p| digest::string(self.stamp_of(p)));
+        let named = slot.all_named().map(|(key, meta)| meta.recount(key, beyond_ms));
+        plain.chain(named).fold(0, u64::wrapping_add)
     }
 }

@@ -116,10 +116,10 @@ impl Run {
     fn read(&mut self, to: usize, from: usize) {
         let log = self.regions[from].log.clone();
         let mut records = Vec::new();
-        for at in self.read[to][from]..log.len() {
+        for (at, record) in log.iter().enumerate().skip(self.read[to][from]) {
             let lost = (from, to) == (0, 1) && (self.lost.0..self.lost.1).contains(&at);
             if !lost {
-                records.push(log[at].clone());
+                records.push(record.clone());
             }
         }
         self.read[to][from] = log.len();

@@ -153,6 +153,8 @@ fn garbage_is_refused_and_changes_nothing() {
         "MAS.TRIM",
         "MAS.CLAIM",
         "MAS.COLLECT",
+        "MAS.DIGEST",
+        "MAS.KEYS",
         "MAS.PROMOTE",
         "MAS.SERVE",
         "MAS.STAMP",

@@ -227,7 +227,7 @@ impl Batcher {
 
     /// Takes the parts of a piece of state, unless there is much to publish already: who asked asks again.
     pub fn push_state(&mut self, records: &[Record]) {
-        let bytes: usize = records.iter().map(|record| record.size_hint()).sum();
+        let bytes: usize = records.iter().map(Record::size_hint).sum();
         if self.online && (self.is_idle() || self.has_room(bytes)) {
             for record in records {
                 self.push_flight(record, Content::State, record.size_hint());

@@ -125,7 +125,7 @@ impl Keyspace for Map {
 
     fn scan(&mut self, cursor: &[u8], count: usize) -> (Vec<u8>, Vec<Vec<u8>>) {
         let after = self.keys.keys().filter(|key| cursor.is_empty() || &key[..] > cursor);
-        let some: Vec<Vec<u8>> = after.take(count).map(|key| key.to_vec()).collect();
+        let some: Vec<Vec<u8>> = after.take(count).cloned().collect();
         let next = if some.len() < count { Vec::new() } else { some.last().cloned().unwrap_or_default() };
         (next, some)
     }

@@ -98,6 +98,8 @@ pub unsafe extern "C" fn RedisModule_OnLoad(
         c"MAS.CLAIM" c"fast" crate::commands::outbox::claim,
         c"MAS.COLLECT" c"write" crate::commands::stability::collect,
         c"MAS.STATE" c"readonly" crate::commands::state::state,
+        c"MAS.DIGEST" c"readonly" crate::commands::digest::digest,
+        c"MAS.KEYS" c"readonly" crate::commands::digest::keys,
         c"MAS.PROMOTE" c"admin" crate::commands::control::promote,
         c"MAS.SERVE" c"admin" crate::commands::control::serve,
         c"MAS.FENCE" c"admin allow-stale" crate::commands::control::fence,

@@ -2,6 +2,7 @@
 //! step of the shard, and answers.
 
 pub(crate) mod control;
+pub(crate) mod digest;
 pub(crate) mod exec;
 pub(crate) mod merge;
 pub(crate) mod outbox;

@@ -79,6 +79,9 @@ impl Judge {
                 self.tombstones(&masters);
             }
             self.check_replicas(world, &masters, shard);
+            let members = world.engines().into_iter().filter(|e| e.shard == shard && e.node.is_up());
+            let members = members.filter(|e| world.regions().contains(&e.region) && !e.is_loading());
+            self.all_digests(&members.collect::<Vec<_>>());
         }
         if holes.is_none() {
             self.check_links(world);

@@ -2,6 +2,7 @@
 //! shares no code with the core's merge; the first violation ends the run.
 
 mod acks;
+mod digest;
 mod final_state;
 pub(crate) mod ledger;
 mod masters;

@@ -209,6 +209,7 @@ impl Judge {
                 && named(shard) == named(loaded)
                 && shard.stability() == loaded.stability()
                 && shard.transfer() == loaded.transfer()
+                && self.loaded_digests(shard, loaded, engine.shard)
         });
         if !same {
             self.violate(

@@ -260,7 +260,7 @@ impl Engine {
         )
     }
 
-    fn is_loading(&self) -> bool {
+    pub(crate) fn is_loading(&self) -> bool {
         self.loading_until.get() > self.sim.now()
     }
 

@@ -285,6 +285,7 @@ impl Engine {
         }
         drop(guard);
         self.judge.stable(self, &regions, stable);
+        self.judge.digests(self.shard);
         Ok(done.held)
     }
 

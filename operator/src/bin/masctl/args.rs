@@ -60,6 +60,12 @@ pub(crate) enum Command {
     ///
     /// Connections that were frozen are closed, so that both sides connect anew.
     Heal(Pair),
+    /// Compare what the regions hold, key by key where it differs
+    ///
+    /// The masters of all regions are asked for digests of what they hold. What differs while writes are under way is
+    /// looked at again; a key counts only when both regions have merged all that was said of it. Exit code 1: keys
+    /// differ, or it could not be decided.
+    Verify(Verify),
     /// Show live rates and lags
     Top(Top),
     /// Say what `up` with this manifest would change, without doing it
@@ -157,6 +163,16 @@ pub(crate) struct Cut {
     /// Only what A writes no longer reaches B; what B writes reaches A
     #[arg(long)]
     pub(crate) one_way: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Verify {
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+    /// Also compare the values of so many random keys: digests tell of versions alone
+    #[arg(long, value_name = "KEYS", default_value_t = 0)]
+    pub(crate) sample: u64,
 }
 
 #[derive(Debug, clap::Args)]

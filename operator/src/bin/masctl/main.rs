@@ -9,6 +9,7 @@ mod progress;
 mod run;
 mod table;
 mod top;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -45,6 +46,7 @@ fn dispatch(args: Args) -> Result<(), Failure> {
         Command::Cut(cut) => block(inspect::cut(&place, &cut)),
         Command::Heal(pair) => block(inspect::heal(&place, &pair)),
         Command::Fault(fault) => block(inspect::fault(&place, &fault)),
+        Command::Verify(args) => block(verify::verify(&place, &args)),
         Command::Top(top) => block(top::top(&place, &top)),
         Command::Plan(plan) => inspect::plan(&place, &plan),
         Command::Completion { shell } => {

@@ -90,11 +90,12 @@ impl Engine {
 
     /// Which effects it holds, of all origins.
     pub(super) async fn cover(&self) -> Result<Cover, EngineError> {
-        let (bytes, _clock, _incarnation, _seq): (Vec<u8>, Value, Value, Value) =
-            self.call("its cover", &cmd("MAS.COVER"), CALL).await?;
-        Reader::new(bytes.into())
-            .cover()
-            .map_err(|error| EngineError::Odd { engine: self.name.clone(), message: error.to_string() })
+        let answer: Vec<Value> = self.call("its cover", &cmd("MAS.COVER"), CALL).await?;
+        let odd = |message: String| EngineError::Odd { engine: self.name.clone(), message };
+        let Some(Value::BulkString(bytes)) = answer.into_iter().next() else {
+            return Err(odd("it gives no cover".to_owned()));
+        };
+        Reader::new(bytes.into()).cover().map_err(|error| odd(error.to_string()))
     }
 
     /// Promotes it; from then on replicas may log in.

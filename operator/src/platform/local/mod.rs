@@ -24,6 +24,7 @@ mod shared;
 mod stale;
 mod status;
 mod store;
+mod verify;
 mod world;
 
 pub use binaries::{Binaries, BinariesError, Overrides};
@@ -38,3 +39,4 @@ pub use record::{Record, RecordError, RegionRecord, ShardRecord};
 pub use stale::sweep as sweep_stale_processes;
 pub use status::*;
 pub use store::{Options, StartError, Store, StoreError, delete_data};
+pub use verify::{Difference, Verdict, VerifyError, verify};
