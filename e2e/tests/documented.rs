@@ -24,7 +24,7 @@ enum How {
 use How::{Covered, Run, RunAs};
 
 /// In the order in which they are run.
-const COMMANDS: [(&str, How); 23] = [
+const COMMANDS: [(&str, How); 27] = [
     ("make test", Covered("this test is a part of it; .ci/run runs it")),
     ("make bench", Covered("some five minutes of load; its program is asked for its options below")),
     (

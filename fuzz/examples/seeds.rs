@@ -180,6 +180,7 @@ fn main() -> std::io::Result<()> {
     write("record", "seed-part", &part(1, b"piece"))?;
     write("record", "seed-heartbeat", &record(Body::Heartbeat(beat)))?;
     write("record", "seed-nonce", &record(Body::Nonce(5)))?;
+    write("record", "seed-sealed", &record(Body::Sealed(Incarnation(9))))?;
     let want = Want { of: RegionId(2), transfer: 7, since: Hlc::ZERO, cursor: Cursor::START };
     write("record", "seed-want", &record(Body::Want(want.clone())))?;
     let [mut from, _] = regions(false);

@@ -62,7 +62,7 @@ fuzz_target!(|data: &[u8]| {
         }
         Body::Part { index, count, .. } => assert!(index < count),
         Body::Heartbeat(beat) => check_cover(&beat.cover),
-        Body::Nonce(_) => assert_eq!(encoded, bytes),
+        Body::Nonce(_) | Body::Sealed(_) => assert_eq!(encoded, bytes),
         Body::Want(_) => {}
         Body::State(state) => {
             for chunk in state.chunks().into_iter().flatten() {

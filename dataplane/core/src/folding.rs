@@ -56,15 +56,10 @@ impl Shard {
         }
         self.seq += 1;
         let origin = self.identity.origin();
-        #[allow(unused_mut, reason = "for a planted bug")]
-        let mut effect = Effect { seq: self.seq, hlc: now, changes: vec![Change::Key { key, ops }] };
+        let effect = Effect { seq: self.seq, hlc: now, changes: vec![Change::Key { key, ops }] };
         self.merge_effect(&effect, ks);
-        if mutation!(FoldedByEach) {
-            if let Change::Key { ops, .. } = &mut effect.changes[0] {
-                ops.retain(|op| matches!(op, Op::Count { amount, .. } if !amount.is_zero()));
-            }
-        }
-        let bytes = wire::encode_effect(&effect, origin);
+        let told = if mutation!(FoldedByEach) { Effect { changes: Vec::new(), ..effect } } else { effect };
+        let bytes = wire::encode_effect(&told, origin);
         self.outbox.push(origin.incarnation, self.seq, bytes.clone(), wall_ms);
         bytes
     }

@@ -79,6 +79,14 @@ enum Sort {
     Remote,
 }
 
+/// A confirmation that waits for a newer word of the master.
+#[derive(Clone, Debug)]
+struct Unsure {
+    incarnation: Incarnation,
+    ranges: Vec<(u64, u64)>,
+    at_ms: u64,
+}
+
 #[derive(Clone, Debug)]
 struct Lane<W> {
     confirmed: SeqSet,
@@ -103,8 +111,8 @@ pub struct Acks<W> {
     fresh_until_ms: u64,
     /// Confirmations of incarnations before it count until then.
     ended_until_ms: u64,
-    /// Confirmations that came without a good word: incarnation, ranges, when.
-    unsure: Vec<(Incarnation, Vec<(u64, u64)>, u64)>,
+    /// Confirmations that came without a good word.
+    unsure: Vec<Unsure>,
     lanes: BTreeMap<Incarnation, Lane<W>>,
     peers: HashMap<RegionId, (u64, Cover)>,
     count: usize,
@@ -203,7 +211,7 @@ impl<W: Copy> Acks<W> {
             self.count_confirmed(incarnation, ranges);
         } else if now_ms > self.fresh_until_ms {
             if self.unsure.len() < UNSURE_MAX {
-                self.unsure.push((incarnation, ranges.to_vec(), now_ms));
+                self.unsure.push(Unsure { incarnation, ranges: ranges.to_vec(), at_ms: now_ms });
             }
         } else if incarnation == self.live || now_ms <= self.ended_until_ms {
             self.count_confirmed(incarnation, ranges);
@@ -306,13 +314,12 @@ impl<W: Copy> Acks<W> {
     pub fn live(&mut self, incarnation: Incarnation, asked_ms: u64, now_ms: u64) {
         let fresh = now_ms <= self.fresh_until_ms;
         self.fresh_until_ms = self.fresh_until_ms.max(asked_ms + FRESH_MS);
-        let (sure, unsure) =
-            std::mem::take(&mut self.unsure).into_iter().partition(|(.., at)| *at <= asked_ms);
+        let unsure = std::mem::take(&mut self.unsure);
+        let (sure, unsure): (Vec<_>, Vec<_>) = unsure.into_iter().partition(|one| one.at_ms <= asked_ms);
         self.unsure = unsure;
-        for (of, ranges, _) in sure {
-            if of == incarnation && of == self.live {
-                self.count_confirmed(of, &ranges);
-            }
+        let stays = self.live == incarnation;
+        for one in sure.into_iter().filter(|one| stays && one.incarnation == incarnation) {
+            self.count_confirmed(one.incarnation, &one.ranges);
         }
         if self.live == incarnation {
             return;

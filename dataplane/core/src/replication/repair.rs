@@ -7,7 +7,8 @@ use crate::transfer::{Cursor, Progress, Want};
 
 /// Asked for again after this time, milliseconds; twice as long each time, up to [`AGAIN_MAX_MS`].
 pub const AGAIN_MS: u64 = 2000;
-const AGAIN_MAX_MS: u64 = 60_000;
+/// See [`AGAIN_MS`].
+pub const AGAIN_MAX_MS: u64 = 60_000;
 /// So many times for one piece; then from the start, for the source may have another master.
 const TRIES: u32 = 3;
 /// A transfer that was sent wholly is settled as soon as streams bring what the source got meanwhile. If that takes longer than
