@@ -20,6 +20,8 @@ const HEARTBEAT_S: u16 = 2;
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 /// How long a declaration may take. A cluster may have to elect a leader for a stream first.
 pub(crate) const DECLARE_LIMIT: Duration = Duration::from_secs(10);
+/// A connection that held for so long was a success.
+const HELD: Duration = Duration::from_secs(5);
 /// First and longest pause between attempts.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(3));
 /// Of attempts that fail in a row, every so many-th is told.
@@ -190,9 +192,11 @@ impl Backoff {
         Self { next: BACKOFF.0, failures: 0 }
     }
 
-    /// After a success.
-    pub(crate) fn reset(&mut self) {
-        *self = Self::new();
+    /// After a connection that held for so long: one that is taken and closed at once is no success.
+    pub(crate) fn held(&mut self, time: Duration) {
+        if time >= HELD {
+            *self = Self::new();
+        }
     }
 
     /// Says why an attempt failed: the first time, and then now and then.
@@ -223,7 +227,9 @@ mod tests {
             assert!(pause >= BACKOFF.0 / 2 && pause <= BACKOFF.1);
         }
         assert!(backoff.pause() >= BACKOFF.1 / 2);
-        backoff.reset();
+        backoff.held(HELD / 2);
+        assert!(backoff.pause() >= BACKOFF.1 / 2, "taken and closed at once: no success");
+        backoff.held(HELD);
         assert!(backoff.pause() <= BACKOFF.0);
     }
 }

@@ -39,11 +39,12 @@ pub(crate) async fn run(hub: Rc<Hub>, region: RegionRef, feed: watch::Sender<Opt
                 let connection = Rc::new(connection);
                 mark(&hub, &region, true);
                 feed.send_replace(Some(Rc::clone(&connection)));
+                let since = tokio::time::Instant::now();
                 let why = hold(&hub, &connection, &region, &broker, &mut config).await;
                 mark(&hub, &region, false);
                 feed.send_replace(None);
                 tracing::warn!(peer = %region.name, %why, "reading stopped");
-                backoff.reset();
+                backoff.held(since.elapsed());
             }
             Err(error) => backoff.tell(|| tracing::warn!(peer = %region.name, %error, "cannot read")),
         }

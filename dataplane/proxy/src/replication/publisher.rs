@@ -112,10 +112,11 @@ pub(crate) async fn run(hub: Rc<Hub>, outlet: watch::Sender<Option<Rc<Outlet>>>)
                 hub.metrics.reconnects.get_or_create(&of).inc();
                 let open = Rc::new(open);
                 outlet.send_replace(Some(Rc::clone(&open)));
+                let since = tokio::time::Instant::now();
                 let why = hold(&open, &now, &mut config).await;
                 outlet.send_replace(None);
                 tracing::warn!(broker = %open.connection.address, %why, "publishing stopped");
-                backoff.reset();
+                backoff.held(since.elapsed());
             }
             Err(error) => backoff.tell(|| tracing::warn!(%error, "cannot publish")),
         }
