@@ -267,6 +267,44 @@ fn draw_kind(rng: &mut Rng, setup: &Setup) -> Kind {
     }
 }
 
+/// A proxy freezes with writes in its hands, whose master is lost for good meanwhile; it wakes up when everybody else has done
+/// with that incarnation.
+fn freeze(rng: &mut Rng, setup: &Setup) -> Vec<Fault> {
+    let region = rng.below(setup.regions.len() as u64) as u16 + 1;
+    let at = rng.range(2 * SEC, 12 * SEC);
+    let mut faults = Vec::new();
+    for member in 0..setup.regions[usize::from(region) - 1].members {
+        for shard in 0..setup.shards {
+            let (lag, time) = (rng.range(200, 2000) * MS, 4 * SEC);
+            faults.push(Fault { at: at - SEC, kind: Kind::ReplicaLag { region, shard, member, lag, time } });
+        }
+    }
+    let place = proxy(rng, setup, region);
+    faults.push(Fault { at, kind: Kind::Pause { place, time: rng.range(36, 48) * SEC } });
+    for _ in 0..2 {
+        let place = engine(rng, setup, region);
+        let at = at + rng.range(5, 300) * MS;
+        faults.push(Fault { at, kind: Kind::PowerLoss { place, down: rng.range(3, 9) * SEC } });
+    }
+    faults
+}
+
+/// Two regions do not hear of each other for longer than it takes to seal what ended before.
+fn estrange(rng: &mut Rng, setup: &Setup) -> Vec<Fault> {
+    let from = rng.below(setup.regions.len() as u64) as u16 + 1;
+    let to = (u64::from(from) + rng.range(1, setup.regions.len() as u64 - 1) - 1) as u16
+        % setup.regions.len() as u16
+        + 1;
+    let at = rng.range(3 * SEC, 12 * SEC);
+    let place = engine(rng, setup, from);
+    let kill = Kind::Kill { place, down: rng.range(50, 2500) * MS };
+    let time = rng.range(36, 48) * SEC;
+    vec![
+        Fault { at: at - rng.range(500, 3000) * MS, kind: kill },
+        Fault { at, kind: Kind::CutRegions { from, to, both: rng.chance(500), time } },
+    ]
+}
+
 fn lose_records(rng: &mut Rng, region: u16, shard: u16) -> Kind {
     if rng.chance(500) {
         Kind::Truncate { region, shard, keep: rng.below(3) as usize }
@@ -322,6 +360,9 @@ pub(crate) fn draw(rng: &mut Rng, setup: &Setup) -> Vec<Fault> {
     };
     let mut faults: Vec<Fault> =
         (0..count).map(|_| Fault { at: rng.below(setup.duration), kind: draw_kind(rng, setup) }).collect();
+    if setup.long {
+        faults = if rng.chance(500) { freeze(rng, setup) } else { estrange(rng, setup) };
+    }
     if setup.lossy {
         faults.extend((0..rng.range(1, 3)).flat_map(|_| lose_unread(rng, setup)));
         if rng.chance(300) {

@@ -48,14 +48,23 @@ pub(crate) struct Setup {
     pub(crate) duration: Time,
     /// Streams may be truncated and lost: then state is fetched, or a hole that only a rebuild fills is shown.
     pub(crate) lossy: bool,
+    /// Things last longer than it takes to seal an incarnation.
+    pub(crate) long: bool,
 }
 
 impl Setup {
     pub(crate) fn draw(rng: &mut Rng) -> Self {
         let count = *rng.pick(&[2, 2, 2, 3, 3, 3, 4, 5]);
-        let lossy = rng.chance(200);
+        let lossy = rng.chance(280);
+        let long = !lossy && rng.chance(100);
         // What is lost counts as missing after ten seconds; there must be time to fetch it while more goes wrong.
-        let duration = if lossy { rng.range(25, 40) } else { rng.range(8, 20) } * 1000 * MS;
+        // Incarnations are sealed after half a minute; something must be late for that.
+        let seconds = match (lossy, long) {
+            (true, _) => rng.range(25, 40),
+            (_, true) => rng.range(60, 75),
+            _ => rng.range(8, 20),
+        };
+        let duration = seconds * 1000 * MS;
         let mut regions: Vec<RegionSetup> = (0..count)
             .map(|_| {
                 let members = *rng.pick(&[1, 2, 2, 3]);
@@ -92,6 +101,7 @@ impl Setup {
             segment: *rng.pick(&[4, 16, 64]),
             duration,
             lossy,
+            long,
             regions,
         }
     }

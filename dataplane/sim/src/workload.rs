@@ -179,6 +179,16 @@ fn command(rng: &mut Rng, setup: &Setup, (class, which): (u64, u64), large: bool
                 _ => Command::Expire(key, ttl),
             }
         }
+        // Three types that meet on one key.
+        7 if which >= 4 => {
+            let key = "k3".to_owned();
+            match rng.below(8) {
+                0 | 1 => Command::Set { key, number: rng.chance(500), bytes: 0 },
+                2..5 => Command::HSet(key, element(rng)),
+                5 | 6 => Command::SAdd(key, element(rng)),
+                _ => Command::HGetAll(key),
+            }
+        }
         _ => {
             let key = key('k', 3);
             match rng.below(20) {
@@ -206,7 +216,7 @@ pub(crate) fn draw(rng: &mut Rng, setup: &Setup) -> (Vec<SessionPlan>, Vec<Opera
         (0..regions * rng.range(2, 4)).map(|n| SessionPlan { region: (n % regions) as u16 + 1 }).collect();
     let theme = rng.below(8);
     let large = rng.chance(120);
-    let rate = rng.range(10, 40);
+    let rate = rng.range(10, 40) / if setup.long { 3 } else { 1 };
     let count = setup.duration / 1_000_000 * rate;
     let mut operations: Vec<Operation> = Vec::new();
     // Bursts: several regions write the same key within a moment, often the same millisecond.

@@ -424,7 +424,9 @@ impl<'a> Session<'a> {
         }
         if !self.own {
             let links = self.shard.links.borrow();
-            let missing = links.get(&self.region).is_some_and(|row| row.health.missing() > 0);
+            // What is held back comes once its clock, memory or gaps allow it.
+            let missing =
+                links.get(&self.region).is_some_and(|row| row.health.missing() > 0 && !row.link.held);
             drop(links);
             fetching::ask(self.hub, self.shard, &self.seat, &mut self.repair, &self.of, word, missing);
         }

@@ -55,6 +55,8 @@ struct State {
     stable: BTreeMap<(u16, u16), u64>,
     /// Some value was lost to an expiry before its renewal: values of keys with times to live may differ.
     missing: bool,
+    /// Something was held back for its clock: it may come as state before its time.
+    held_back: bool,
 }
 
 /// See the module.

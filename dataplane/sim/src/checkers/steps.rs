@@ -73,6 +73,38 @@ impl Judge {
         }
     }
 
+    /// Totals of a counter became one: nothing is unknown here that ends one of them and not the other.
+    pub(crate) fn folded(&self, fold: &Commit, before: &Cover) {
+        let Some(key) = &fold.key else { return };
+        let counts = fold.facts.iter().filter_map(|fact| match fact {
+            Fact::Count { name, started, .. } => Some((name, *started)),
+            _ => None,
+        });
+        let mut starts: BTreeMap<_, (St, St)> = BTreeMap::new();
+        for (name, started) in counts {
+            let range = starts.entry(name).or_insert((started, started));
+            *range = (range.0.min(started), range.1.max(started));
+        }
+        let between = |fact: &Fact| {
+            starts.iter().any(|(name, (first, last))| match fact {
+                Fact::Put { name: of, stamp, .. } => of == *name && first < stamp && stamp < last,
+                Fact::Floor(stamp) => first < stamp && stamp < last,
+                _ => false,
+            })
+        };
+        let state = self.state.borrow();
+        let unknown = state.ledger.of_key(fold.shard, key).filter(|commit| !covers(before, commit.name));
+        let late = unknown.into_iter().find(|commit| commit.facts.iter().any(between)).map(|c| c.name);
+        drop(state);
+        if let Some(late) = late {
+            let name = fold.name;
+            self.violate(
+                "folding",
+                format!("{name:?} folds totals that {late:?}, unknown there, sets apart"),
+            );
+        }
+    }
+
     /// A copy shows this of a key.
     pub(crate) fn shown(&self, engine: &Engine, key: &str, shown: Option<&Data>) {
         if may_be_missing(key.as_bytes()) {
@@ -133,6 +165,12 @@ impl Judge {
     ) {
         self.checked("merge");
         if let Some(merged) = merged {
+            if merged.adopted > 0 && !self.lossy && !self.state.borrow().held_back {
+                self.violate(
+                    "transfer",
+                    format!("{} fetches state, although no stream has lost anything", engine.node.name),
+                );
+            }
             (0..merged.adopted).for_each(|_| self.checked("state taken over"));
             (0..merged.refused).for_each(|_| self.checked("state refused"));
         }
@@ -217,6 +255,11 @@ impl Judge {
                 format!("{}: what was saved is not what there was", engine.node.name),
             );
         }
+    }
+
+    /// Effects were held back for their clock.
+    pub(crate) fn held_back(&self) {
+        self.state.borrow_mut().held_back = true;
     }
 
     /// A member loses what it has: a crash, or a full sync.

@@ -125,7 +125,10 @@ impl Engine {
         let key = command.key().unwrap_or_default();
         let (reply, incarnation) = {
             let state = self.state.borrow();
-            (read(&state.keys, key), state.shard.identity().incarnation)
+            // One that started again answers before it is promoted anew: what its disk did not keep is not there.
+            let live = state.following.is_some() || state.phase != Phase::Fenced;
+            let incarnation = if live { state.shard.identity().incarnation } else { Incarnation::NONE };
+            (read(&state.keys, key), incarnation)
         };
         if let Reply::Value(shown) = &reply {
             self.judge.shown(self, key, shown.as_ref());
@@ -194,6 +197,9 @@ impl Engine {
             merged.as_ref().ok(),
             wall_ms + self.hard_skew_ms,
         );
+        if matches!(merged, Err(MergeError::Held { .. })) {
+            self.judge.held_back();
+        }
         let merged = merged.map_err(|error| match error {
             MergeError::Position(_) => Refusal::Position,
             MergeError::Decode { index, .. } => Refusal::Decode(index),
@@ -280,6 +286,7 @@ impl Engine {
             if let Ok(effect) = decode_effect(&bytes, origin) {
                 self.judge.checked("folded");
                 let commit = Commit::new(0, self.shard, origin, effect.seq, effect.hlc, &effect.changes);
+                self.judge.folded(&commit, &cover);
                 self.judge.committed(commit, &cover);
             }
         }

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use mas_core::record::{Body, Record};
 use mas_core::replication::reader::{Attach, Merge, Merged, Reader};
 use mas_core::replication::repair::{Repair, Seen};
+use mas_core::shard::Position;
 use mas_core::stamp::{Origin, RegionId, ShardId};
 use mas_core::transfer::{Cursor, State, Want};
 
@@ -250,7 +251,14 @@ impl Session {
     }
 
     fn delivered(&mut self, offset: u64, record: bytes::Bytes, tag: u64) -> Option<Attach> {
+        let known = self.machine.stored().filter(|at| at.offset == offset && *at != Position::default());
+        let other = known.is_some_and(|at| Record::peek_id(&record) != Some(at.record));
+        let other = other && !self.machine.is_truncated();
         let seen = self.machine.delivered(offset, record, tag);
+        if other && seen.reattach.is_none() {
+            let text = format!("{} goes on in a log that is not the one it knew", self.proxy.node.name);
+            self.proxy.world.judge.violate("reader", text);
+        }
         self.unacked += 1;
         if let Some(why) = seen.dead {
             self.dead(&why);
@@ -295,7 +303,12 @@ impl Session {
         if self.own || word.incarnation != self.seat.incarnation || !recovered {
             return;
         }
-        let missing = self.shard.links.borrow().get(&self.region).is_some_and(|row| row.health.missing() > 0);
+        let missing = self
+            .shard
+            .links
+            .borrow()
+            .get(&self.region)
+            .is_some_and(|row| row.health.missing() > 0 && !row.link.held);
         let seen = Seen { missing, since: word.merged_through, transfer: word.transfer.as_ref() };
         let new_id = self.proxy.world.sim.new_id();
         if let Some(want) = self.repair.step(seen, self.proxy.now_ms(), new_id) {
