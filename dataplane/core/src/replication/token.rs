@@ -155,6 +155,10 @@ impl Token {
             let shard = ShardId(r.u16("shard")?);
             let hlc = Hlc(r.u64("clock")?);
             let cover = r.cover()?;
+            if cover.sealed().next().is_some() {
+                // What is sealed, regions tell each other; a session's needs say nothing of it.
+                return Err(TokenError::Damaged);
+            }
             let local_only = match r.u8("local")? {
                 0 => None,
                 1 => Some((r.origin("local")?, r.varint("local")?)),
