@@ -43,7 +43,7 @@ test: setup ## All tests, on real redis-servers and real RabbitMQ brokers
 
 sim: ## Simulated stores under failures, judged by independent checkers, for SECONDS_SIM (120) seconds
 	@echo "== sim: seeds for $(SECONDS_SIM) s (docs/correctness.md says how to replay one)"
-	cargo run --quiet -p sim -- --seconds $(SECONDS_SIM) --jobs $(JOBS_SIM)
+	cargo run --quiet -p sim -- --seconds $(SECONDS_SIM) --jobs $(JOBS_SIM) $(if $(SEEDS_SIM),--seeds $(SEEDS_SIM))
 
 soak: ## The same with ever new seeds, until stopped
 	cargo run --quiet -p sim -- --soak --jobs $(JOBS_SIM)
