@@ -214,7 +214,7 @@ impl Cover {
     }
 
     /// The origins of which nothing more counts.
-    pub fn sealed(&self) -> impl Iterator<Item = Origin> {
+    pub fn sealed(&self) -> impl Iterator<Item = Origin> + Clone {
         self.sealed.iter().copied()
     }
 

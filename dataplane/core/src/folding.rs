@@ -27,21 +27,18 @@ impl Shard {
             return Vec::new();
         }
         let stable = if mutation!(FoldedUnstable) { self.clock() } else { self.stable().hlc };
-        let mut due: Vec<Bytes> = Vec::new();
-        for slot in first..end {
-            let named = self.table.slot_contents(slot).2;
-            let keys = named.filter(|(_, meta)| !self.folds(meta, stable).is_empty());
-            due.extend(keys.map(|(key, _)| Bytes::copy_from_slice(key)));
-            if due.len() >= KEYS_MAX {
-                break;
-            }
-        }
-        due.into_iter().take(KEYS_MAX).map(|key| self.fold_key(key, stable, wall_ms, ks)).collect()
+        let named = (first..end).flat_map(|slot| self.table.slot_contents(slot).2);
+        let folds = named.map(|(key, meta)| (key, self.folds(meta, stable)));
+        let due: Vec<(Bytes, Vec<Fold>)> = folds
+            .filter(|(_, folds)| !folds.is_empty())
+            .take(KEYS_MAX)
+            .map(|(key, folds)| (Bytes::copy_from_slice(key), folds))
+            .collect();
+        due.into_iter().map(|(key, folds)| self.fold_key(key, folds, wall_ms, ks)).collect()
     }
 
-    fn fold_key(&mut self, key: Bytes, stable: Hlc, wall_ms: u64, ks: &mut dyn Keyspace) -> Bytes {
+    fn fold_key(&mut self, key: Bytes, folds: Vec<Fold>, wall_ms: u64, ks: &mut dyn Keyspace) -> Bytes {
         let now = self.tick(wall_ms);
-        let folds = self.table.read(&key, |meta| self.folds(meta, stable));
         let mut ops = Vec::new();
         for Fold { kind, name, old, live } in folds {
             let count = |total: Total, amount| Op::Count {

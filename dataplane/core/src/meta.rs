@@ -415,11 +415,10 @@ impl KeyMeta {
     /// Whether [`KeyMeta::collect`] would change anything.
     pub fn is_collectible(&self, stable: Hlc, wall_ms: u64, cover: &Cover) -> bool {
         let old = |stamp: Stamp| !stamp.is_zero() && stamp.hlc <= stable;
-        let ttl = &self.ttl;
+        let (ttl, death) = (&self.ttl, self.death());
         old(self.floor)
             || self.cells.iter().any(|(_, cell)| {
-                (cell.is_tombstone() && old(cell.base))
-                    || cell.folded(self.death(), stable, cover).next().is_some()
+                (cell.is_tombstone() && old(cell.base)) || cell.folded(death, stable, cover).next().is_some()
             })
             || (self.cells == Cells::None && ttl.lives.is_empty() && ttl.clear.hlc <= stable)
             || (ttl.is_stable(stable)

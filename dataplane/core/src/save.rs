@@ -186,10 +186,7 @@ impl Shard {
             w.u64(position.offset);
             w.u64(position.record);
         }
-        w.varint(self.cover.sealed().count() as u64);
-        for origin in self.cover.sealed() {
-            w.origin(origin);
-        }
+        w.origins(self.cover.sealed());
         self.stability.write(&mut w);
         w.u64(self.table.expired().0);
         w.u64(self.table.collected().0);
@@ -380,8 +377,8 @@ fn load_head(mut r: Reader) -> Result<Shard, WireError> {
         let position = Position { offset: r.u64("position")?, record: r.u64("position")? };
         shard.positions.insert(region, position);
     }
-    for _ in 0..r.count(10, "sealed")? {
-        shard.cover.seal(r.origin("sealed")?);
+    for origin in r.origins("sealed")? {
+        shard.cover.seal(origin);
     }
     shard.stability = Stability::read(&mut r)?;
     shard.table.restore_expired(Hlc(r.u64("expired")?));

@@ -545,11 +545,7 @@ impl Shard {
         w.u16(region.0);
         w.u64(to.offset);
         w.u64(to.record);
-        w.varint(told.len() as u64);
-        for (origin, told) in &told {
-            w.origin(*origin);
-            stability::write_told(&mut w, *told);
-        }
+        stability::write_all_told(&mut w, &told);
         let mut taken = Writer::default();
         for (origin, bytes, chunk) in pieces {
             if self.takes(origin, &chunk) {
@@ -562,10 +558,7 @@ impl Shard {
             }
         }
         w.bytes(&taken.finish());
-        w.varint(sealed.len() as u64);
-        for origin in &sealed {
-            w.origin(*origin);
-        }
+        w.origins(sealed.iter().copied());
         for (origin, bytes, effect) in &fresh {
             w.origin(*origin);
             w.bytes(bytes);
@@ -675,20 +668,14 @@ impl Shard {
             entry::MERGED => {
                 let region = RegionId(r.u16("region")?);
                 let to = Position { offset: r.u64("position")?, record: r.u64("position")? };
-                let mut told = Vec::new();
-                for _ in 0..r.count(27, "told")? {
-                    told.push((r.origin("told")?, stability::read_told(&mut r)?));
-                }
+                let told = stability::read_all_told(&mut r)?;
                 let mut taken = Reader::new(r.bytes("state")?);
                 while taken.remaining() > 0 {
                     let origin = taken.origin("state")?;
                     let chunk = Chunk::decode(taken.bytes("state")?, origin)?;
                     self.adopt(origin, chunk, ks);
                 }
-                let mut sealed = Vec::new();
-                for _ in 0..r.count(10, "sealed")? {
-                    sealed.push(r.origin("sealed")?);
-                }
+                let sealed = r.origins("sealed")?;
                 let mut grown = Vec::new();
                 while r.remaining() > 0 {
                     let origin = r.origin("origin")?;

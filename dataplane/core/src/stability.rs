@@ -182,15 +182,29 @@ impl Progress {
 }
 
 /// Writes what was told.
-pub(crate) fn write_told(w: &mut Writer, told: Told) {
+fn write_told(w: &mut Writer, told: Told) {
     w.u64(told.clock.0);
     w.varint(told.issued);
     w.u64(told.stable.0);
 }
 
 /// Reads what was told.
-pub(crate) fn read_told(r: &mut Reader) -> Result<Told, WireError> {
+fn read_told(r: &mut Reader) -> Result<Told, WireError> {
     Ok(Told { clock: Hlc(r.u64("told")?), issued: r.varint("told")?, stable: Hlc(r.u64("told")?) })
+}
+
+/// Writes what several origins told.
+pub(crate) fn write_all_told(w: &mut Writer, all: &[(Origin, Told)]) {
+    w.varint(all.len() as u64);
+    for (origin, told) in all {
+        w.origin(*origin);
+        write_told(w, *told);
+    }
+}
+
+/// Reads what several origins told.
+pub(crate) fn read_all_told(r: &mut Reader) -> Result<Vec<(Origin, Told)>, WireError> {
+    (0..r.count(27, "told")?).map(|_| Ok((r.origin("told")?, read_told(r)?))).collect()
 }
 
 /// What one step of [`Shard::collect`] did.

@@ -26,7 +26,7 @@ use crate::meta::{Cell, KeyMeta};
 use crate::record::PART_BYTES;
 use crate::shard::Shard;
 use crate::slot::SLOTS;
-use crate::stability::{Told, read_told, write_told};
+use crate::stability::{Told, read_all_told, write_all_told};
 use crate::stamp::{Hlc, Origin, RegionId, Stamp};
 use crate::wire::{self, Reader, WireError, Writer};
 
@@ -207,11 +207,7 @@ impl Chunk {
         if let Some(cover) = &self.cover {
             w.cover(cover);
         }
-        w.varint(self.told.len() as u64);
-        for (origin, told) in &self.told {
-            w.origin(*origin);
-            write_told(&mut w, *told);
-        }
+        write_all_told(&mut w, &self.told);
         w.raw(&wire::encode_effect(&self.effect, origin));
         w.finish()
     }
@@ -223,10 +219,7 @@ impl Chunk {
         let (from, next) = (Cursor::read(&mut r)?, Cursor::read(&mut r)?);
         let (through, collected) = (Hlc(r.u64("state")?), Hlc(r.u64("state")?));
         let cover = if r.u8("state")? == 1 { Some(r.cover()?) } else { None };
-        let mut told = Vec::new();
-        for _ in 0..r.count(27, "told")? {
-            told.push((r.origin("told")?, read_told(&mut r)?));
-        }
+        let told = read_all_told(&mut r)?;
         let effect = wire::decode_effect(&r.rest(), origin)?;
         Ok(Self { transfer, since, from, next, through, collected, cover, told, effect })
     }
@@ -256,11 +249,7 @@ impl Transfer {
         self.next.write(w);
         w.cover(&self.start);
         w.cover(&self.end);
-        w.varint(self.told.len() as u64);
-        for (origin, told) in &self.told {
-            w.origin(*origin);
-            write_told(w, *told);
-        }
+        write_all_told(w, &self.told);
     }
 
     pub(crate) fn read(r: &mut Reader) -> Result<Option<Self>, WireError> {
@@ -272,10 +261,7 @@ impl Transfer {
         let since = Hlc(r.u64("transfer")?);
         let next = Cursor::read(r)?;
         let (start, end) = (r.cover()?, r.cover()?);
-        let mut told = Vec::new();
-        for _ in 0..r.count(27, "transfer")? {
-            told.push((r.origin("transfer")?, read_told(r)?));
-        }
+        let told = read_all_told(r)?;
         Ok(Some(Self { id, source, since, next, start, end, told }))
     }
 }
@@ -505,14 +491,13 @@ impl Shard {
                 grown.push(origin);
             }
         }
-        self.learn(&grown, &[]);
+        let told = transfer.told.iter().copied();
+        let told: Vec<(Origin, Told)> = told
+            .filter(|(origin, _)| *origin != own && self.stability.members().contains(&origin.region))
+            .collect();
+        self.learn(&grown, &told);
         let sealed: Vec<Origin> = transfer.start.sealed().filter(|origin| *origin != own).collect();
         self.seal(&sealed);
-        for (origin, told) in &transfer.told {
-            if *origin != own && self.stability.members().contains(&origin.region) {
-                self.stability.hear(*origin, *told, &self.cover);
-            }
-        }
     }
 }
 

@@ -126,10 +126,13 @@ impl Writer {
             self.origin(origin);
             self.seqs(set);
         }
-        self.varint(cover.sealed().count() as u64);
-        for origin in cover.sealed() {
-            self.origin(origin);
-        }
+        self.origins(cover.sealed());
+    }
+
+    /// How many origins, then each.
+    pub fn origins(&mut self, origins: impl Iterator<Item = Origin> + Clone) {
+        self.varint(origins.clone().count() as u64);
+        origins.for_each(|origin| self.origin(origin));
     }
 
     /// A set of sequence numbers: runs as (gap, length) pairs.
@@ -264,10 +267,15 @@ impl Reader {
             let origin = self.origin("cover")?;
             cover.set(origin, self.seqs()?);
         }
-        for _ in 0..self.count(10, "cover")? {
-            cover.seal(self.origin("cover")?);
+        for origin in self.origins("cover")? {
+            cover.seal(origin);
         }
         Ok(cover)
+    }
+
+    /// How many origins, then each.
+    pub fn origins(&mut self, what: &'static str) -> Result<Vec<Origin>, WireError> {
+        (0..self.count(10, what)?).map(|_| self.origin(what)).collect()
     }
 
     /// A set of sequence numbers.
