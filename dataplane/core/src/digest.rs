@@ -1,7 +1,7 @@
 //! Digests of what is live, by slot: equal covers make equal digests. They are sums of hashes of elements, so the order of
 //! arrival does not matter, and a write changes them by its own cell alone.
 //!
-//! An element is a cell's put that is shown, a total that counts, or a key's time-to-live. What one region may have forgotten
+//! An element is a cell's put that is shown, that a cell counts, a total that counts, or a key's time-to-live. What one region may have forgotten
 //! and another not is none: tombstones, floors, ended lives, and what was prepared or cached. Keys expire by everybody's
 //! own clock, and are forgotten some time after; so keys with a time-to-live are kept apart, and whoever asks names a time: only
 //! those that expire after it count. It must be later than [`crate::table::Table::expired`] of all that are compared.
@@ -80,8 +80,11 @@ impl Place {
         if (cell.present && cell.base > death) || mutation!(DigestCountsTombstones) {
             sum = if self.kind == Kind::Str { string(cell.base) } else { stamped(self.hash, cell.base) };
         }
+        if cell.counted(death) {
+            sum = sum.wrapping_add(mix(!self.hash, SEED));
+        }
         let totals = cell.counter.iter().flat_map(|counter| &counter.totals);
-        // One that is zero adds nothing, and is forgotten once it was folded.
+        // One that is zero adds nothing but that there is one, and is forgotten once it was folded into another.
         let counts = |t: &&Total| t.started > death && !t.amount.is_zero();
         totals.filter(counts).fold(sum, |sum, total| sum.wrapping_add(self.total(total)))
     }

@@ -215,6 +215,15 @@ proptest! {
 }
 
 #[test]
+fn a_zero_that_was_counted_is_seen() {
+    for write in [Write::Incr(0, 0), Write::HIncr(0, 0, 0), Write::ZIncr(0, 0, 0)] {
+        let mut region = Region::new(1);
+        region.write(&write, 20_000);
+        assert_ne!(region.shard.table().digest(slot_of(b"k0"), 0), 0, "{write:?}");
+    }
+}
+
+#[test]
 fn a_local_flush_leaves_nothing() {
     let mut region = Region::new(1);
     for k in 0..4 {
