@@ -11,8 +11,10 @@ pub fn definitions() -> Vec<CustomResourceDefinition> {
     let store = change_schema(&MultiActiveStore::crd(), |schema| {
         schema["properties"].as_object_mut().into_iter().flat_map(serde_json::Map::values_mut).for_each(tidy);
         bound_text(&mut schema["properties"]["spec"]);
-        for (path, default) in defaults::by_path() {
-            at(schema, path)["default"] = default;
+        // Inner ones first: the default of an object is made of theirs, or the rules would not know it.
+        for (path, default) in defaults::by_path().into_iter().rev() {
+            let field = at(schema, path);
+            field["default"] = if default.is_object() { inner_defaults(field) } else { default };
         }
         for rule in rules::all() {
             let node = at(schema, rule.path);
@@ -67,8 +69,21 @@ fn at<'a>(schema: &'a mut Value, path: &str) -> &'a mut Value {
     })
 }
 
+fn inner_defaults(schema: &Value) -> Value {
+    let fields = schema["properties"].as_object().into_iter().flatten();
+    let defaults = fields.filter_map(|(name, field)| Some((name.clone(), field.get("default")?.clone())));
+    Value::Object(defaults.collect())
+}
+
 fn list_map(schema: &mut Value, path: &str, key: &str) {
     let list = at(schema, path);
+    let required = &mut list["items"]["required"];
+    if required.is_null() {
+        *required = json!([]);
+    }
+    if let Some(required) = required.as_array_mut().filter(|required| !required.contains(&json!(key))) {
+        required.push(json!(key));
+    }
     list["x-kubernetes-list-type"] = json!("map");
     list["x-kubernetes-list-map-keys"] = json!([key]);
 }

@@ -10,7 +10,7 @@ use serde::de::{Deserialize, Deserializer, Error, Visitor};
 use serde::{Serialize, Serializer};
 
 /// Units in descending order, in milliseconds.
-const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+const UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
 /// A span of time, in whole milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,7 +73,7 @@ impl fmt::Display for Span {
             return f.write_str("0s");
         }
         let mut left = self.0;
-        for (name, factor) in &UNITS[1..] {
+        for (name, factor) in &UNITS {
             let count = left / factor;
             left %= factor;
             if count > 0 {
@@ -114,7 +114,7 @@ impl JsonSchema for Span {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"type": "string", "pattern": "^([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$"})
+        json_schema!({"type": "string", "pattern": "^([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$"})
     }
 }
 
@@ -126,7 +126,6 @@ mod tests {
     fn reads_and_prints() {
         for (text, ms, printed) in [
             ("24h", 86_400_000, "24h"),
-            ("1d", 86_400_000, "24h"),
             ("1h30m", 5_400_000, "1h30m"),
             ("90s", 90_000, "1m30s"),
             ("500ms", 500, "500ms"),
@@ -150,6 +149,7 @@ mod tests {
             "-1s",
             "1.5h",
             "1w",
+            "1d",
             "99999999999999999999s",
             "18446744073709551615h",
         ] {

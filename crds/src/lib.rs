@@ -24,6 +24,7 @@ pub use quantity::{BadQuantity, Quantity};
 pub use region::*;
 pub use status::*;
 pub use store::*;
+pub use validate::redis_memory;
 pub use validated::*;
 
 /// API group and version of every kind here.
@@ -44,6 +45,20 @@ pub fn parse(text: &str) -> Result<Manifest, Invalid> {
 /// Checks a manifest and fills in its defaults.
 pub fn validate(store: &Manifest) -> Result<Validated, Invalid> {
     validate::validate(store)
+}
+
+/// The manifest that an object of a cluster is.
+pub fn manifest_of(store: &MultiActiveStore) -> Manifest {
+    Manifest {
+        api_version: API_VERSION.into(),
+        kind: KIND.into(),
+        metadata: Metadata {
+            name: store.metadata.name.clone().unwrap_or_default(),
+            namespace: store.metadata.namespace.clone(),
+            ..Metadata::default()
+        },
+        spec: store.spec.clone(),
+    }
 }
 
 /// The JSON schema of the manifest, as [`load`] uses it to find unknown fields.

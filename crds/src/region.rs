@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// One region of a store, as the operator sees it. Written by the operator alone; people read it.
+#[allow(clippy::duplicated_attributes)] // each is about another column
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "multiactive.dev",

@@ -1,6 +1,8 @@
-//! The rules that the API server checks before a manifest is stored, in CEL, each with a sentence that says what to write
-//! instead. [`crate::validate`] refuses the same, so that a laptop and a cluster agree; transitions (what cannot change, or only
-//! grow) are here alone.
+//! The rules that the API server checks before a manifest is stored, in CEL, each with words that say what to write instead; the server
+//! puts the field and its value before them. [`crate::validate`] refuses the same, so that a laptop and a cluster agree;
+//! transitions (what cannot change, or only grow) are here alone.
+//!
+//! The words are fixed: the API server holds expressions that put numbers into sentences for too dear.
 
 use serde_json::{Value, json};
 
@@ -8,17 +10,31 @@ use serde_json::{Value, json};
 pub(crate) struct Rule {
     /// The object, list item or value that it is about.
     pub(crate) path: &'static str,
+    /// The field below it that is at fault, if it is one.
+    field: Option<&'static str>,
     /// What must hold.
-    pub(crate) rule: String,
-    /// A CEL expression that makes the sentence.
-    pub(crate) message: String,
+    rule: String,
+    /// What to write instead.
+    message: &'static str,
 }
 
 impl Rule {
     pub(crate) fn to_json(&self) -> Value {
-        // The fixed message is only seen if the expression fails.
-        json!({"rule": self.rule, "messageExpression": self.message, "message": "is refused: see docs/api.md"})
+        let mut json = json!({"rule": self.rule, "message": self.message});
+        if let Some(field) = self.field {
+            json["fieldPath"] = json!(format!(".{field}"));
+        }
+        json
     }
+
+    const fn at(mut self, field: &'static str) -> Self {
+        self.field = Some(field);
+        self
+    }
+}
+
+fn rule(path: &'static str, rule: impl Into<String>, message: &'static str) -> Rule {
+    Rule { path, field: None, rule: rule.into(), message }
 }
 
 /// A number of bytes, from a quantity.
@@ -26,109 +42,81 @@ fn bytes(field: &str) -> String {
     format!("quantity(string({field})).asInteger()")
 }
 
-/// A duration, from our form, which knows days besides.
-fn span(field: &str) -> String {
-    format!(
-        "({field}.contains('d') ? duration(string(int({field}.split('d')[0]) * 24) + 'h') + ({field}.endsWith('d') ? duration('0s') : \
-         duration({field}.split('d')[1])) : duration({field}))"
-    )
-}
-
-fn rule(path: &'static str, rule: impl Into<String>, message: &str) -> Rule {
-    Rule { path, rule: rule.into(), message: message.to_owned() }
-}
-
-fn range(path: &'static str, field: &'static str, least: u32, most: u32) -> Rule {
-    let at = path.rsplit('.').next().unwrap_or(path);
-    rule(
-        path,
-        format!("self.{field} >= {least} && self.{field} <= {most}"),
-        &format!("'{at}.{field}: ' + string(self.{field}) + ' is out of range: write {least} to {most}'"),
-    )
-}
-
-fn name_rules(path: &'static str, of: &'static str, example: &'static str) -> Vec<Rule> {
+/// Rules of a name; `of`: how it is reached from `path`.
+fn name_rules(path: &'static str, of: &'static str, words: [&'static str; 4]) -> Vec<Rule> {
+    let [empty, long, double, label] = words;
     vec![
-        rule(path, format!("size({of}) > 0"), &format!("'name is empty: write a name such as {example}'")),
-        rule(
-            path,
-            format!("size({of}) <= 24"),
-            &format!("'name ' + {of} + ' has ' + string(size({of})) + ' characters: write at most 24'"),
-        ),
-        rule(
-            path,
-            format!("!{of}.contains('--')"),
-            &format!(
-                "'name ' + {of} + ' contains --, which separates names in child objects: write a single -'"
-            ),
-        ),
-        rule(
-            path,
-            format!("{of}.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')"),
-            &format!(
-                "'name ' + {of} + ' is not a DNS label: write lower-case letters, digits and -, starting with a letter and not ending with -'"
-            ),
-        ),
+        rule(path, format!("size({of}) > 0"), empty),
+        rule(path, format!("size({of}) <= 24"), long),
+        rule(path, format!("!{of}.contains('--')"), double),
+        rule(path, format!("{of}.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')"), label),
     ]
 }
 
-/// A field that can only be set once.
-fn immutable(path: &'static str, field: &'static str, why: &str) -> Rule {
-    let at = path.rsplit('.').next().unwrap_or(path);
-    rule(
-        path,
-        format!(
-            "has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})"
-        ),
-        &format!(
-            "'{at}.{field} cannot change: {why}; ' + (has(oldSelf.{field}) ? 'write ' + string(oldSelf.{field}) + ' again' : 'leave it out')"
-        ),
-    )
+/// A field that can be set once, or never.
+fn immutable(path: &'static str, field: &'static str, message: &'static str) -> Rule {
+    let same = format!(
+        "has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})"
+    );
+    rule(path, same, message).at(field)
 }
 
-fn storage_rules(path: &'static str) -> Vec<Rule> {
-    let (size, old) = (bytes("self.size"), bytes("oldSelf.size"));
+fn size_rules(path: &'static str) -> Vec<Rule> {
+    let size = bytes("self");
     vec![
+        rule(path, format!("{size} >= {}", 256 << 20), "is too small: write at least 256Mi"),
         rule(
             path,
-            format!("{size} >= {}", 256 << 20),
-            "'storage.size: ' + string(self.size) + ' is too small: write at least 256Mi'",
+            format!("{size} >= {}", bytes("oldSelf")),
+            "is less than before, and volumes only grow: write as much, or more",
         ),
-        rule(
-            path,
-            format!("{size} >= {old}"),
-            "'storage.size: volumes only grow: ' + string(self.size) + ' is less than ' + string(oldSelf.size) + '; write ' + string(oldSelf.size) + ' or more'",
-        ),
-        immutable(path, "className", "the volumes are of that class"),
     ]
 }
 
 /// All of them.
 pub(crate) fn all() -> Vec<Rule> {
-    let mut all = name_rules("", "self.metadata.name", "shop");
+    let mut all = name_rules(
+        "",
+        "self.metadata.name",
+        [
+            "metadata.name is empty: write a name such as shop",
+            "metadata.name has more than 24 characters: write at most 24",
+            "metadata.name contains '--', which separates names in child objects: write a single '-'",
+            "metadata.name is not a DNS label: write lower-case letters, digits and '-', starting with a letter and not ending with '-'",
+        ],
+    );
+    all.push(rule(
+        "",
+        "self.spec.regions.all(r, size(r.name) > 24 || size(self.metadata.name) > 24 || size(r.name) + size(self.metadata.name) <= 32)",
+        "metadata.name and the name of a region have more than 32 characters together: shorten one of them",
+    ));
+    all.extend(name_rules("spec.regions[].name", "self", [
+        "is empty: write a name such as beijing",
+        "has more than 24 characters: write at most 24",
+        "contains '--', which separates names in child objects: write a single '-'",
+        "is not a DNS label: write lower-case letters, digits and '-', starting with a letter and not ending with '-'",
+    ]));
     all.extend([
-        rule(
-            "",
-            "self.spec.regions.all(r, size(r.name) + size(self.metadata.name) <= 32 || size(r.name) > 24 || size(self.metadata.name) > 24)",
-            "'the names of the store and of a region have more than 32 characters together: shorten ' + self.spec.regions.filter(r, size(r.name) + size(self.metadata.name) > 32)[0].name + ' or ' + self.metadata.name",
-        ),
-        range("spec", "shards", 1, 64),
-        immutable("spec", "shards", "resharding does not exist yet"),
+        rule("spec.shards", "self >= 1 && self <= 64", "is out of range: write 1 to 64"),
+        rule("spec.shards", "self == oldSelf", "cannot change: resharding does not exist yet; write what was there before"),
         rule(
             "spec",
             "oldSelf.regions.all(o, self.regions.exists(n, n.name == o.name))",
-            "'region ' + oldSelf.regions.filter(o, !self.regions.exists(n, n.name == o.name))[0].name + ' cannot leave: removing regions does not exist yet; put it back'",
-        ),
+            "lacks a region that the store has: removing regions does not exist yet; put it back",
+        )
+        .at("regions"),
         rule(
             "spec",
-            "!(self.replication.ack == 'Remote' && has(self.replication.remoteAcks)) || self.replication.remoteAcks < size(self.regions)",
-            "'replication.remoteAcks: ' + string(self.replication.remoteAcks) + ' needs as many other regions, and there are ' + string(size(self.regions) - 1) + ': write less, or add regions'",
-        ),
+            "!has(self.replication.remoteAcks) || self.replication.remoteAcks < size(self.regions)",
+            "needs as many other regions, and there are fewer: write less, or add regions",
+        )
+        .at("replication.remoteAcks"),
         rule(
             "spec",
-            "self.replication.ack != 'Remote' || has(self.replication.remoteAcks) || size(self.regions) > 1",
-            "'replication.ack: Remote needs another region: write Queued, or add a region'",
-        ),
+            "self.replication.ack != 'Remote' || size(self.regions) > 1",
+            "Remote needs another region: write Queued, or add a region",
+        )
+        .at("replication.ack"),
         rule(
             "spec",
             format!(
@@ -137,82 +125,74 @@ pub(crate) fn all() -> Vec<Rule> {
                 16 << 20,
                 bytes("self.broker.storage.size")
             ),
-            "'broker.storage.size: ' + string(self.broker.storage.size) + ' does not hold ' + string(self.shards) + ' streams of ' + string(self.replication.retention.bytes) + ' and a segment of 16Mi each: write more, or a smaller replication.retention.bytes'",
+            "does not hold a stream of replication.retention.bytes and a segment of 16Mi for each shard: write more, or retain less",
+        )
+        .at("broker.storage.size"),
+        rule("spec.redis.replicas", "self >= 0 && self <= 5", "is out of range: write 0 to 5"),
+        rule(
+            "spec.redis.replicas",
+            "self >= oldSelf",
+            "is less than before: a member that is taken away may have the most data; write as many, or more",
         ),
-    ]);
-    all.extend(name_rules("spec.regions[]", "self.name", "beijing"));
-    all.extend([
-        range("spec.redis", "replicas", 0, 5),
         rule(
             "spec.redis",
             "self.replicas > 0 || self.appendOnly == 'Always'",
-            "'redis.replicas: 0 leaves every write in one place: write appendOnly: Always beside it, or at least 1 replica'",
-        ),
-        rule(
-            "spec.redis",
-            "self.replicas >= oldSelf.replicas",
-            "'redis.replicas is ' + string(oldSelf.replicas) + ' and cannot become ' + string(self.replicas) + ': a member that is taken away may have the most data; write at least ' + string(oldSelf.replicas)",
-        ),
-        rule(
-            "spec.redis",
-            format!("{} >= {}", bytes("self.maxMemory"), 16 << 20),
-            "'redis.maxMemory: ' + string(self.maxMemory) + ' is too small: write at least 16Mi'",
-        ),
+            "0 leaves every write in one place: write appendOnly: Always beside it, or at least 1 replica",
+        )
+        .at("replicas"),
+        rule("spec.redis.maxMemory", format!("{} >= {}", bytes("self"), 16 << 20), "is too small: write at least 16Mi"),
         rule(
             "spec.redis",
             format!("{} >= 2 * {}", bytes("self.storage.size"), bytes("self.maxMemory")),
-            "'redis.storage.size: ' + string(self.storage.size) + ' does not hold the log and its rewrite: write at least twice maxMemory, ' + string(self.maxMemory)",
-        ),
+            "does not hold the log and its rewrite: write at least twice redis.maxMemory",
+        )
+        .at("storage.size"),
+        rule("spec.broker.replicas", "self in [1, 3, 5]", "gives no clear majority: write 1, 3 or 5"),
         rule(
-            "spec.broker",
-            "self.replicas in [1, 3, 5]",
-            "'broker.replicas: ' + string(self.replicas) + ' gives no clear majority: write 1, 3 or 5'",
+            "spec.broker.replicas",
+            "self == oldSelf",
+            "cannot change: changing the size of a broker does not exist yet; write what was there before",
         ),
-        immutable("spec.broker", "replicas", "changing the size of a broker does not exist yet"),
-        range("spec.proxy", "replicas", 1, 64),
-        range("spec.proxy", "maxConnections", 1, 100_000),
+        rule("spec.proxy.replicas", "self >= 1 && self <= 64", "is out of range: write 1 to 64"),
+        rule("spec.proxy.maxConnections", "self >= 1 && self <= 100000", "is out of range: write 1 to 100000"),
         rule(
             "spec.replication",
             "!has(self.remoteAcks) || self.ack == 'Remote'",
-            "'replication.remoteAcks means nothing here: write ack: Remote beside it, or leave it out'",
-        ),
+            "means nothing here: write ack: Remote beside it, or leave it out",
+        )
+        .at("remoteAcks"),
+        rule("spec.replication.remoteAcks", "self > 0", "0 waits for nobody: write at least 1, or ack: Queued"),
         rule(
             "spec.replication",
-            "!has(self.remoteAcks) || self.remoteAcks > 0",
-            "'replication.remoteAcks: 0 waits for nobody: write at least 1, or ack: Queued'",
+            "duration(self.maxLag) >= duration('100ms') && duration(self.maxLag) <= duration(self.retention.duration)",
+            "is out of range: write 100ms to the duration of the retention",
+        )
+        .at("maxLag"),
+        rule(
+            "spec.replication.retention.duration",
+            "duration(self) >= duration('1m') && duration(self) <= duration('720h')",
+            "is out of range: write 1m to 720h",
         ),
         rule(
-            "spec.replication",
-            format!("{0} >= duration('100ms') && {0} <= {1}", span("self.maxLag"), span("self.retention.duration")),
-            "'replication.maxLag: ' + self.maxLag + ' is out of range: write 100ms to the duration of the retention'",
+            "spec.replication.retention.bytes",
+            format!("{} >= {}", bytes("self"), 64 << 20),
+            "is too small: write at least 64Mi",
         ),
         rule(
-            "spec.replication.retention",
-            format!("{0} >= duration('1m') && {0} <= duration('720h')", span("self.duration")),
-            "'retention.duration: ' + self.duration + ' is out of range: write 1m to 30d'",
+            "spec.clock.maxSkew",
+            "duration(self) >= duration('1ms') && duration(self) <= duration('60s')",
+            "is out of range: write 1ms to 60s (1s suits NTP)",
         ),
-        rule(
-            "spec.replication.retention",
-            format!("{} >= {}", bytes("self.bytes"), 64 << 20),
-            "'retention.bytes: ' + string(self.bytes) + ' is too small: write at least 64Mi'",
-        ),
-        rule(
-            "spec.clock",
-            format!("{0} >= duration('1ms') && {0} <= duration('60s')", span("self.maxSkew")),
-            "'clock.maxSkew: ' + self.maxSkew + ' is out of range: write 1ms to 60s (1s suits NTP)'",
-        ),
-        rule(
-            "spec.auth.secretRef",
-            "size(self.name) > 0",
-            "'auth.secretRef.name is empty: name the Secret, or leave out spec.auth'",
-        ),
-        rule(
+        rule("spec.auth.secretRef.name", "size(self) > 0", "is empty: name the Secret, or leave out spec.auth"),
+        immutable("spec.redis.storage", "className", "cannot change: the volumes are of that class; write what was there before"),
+        immutable("spec.broker.storage", "className", "cannot change: the volumes are of that class; write what was there before"),
+        immutable(
             "spec.regions[].overrides",
-            "has(self.storageClassName) == has(oldSelf.storageClassName) && (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)",
-            "'overrides.storageClassName cannot change: the volumes are of that class; write what was there before'",
+            "storageClassName",
+            "cannot change: the volumes are of that class; write what was there before",
         ),
     ]);
-    all.extend(storage_rules("spec.redis.storage"));
-    all.extend(storage_rules("spec.broker.storage"));
+    all.extend(size_rules("spec.redis.storage.size"));
+    all.extend(size_rules("spec.broker.storage.size"));
     all
 }

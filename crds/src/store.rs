@@ -40,6 +40,7 @@ pub struct Metadata {
 }
 
 /// A store that is open for reads and writes in several regions at once.
+#[allow(clippy::duplicated_attributes)] // each is about another column
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "multiactive.dev",

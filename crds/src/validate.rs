@@ -6,7 +6,7 @@ use crate::defaults;
 use crate::validated::{Broker, Proxy, Redis, Region, Replication};
 use crate::{
     Ack, AppendOnly, BrokerSpec, Invalid, Manifest, Problem, ProxySpec, Quantity, RedisSpec, RegionSpec,
-    ReplicationSpec, Span, Storage, Validated,
+    ReplicationSpec, Resources, Span, Storage, Validated,
 };
 
 /// Longest name of a store or a region: children are called `<store>--<region>--shard-63-redis` and must stay
@@ -180,7 +180,40 @@ fn redis(spec: Option<&RedisSpec>, faults: &mut Faults) -> Redis {
             ),
         );
     }
-    Redis { replicas: replicas as u16, max_memory, storage: size, storage_class, append_only }
+    check_memory("spec.redis.resources", spec.resources.as_ref(), max_memory, faults);
+    Redis {
+        replicas: replicas as u16,
+        max_memory,
+        storage: size,
+        storage_class,
+        append_only,
+        resources: spec.resources.clone(),
+        image: spec.image.clone(),
+    }
+}
+
+/// A limit below what the server needs would have it killed while it saves or merges.
+fn check_memory(path: &str, resources: Option<&Resources>, max_memory: Quantity, faults: &mut Faults) {
+    let least = Quantity::bytes(redis_memory(max_memory.as_bytes()));
+    for (which, amounts) in resources.iter().flat_map(|r| [("requests", &r.requests), ("limits", &r.limits)])
+    {
+        let Some(amount) = amounts.get("memory") else { continue };
+        match amount.0.parse::<Quantity>() {
+            Ok(given) if given < least => faults.add(
+                format!("{path}.{which}.memory"),
+                format!(
+                    "{given} is too small for maxMemory {max_memory}: write at least {least}, or leave it out"
+                ),
+            ),
+            Ok(_) => {}
+            Err(error) => faults.add(format!("{path}.{which}.memory"), error.to_string()),
+        }
+    }
+}
+
+/// Memory that a Redis server with so much data may need, bytes: 1.6 times, for a fork that saves and for merging, in whole MiB.
+pub fn redis_memory(max_memory: u64) -> u64 {
+    (max_memory.saturating_add(64 << 20) / 10).saturating_mul(16).next_multiple_of(1 << 20)
 }
 
 fn broker(spec: Option<&BrokerSpec>, faults: &mut Faults) -> Broker {
@@ -191,7 +224,13 @@ fn broker(spec: Option<&BrokerSpec>, faults: &mut Faults) -> Broker {
         faults.add("spec.broker.replicas", format!("{replicas} gives no clear majority: write 1, 3 or 5"));
     }
     let (storage, storage_class) = storage("spec.broker.storage", spec.storage.as_ref(), faults);
-    Broker { replicas: replicas as u16, storage, storage_class }
+    Broker {
+        replicas: replicas as u16,
+        storage,
+        storage_class,
+        resources: spec.resources.clone(),
+        image: spec.image.clone(),
+    }
 }
 
 fn proxy(spec: Option<&ProxySpec>, faults: &mut Faults) -> Proxy {
@@ -205,6 +244,8 @@ fn proxy(spec: Option<&ProxySpec>, faults: &mut Faults) -> Proxy {
             defaults::MAX_CONNECTIONS,
             1..=100_000,
         ),
+        resources: spec.resources.clone(),
+        image: spec.image.clone(),
     }
 }
 
@@ -234,7 +275,7 @@ fn replication(spec: Option<&ReplicationSpec>, regions: usize, faults: &mut Faul
     if duration < Span::secs(60) || duration > Span::secs(30 * 24 * 3600) {
         faults.add(
             "spec.replication.retention.duration",
-            format!("{duration} is out of range: write 1m to 30d"),
+            format!("{duration} is out of range: write 1m to 720h"),
         );
     }
     let bytes = retention.and_then(|r| r.bytes).unwrap_or(defaults::RETENTION_BYTES);

@@ -1,7 +1,7 @@
 //! A store that was checked: every default filled in, every bound kept. Only validation makes one.
 
 use crate::{
-    Ack, AppendOnly, DeletionPolicy, OnBrokerLoss, Placement, Quantity, Resources, ServiceSpec, Span,
+    Ack, AppendOnly, DeletionPolicy, Image, OnBrokerLoss, Placement, Quantity, Resources, ServiceSpec, Span,
 };
 
 /// A store that may be built.
@@ -66,6 +66,10 @@ pub struct Redis {
     pub storage_class: Option<String>,
     /// When the log is flushed.
     pub append_only: AppendOnly,
+    /// Requests and limits, where they are not derived.
+    pub resources: Option<Resources>,
+    /// An image in place of the catalog's.
+    pub image: Option<Image>,
 }
 
 /// The region's RabbitMQ cluster.
@@ -77,6 +81,10 @@ pub struct Broker {
     pub storage: Quantity,
     /// Storage class of the volumes.
     pub storage_class: Option<String>,
+    /// Requests and limits, where they are not derived.
+    pub resources: Option<Resources>,
+    /// An image in place of the catalog's.
+    pub image: Option<Image>,
 }
 
 /// The region's front.
@@ -86,6 +94,10 @@ pub struct Proxy {
     pub replicas: u16,
     /// Most client connections of one proxy.
     pub max_connections: u32,
+    /// Requests and limits, where they are not derived.
+    pub resources: Option<Resources>,
+    /// An image in place of the catalog's.
+    pub image: Option<Image>,
 }
 
 /// How writes travel.

@@ -275,7 +275,7 @@ fn replication_is_checked() {
     refused(
         spec("replication: {retention: {duration: 5s, bytes: 1Mi}}"),
         &[
-            "spec.replication.retention.duration: 5s is out of range: write 1m to 30d",
+            "spec.replication.retention.duration: 5s is out of range: write 1m to 720h",
             "spec.replication.retention.bytes: 1Mi is too small: write at least 64Mi",
         ],
     );

@@ -1,6 +1,7 @@
 //! Runs multi-active stores: the procedures, written once, and the platforms that carry them out.
 
 pub mod platform;
+mod render;
 
 /// The procedures are in the core, where the simulator runs them too.
 pub use mas_core::procedures;

@@ -1,3 +1,4 @@
 //! Where a store runs.
 
+pub mod kubernetes;
 pub mod local;

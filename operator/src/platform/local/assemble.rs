@@ -19,7 +19,6 @@ use super::layout::{Layout, LayoutError, make_private_folder, write_private};
 use super::process::{Keeper, Order, ProcessPhase, ProcessSpec, Spawner};
 use super::proxies::{self, PasswordFiles, ProxyReport};
 use super::record::{self, RecordFile};
-use super::render::{self, RedisConfig};
 use super::secrets::{self, Secret};
 use super::shared::Shared;
 use super::stale::{self, Roster};
@@ -27,6 +26,7 @@ use super::store::{Options, StartError};
 use super::world::{self, RegionPlan, World};
 use super::{broker, control, ports, relay};
 use crate::procedures::shard::{Notice, Place, bootstrap_obstacles};
+use crate::render::{self, RedisConfig, Users};
 
 /// How long a region's proxies wait for its broker before they start without it.
 const BROKER_PATIENCE: Duration = Duration::from_secs(30);
@@ -184,12 +184,16 @@ fn redis(
     let folder = layout.component(&node.component);
     make_private_folder(&folder)?;
     let text = render::redis(&RedisConfig {
+        bind: "127.0.0.1",
         port: node.port,
         folder: &folder,
         module: &binaries.engine_module,
-        node: &node.component.to_string(),
-        password: &passwords.engine.value,
-        replication_password: &passwords.replication.value,
+        node: Some(&node.component.to_string()),
+        users: Users::Text(&render::redis_users(
+            &passwords.engine.value,
+            &passwords.replication.value,
+            false,
+        )),
         max_memory: store.redis.max_memory.as_bytes(),
         append_only: store.redis.append_only,
         max_skew_ms: store.max_skew.as_millis(),

@@ -9,12 +9,9 @@ use tokio::time::timeout;
 use super::binaries::Binaries;
 use super::layout::{Layout, LayoutError, make_private_folder, write_private, write_with_mode};
 use super::process::ProcessSpec;
-use super::render::{self, BrokerFile};
 use super::secrets::Secret;
 use super::world::{BrokerNode, RegionPlan};
-
-/// The user that proxies log in as.
-pub(super) const USERNAME: &str = "multiactive";
+use crate::render::{self, BrokerFile, BrokerUsers};
 
 /// One scheduler and no busy waiting: several brokers share a laptop with everything else.
 const ERLANG_ARGS: &str =
@@ -44,11 +41,13 @@ pub(super) fn prepare(
     let plugins = folder.join("enabled_plugins");
     let nodes: Vec<_> = (0..).zip(&region.brokers).map(|(i, _)| node_name(&region.name, i)).collect();
     let text = render::rabbitmq(&BrokerFile {
+        bind: "127.0.0.1",
         amqp: node.amqp,
         management: node.management,
-        username: USERNAME,
-        password: &password.value,
+        users: BrokerUsers::Default(&password.value),
         nodes: &nodes,
+        memory: 1 << 30,
+        storage: None,
     });
     write_private(&config, text.as_bytes(), false)?;
     write_private(&plugins, b"[rabbitmq_management].\n", false)?;

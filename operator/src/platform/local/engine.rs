@@ -9,9 +9,9 @@ use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, Value, cmd};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use super::render::REPLICATION_USER;
 use super::world::RedisNode;
 use crate::procedures::identity::Identity;
+use crate::render::REPLICATION_USER;
 
 const CALL: Duration = Duration::from_millis(900);
 /// Promoting may have to wait for a fsync.

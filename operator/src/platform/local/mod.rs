@@ -18,7 +18,6 @@ mod process;
 mod proxies;
 mod record;
 mod relay;
-mod render;
 mod secrets;
 mod shared;
 mod stale;

@@ -5,17 +5,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use mas_core::config::{
-    AckLevel, BrokerConfig, ClientAuth, OnBrokerLoss, PeerConfig, ProxyConfig, RegionRef, Retention,
-    ShardConfig,
+    BrokerConfig, ClientAuth, PeerConfig, ProxyConfig, RegionRef, Retention, ShardConfig,
 };
 use serde::{Deserialize, Serialize};
 
 use super::binaries::Binaries;
-use super::broker::USERNAME;
 use super::http;
 use super::layout::{Layout, LayoutError, make_private_folder, write_private};
 use super::process::ProcessSpec;
 use super::world::{ProxyNode, RegionPlan, World, address};
+use crate::render;
 
 /// Files with passwords that proxies read.
 #[derive(Clone, Debug)]
@@ -39,7 +38,7 @@ pub(super) fn build_config(
     let broker = |region: &str, nodes: Vec<String>| BrokerConfig {
         nodes,
         vhost: "/".into(),
-        username: USERNAME.into(),
+        username: render::BROKER_USER.into(),
         password_file: passwords.brokers.get(region).cloned().unwrap_or_default(),
     };
     let reference = |region: &RegionPlan| RegionRef { name: region.name.clone(), id: region.id };
@@ -67,16 +66,9 @@ pub(super) fn build_config(
         shards: shards.collect(),
         broker: broker(&region.name, region.brokers.iter().map(|node| address(node.amqp)).collect()),
         peers: peers.collect(),
-        ack: match replication.ack {
-            crds::Ack::Local => AckLevel::Local,
-            crds::Ack::Queued => AckLevel::Queued,
-            crds::Ack::Remote => AckLevel::Remote,
-        },
+        ack: render::ack_level(replication.ack),
         remote_acks: replication.remote_acks,
-        on_broker_loss: match replication.on_broker_loss {
-            crds::OnBrokerLoss::Degrade => OnBrokerLoss::Degrade,
-            crds::OnBrokerLoss::Reject => OnBrokerLoss::Reject,
-        },
+        on_broker_loss: render::on_broker_loss(replication.on_broker_loss),
         retention: Retention {
             seconds: replication.retention.as_millis().div_ceil(1000),
             bytes: replication.retention_bytes.as_bytes(),

@@ -1,0 +1,124 @@
+//! Brings the cluster to what was built: reads each object, and sends it only if something that we set is missing or another.
+//! A quiet store causes no writes.
+
+use kube::api::DynamicObject;
+use kube::core::Resource as _;
+use serde_json::{Value, json};
+
+use super::client::{ClientError, Namespace};
+use super::object::Object;
+
+/// Name of the annotation with the digest of what was applied last: a field that is no longer wanted changes it.
+const APPLIED: &str = "multiactive.dev/applied";
+
+/// What applying did.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Applied {
+    /// Objects that were sent.
+    pub(crate) changed: Vec<String>,
+    /// Objects that belong to somebody else, and were left alone.
+    pub(crate) taken: Vec<String>,
+}
+
+/// Who owns what goes with the store.
+pub(crate) struct Owner {
+    pub(crate) name: String,
+    pub(crate) uid: String,
+}
+
+/// Applies all objects, in their order.
+pub(crate) async fn apply(
+    namespace: &Namespace,
+    owner: &Owner,
+    objects: Vec<Object>,
+) -> Result<Applied, ClientError> {
+    let mut applied = Applied::default();
+    for object in objects {
+        let wanted = complete(object, owner);
+        let live = namespace.get(wanted.kind, &wanted.name).await?;
+        let shown = format!("{} {}", wanted.kind, wanted.name);
+        match compare(&wanted, live.as_ref(), owner) {
+            Difference::None => {}
+            Difference::Taken => applied.taken.push(shown),
+            Difference::Some => {
+                namespace.apply(&wanted).await?;
+                applied.changed.push(shown);
+            }
+        }
+    }
+    Ok(applied)
+}
+
+/// Adds owner and digest.
+fn complete(mut object: Object, owner: &Owner) -> Object {
+    if object.owned {
+        object.json["metadata"]["ownerReferences"] = json!([{
+            "apiVersion": crds::API_VERSION,
+            "kind": crds::KIND,
+            "name": owner.name,
+            "uid": owner.uid,
+            "controller": true,
+            "blockOwnerDeletion": true,
+        }]);
+    }
+    let digest = xxhash_rust::xxh3::xxh3_64(object.json.to_string().as_bytes());
+    object.json["metadata"]["annotations"][APPLIED] = json!(format!("{digest:016x}"));
+    object
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Difference {
+    None,
+    Some,
+    /// It is controlled by somebody else, or nobody's and not ours.
+    Taken,
+}
+
+fn compare(wanted: &Object, live: Option<&DynamicObject>, owner: &Owner) -> Difference {
+    let Some(live) = live else { return Difference::Some };
+    let controller = live.meta().owner_references.iter().flatten().find(|of| of.controller == Some(true));
+    let ours = match controller {
+        Some(controller) => controller.uid == owner.uid,
+        // What stays with the volumes has no owner; it is ours by its label.
+        None => {
+            let label = |key: &str| live.meta().labels.as_ref().and_then(|labels| labels.get(key));
+            label(super::labels::STORE) == Some(&owner.name)
+        }
+    };
+    if !ours {
+        return Difference::Taken;
+    }
+    let live = serde_json::to_value(live).unwrap_or_default();
+    if contains(&live, &wanted.json) { Difference::None } else { Difference::Some }
+}
+
+/// Whether `live` has all that is wanted. Defaults of the API server, and other managers' fields, are beside it.
+fn contains(live: &Value, wanted: &Value) -> bool {
+    match (live, wanted) {
+        (Value::Object(live), Value::Object(wanted)) => wanted.iter().all(|(name, wanted)| {
+            let empty = || wanted.as_object().is_some_and(serde_json::Map::is_empty);
+            live.get(name).map_or_else(empty, |live| contains(live, wanted))
+        }),
+        (Value::Array(live), Value::Array(wanted)) => {
+            live.len() == wanted.len() && live.iter().zip(wanted).all(|(live, wanted)| contains(live, wanted))
+        }
+        _ => live == wanted,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_set_is_no_difference() {
+        let wanted = json!({"spec": {"replicas": 1, "list": [{"a": 1}]}});
+        assert!(contains(
+            &json!({"spec": {"replicas": 1, "list": [{"a": 1, "b": 2}], "more": 3}, "status": {}}),
+            &wanted
+        ));
+        assert!(!contains(&json!({"spec": {"replicas": 2, "list": [{"a": 1}]}}), &wanted));
+        assert!(!contains(&json!({"spec": {"replicas": 1, "list": []}}), &wanted));
+        assert!(!contains(&json!({"spec": {"list": [{"a": 1}]}}), &wanted));
+    }
+}

@@ -1,0 +1,136 @@
+//! The region's RabbitMQ cluster.
+
+use serde_json::{Value, json};
+
+use super::pods;
+use crate::platform::kubernetes::check::{Checked, CheckedRegion};
+use crate::platform::kubernetes::labels::{self, Part};
+use crate::platform::kubernetes::object::{Kind, Object};
+use crate::render::{self, BrokerFile, BrokerUsers};
+
+/// AMQP.
+pub(crate) const AMQP: u16 = 5672;
+/// The port mapper, and the nodes' own connections.
+pub(super) const EPMD: u16 = 4369;
+pub(super) const DISTRIBUTION: u16 = 25_672;
+/// Management, and metrics.
+pub(crate) const MANAGEMENT: u16 = 15_672;
+pub(super) const METRICS: u16 = 15_692;
+/// Memory of a node, bytes, unless something else is asked for.
+const MEMORY: u64 = 1 << 30;
+const SECRETS: &str = "/run/secrets/multiactive";
+const HOME: &str = "/var/lib/rabbitmq";
+
+/// Configuration, headless Service, disruption budget, StatefulSet.
+pub(super) fn objects(store: &Checked, region: &CheckedRegion) -> Vec<Object> {
+    let (of, here) = (&store.spec.name, &region.spec.name);
+    let name = labels::part_name(of, here, Part::Broker);
+    let labels = labels::part(of, here, region.id, Part::Broker);
+    let files = json!({"rabbitmq.conf": config(store, here), "enabled_plugins": PLUGINS});
+    let ports: Vec<Value> =
+        ports().map(|(name, port)| json!({"name": name, "port": port, "targetPort": name})).collect();
+    vec![
+        Object::new(Kind::ConfigMap, name.clone(), labels.clone(), json!({"data": files})),
+        pods::headless_service(&name, &labels, &json!(ports)),
+        pods::disruption_budget(&name, &labels),
+        stateful_set(store, region, &name, &labels),
+    ]
+}
+
+const PLUGINS: &str = "[rabbitmq_management,rabbitmq_prometheus].\n";
+
+fn ports() -> impl Iterator<Item = (&'static str, u16)> {
+    [
+        ("amqp", AMQP),
+        ("epmd", EPMD),
+        ("distribution", DISTRIBUTION),
+        ("management", MANAGEMENT),
+        ("metrics", METRICS),
+    ]
+    .into_iter()
+}
+
+/// `host:port` of every node.
+pub(super) fn addresses(store: &Checked, region: &str) -> Vec<String> {
+    hosts(store, region).map(|host| format!("{host}:{AMQP}")).collect()
+}
+
+fn hosts(store: &Checked, region: &str) -> impl Iterator<Item = String> {
+    let set = labels::part_name(&store.spec.name, region, Part::Broker);
+    let namespace = store.namespace.clone();
+    (0..store.spec.broker.replicas).map(move |ordinal| format!("{set}-{ordinal}.{set}.{namespace}.svc"))
+}
+
+fn config(store: &Checked, region: &str) -> String {
+    let nodes: Vec<String> = hosts(store, region).map(|host| format!("rabbit@{host}")).collect();
+    render::rabbitmq(&BrokerFile {
+        bind: "::",
+        amqp: AMQP,
+        management: MANAGEMENT,
+        users: BrokerUsers::Definitions(&format!("{SECRETS}/definitions.json")),
+        nodes: &nodes,
+        memory: MEMORY,
+        storage: Some(store.spec.broker.storage.as_bytes()),
+    })
+}
+
+fn stateful_set(store: &Checked, region: &CheckedRegion, name: &str, labels: &Value) -> Object {
+    let broker = &store.spec.broker;
+    let cookie = format!("install -m 0400 {SECRETS}/erlang-cookie {HOME}/.erlang.cookie");
+    let home = json!({"name": "home", "mountPath": HOME});
+    let secrets = json!({"name": "secrets", "mountPath": SECRETS, "readOnly": true});
+    let init = json!({
+        "name": "cookie",
+        "image": store.images.broker,
+        "command": ["/bin/sh", "-c", cookie],
+        "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"memory": "64Mi"}},
+        "securityContext": pods::container_security(),
+        "volumeMounts": [home, secrets],
+    });
+    let container = json!({
+        "name": "broker",
+        "image": store.images.broker,
+        "command": ["rabbitmq-server"],
+        "env": [
+            {"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+            {"name": "HOME", "value": HOME},
+            {"name": "RABBITMQ_USE_LONGNAME", "value": "true"},
+            {"name": "RABBITMQ_NODENAME", "value": format!("rabbit@$(POD).{name}.{}.svc", store.namespace)},
+            {"name": "RABBITMQ_CONFIG_FILE", "value": "/etc/multiactive/rabbitmq.conf"},
+            {"name": "RABBITMQ_ENABLED_PLUGINS_FILE", "value": "/etc/multiactive/enabled_plugins"},
+            {"name": "RABBITMQ_MNESIA_BASE", "value": "/data"},
+            {"name": "RABBITMQ_LOGS", "value": "-"},
+        ],
+        "ports": ports().map(|(name, port)| json!({"name": name, "containerPort": port})).collect::<Vec<_>>(),
+        "resources": pods::resources(broker.resources.as_ref(), "250m", MEMORY),
+        "startupProbe": {"tcpSocket": {"port": "amqp"}, "periodSeconds": 5, "failureThreshold": 120},
+        "readinessProbe": {"tcpSocket": {"port": "amqp"}, "periodSeconds": 5, "failureThreshold": 2},
+        "securityContext": pods::container_security(),
+        "volumeMounts": [
+            {"name": "data", "mountPath": "/data"},
+            {"name": "config", "mountPath": "/etc/multiactive", "readOnly": true},
+            {"name": "tmp", "mountPath": "/tmp"},
+            home, secrets,
+        ],
+    });
+    let inner = json!({
+        "initContainers": [init],
+        "containers": [container],
+        "volumes": [
+            {"name": "config", "configMap": {"name": name}},
+            {"name": "secrets", "secret": {"secretName": name, "defaultMode": 0o440}},
+            {"name": "home", "emptyDir": {"medium": "Memory", "sizeLimit": "16Mi"}},
+            {"name": "tmp", "emptyDir": {"sizeLimit": "256Mi"}},
+        ],
+    });
+    let template = json!({
+        "metadata": {
+            "labels": labels,
+            "annotations": {"multiactive.dev/config": store.digest_of(&config(store, &region.spec.name))},
+        },
+        "spec": pods::spec(&region.spec.placement, labels, 120, inner),
+    });
+    let class = region.spec.storage_class.as_ref().or(broker.storage_class.as_ref());
+    let claim = pods::claim(labels, broker.storage, class);
+    pods::stateful_set(name, labels, broker.replicas, store.keeps_data(), &template, &claim)
+}

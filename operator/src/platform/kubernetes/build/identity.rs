@@ -1,0 +1,16 @@
+//! The identity record.
+
+use serde_json::json;
+
+use crate::platform::kubernetes::check::Checked;
+use crate::platform::kubernetes::identity::KEY;
+use crate::platform::kubernetes::labels;
+use crate::platform::kubernetes::object::{Kind, Object};
+
+/// A ConfigMap that stays with the volumes.
+pub(crate) fn object(store: &Checked) -> Object {
+    let name = &store.spec.name;
+    let body = json!({"data": {KEY: store.identity.text()}});
+    let object = Object::new(Kind::ConfigMap, labels::identity_name(name), labels::store(name), body);
+    if store.keeps_data() { object.kept() } else { object }
+}

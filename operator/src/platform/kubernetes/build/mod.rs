@@ -1,0 +1,38 @@
+//! Builds the objects of a checked store. Pure: the same input gives the same objects, to the byte.
+
+mod broker;
+mod identity;
+mod network;
+mod pods;
+mod proxy;
+mod redis;
+mod region;
+mod secrets;
+
+use super::check::Checked;
+use super::object::Object;
+
+/// Every object of the store, in the order in which they are applied.
+pub fn build(store: &Checked) -> Vec<Object> {
+    let mut objects = vec![identity::object(store), secrets::credentials(store)];
+    for region in &store.regions {
+        objects.push(region::object(store, region));
+        if region.is_member {
+            objects.extend(secrets::of_region(store, region));
+            objects.extend(network::policies(store, region));
+            objects.extend(broker::objects(store, region));
+            objects.extend(redis::objects(store, region));
+            objects.extend(proxy::objects(store, region));
+        }
+    }
+    objects.sort_by_key(|object| object.kind);
+    objects
+}
+
+/// Where clients connect.
+pub(crate) const fn client_port() -> u16 {
+    proxy::CLIENTS
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,52 @@
+//! Who may connect to whom. Everything else is refused where the cluster's network enforces policies.
+
+use serde_json::{Value, json};
+
+use super::{broker, proxy, redis};
+use crate::platform::kubernetes::check::{Checked, CheckedRegion};
+use crate::platform::kubernetes::labels::{self, Part};
+use crate::platform::kubernetes::object::{Kind, Object};
+
+/// One policy a part.
+pub(super) fn policies(store: &Checked, region: &CheckedRegion) -> Vec<Object> {
+    let (of, here) = (&store.spec.name, &region.spec.name);
+    let labels = |part| labels::part(of, here, region.id, part);
+    let own = |part| json!({"podSelector": {"matchLabels": labels::selector(&labels(part))}});
+    let all_proxies = json!({"podSelector": {"matchLabels": {
+        labels::STORE: of,
+        "app.kubernetes.io/component": Part::Proxy.as_str(),
+    }}});
+    let operator = json!({
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": store.operator_namespace}},
+        "podSelector": {"matchLabels": {"app.kubernetes.io/name": "multiactive-operator"}},
+    });
+    let policy = |part: Part, ingress: Value| {
+        let body = json!({"spec": {
+            "podSelector": {"matchLabels": labels::selector(&labels(part))},
+            "policyTypes": ["Ingress"],
+            "ingress": ingress,
+        }});
+        Object::new(Kind::NetworkPolicy, labels::part_name(of, here, part), labels(part), body)
+    };
+    vec![
+        policy(
+            Part::Redis,
+            json!([{"from": [own(Part::Proxy), own(Part::Redis), operator], "ports": ports(&[redis::PORT])}]),
+        ),
+        policy(
+            Part::Broker,
+            json!([
+                {"from": [all_proxies], "ports": ports(&[broker::AMQP])},
+                {"from": [own(Part::Broker)], "ports": ports(&[broker::EPMD, broker::DISTRIBUTION])},
+                {"from": [operator], "ports": ports(&[broker::AMQP, broker::MANAGEMENT])},
+                {"ports": ports(&[broker::METRICS])},
+            ]),
+        ),
+        // Clients come from anywhere that the Service can be reached from; so do those who read metrics.
+        policy(Part::Proxy, json!([{"ports": ports(&[proxy::CLIENTS, proxy::ADMIN])}])),
+    ]
+}
+
+fn ports(ports: &[u16]) -> Value {
+    ports.iter().map(|port| json!({"protocol": "TCP", "port": port})).collect()
+}

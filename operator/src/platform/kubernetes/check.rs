@@ -1,0 +1,228 @@
+//! Checks a store against what there is: its manifest, its identity record, its secrets, the catalog. Pure; only what passes
+//! here reaches [`super::build`].
+
+use std::collections::BTreeMap;
+
+use mas_core::config::ProxyConfig;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::catalog::Catalog;
+use super::dereference::World;
+use super::identity::Identity;
+use super::labels;
+
+/// Why nothing is done for a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// PascalCase, for conditions.
+    pub reason: &'static str,
+    /// What is wrong, and what to do.
+    pub message: String,
+}
+
+/// A store that may be built.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    /// The manifest with every default.
+    pub spec: crds::Validated,
+    /// Where it lives.
+    pub namespace: String,
+    /// What it is, for good.
+    pub identity: Identity,
+    /// The entry of the catalog.
+    pub release: String,
+    pub(crate) passwords: Passwords,
+    pub(crate) images: Images,
+    pub(crate) regions: Vec<CheckedRegion>,
+    pub(crate) operator_namespace: String,
+}
+
+/// One region of the manifest.
+#[derive(Clone, Debug)]
+pub(crate) struct CheckedRegion {
+    pub(crate) spec: crds::Region,
+    /// 0 while it is no member.
+    pub(crate) id: u16,
+    /// It belongs to the store; a region that came later waits for scale-out.
+    pub(crate) is_member: bool,
+    /// What its proxies were told last.
+    pub(crate) proxy_config: Option<ProxyConfig>,
+}
+
+/// All passwords of a store.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Passwords {
+    pub(crate) engine: String,
+    pub(crate) replication: String,
+    pub(crate) cookie: String,
+    pub(crate) client_user: String,
+    pub(crate) client: String,
+    /// By region.
+    pub(crate) brokers: BTreeMap<String, BrokerPasswords>,
+}
+
+impl std::fmt::Debug for Passwords {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Passwords(..)")
+    }
+}
+
+/// Those of one region's broker.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub(crate) struct BrokerPasswords {
+    pub(crate) proxy: String,
+    pub(crate) peers: String,
+}
+
+/// What the pods run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Images {
+    pub(crate) redis: String,
+    pub(crate) broker: String,
+    pub(crate) proxy: String,
+}
+
+impl Checked {
+    /// The store's volumes outlive it, and with them what is needed to use them.
+    pub(crate) fn keeps_data(&self) -> bool {
+        self.spec.deletion_policy == crds::DeletionPolicy::Retain
+    }
+
+    pub(crate) fn members(&self) -> impl Iterator<Item = &CheckedRegion> {
+        self.regions.iter().filter(|region| region.is_member)
+    }
+
+    pub(crate) fn broker_passwords(&self, region: &str) -> BrokerPasswords {
+        self.passwords.brokers.get(region).cloned().unwrap_or_default()
+    }
+
+    /// A short name for a text: another text, another name.
+    #[allow(clippy::unused_self)] // reads as what it is for
+    pub(crate) fn digest_of(&self, text: &str) -> String {
+        format!("{:016x}", xxh3_64(text.as_bytes()))
+    }
+}
+
+/// Checks a store. `new_password` draws one.
+pub fn check(
+    world: &World,
+    catalog: &Catalog,
+    operator_namespace: &str,
+    new_password: &mut dyn FnMut() -> String,
+) -> Result<Checked, Refusal> {
+    let refuse = |reason, message: String| Err(Refusal { reason, message });
+    let spec = match crds::validate(&crds::manifest_of(&world.store)) {
+        Ok(spec) => spec,
+        Err(invalid) => return refuse("InvalidSpec", invalid.to_string()),
+    };
+    let namespace = world.store.metadata.namespace.clone().unwrap_or_default();
+    let identity = identity(world, &spec)?;
+    let release = spec.release.clone().unwrap_or_else(|| catalog.default.clone());
+    let Some(entry) = catalog.releases.get(&release) else {
+        let known: Vec<_> = catalog.releases.keys().map(String::as_str).collect();
+        return refuse(
+            "UnknownRelease",
+            format!("spec.release '{release}' is not in the catalog: write {}", known.join(" or ")),
+        );
+    };
+    let image = |own: &Option<crds::Image>, catalog: &super::catalog::CatalogImage| {
+        own.as_ref().map_or_else(|| catalog.reference.clone(), |own| own.reference.clone())
+    };
+    let images = Images {
+        redis: image(&spec.redis.image, &entry.redis),
+        broker: image(&spec.broker.image, &entry.broker),
+        proxy: image(&spec.proxy.image, &entry.proxy),
+    };
+    let regions = spec
+        .regions
+        .iter()
+        .map(|region| {
+            let member = identity.region(&region.name);
+            CheckedRegion {
+                spec: region.clone(),
+                id: member.map_or(0, |member| member.id),
+                is_member: member.is_some(),
+                proxy_config: world.proxy_configs.get(&region.name).cloned(),
+            }
+        })
+        .collect();
+    let passwords = passwords(world, &spec, &identity, new_password)?;
+    let operator_namespace = operator_namespace.to_owned();
+    Ok(Checked { spec, namespace, identity, release, passwords, images, regions, operator_namespace })
+}
+
+/// The record that there is, with new regions taken in, or a new one.
+fn identity(world: &World, spec: &crds::Validated) -> Result<Identity, Refusal> {
+    let name = labels::identity_name(&spec.name);
+    let Some(text) = &world.identity else { return Ok(Identity::new(spec)) };
+    let mut identity = Identity::parse(text).map_err(|why| Refusal {
+        reason: "RetainedDataMismatch",
+        message: format!(
+            "the identity record (ConfigMap {name}) cannot be read ({why}): give back a copy of it"
+        ),
+    })?;
+    let mismatch = |message: String| Err(Refusal { reason: "RetainedDataMismatch", message });
+    if identity.shards != spec.shards {
+        return mismatch(format!(
+            "the volumes hold {} shards (ConfigMap {name}) and the manifest says {}: write spec.shards: {}",
+            identity.shards, spec.shards, identity.shards
+        ));
+    }
+    let gone =
+        identity.regions.iter().find(|known| spec.regions.iter().all(|region| region.name != known.name));
+    if let Some(region) = gone {
+        return mismatch(format!(
+            "region '{}' belongs to the store (ConfigMap {name}) and is not in the manifest: removing regions does not exist yet; put it back",
+            region.name
+        ));
+    }
+    identity.take_in(spec);
+    Ok(identity)
+}
+
+fn passwords(
+    world: &World,
+    spec: &crds::Validated,
+    identity: &Identity,
+    new_password: &mut dyn FnMut() -> String,
+) -> Result<Passwords, Refusal> {
+    let name = labels::credentials_name(&spec.name);
+    if world.credentials.is_none() && identity.founded.is_some() {
+        return Err(Refusal {
+            reason: "RetainedDataMismatch",
+            message: format!(
+                "the Secret {name} is gone, and the volumes cannot be used without it: give it back"
+            ),
+        });
+    }
+    let empty = BTreeMap::new();
+    let known = world.credentials.as_ref().unwrap_or(&empty);
+    let mut of = |key: &str| known.get(key).cloned().unwrap_or_else(&mut *new_password);
+    let brokers = identity.regions.iter().map(|region| {
+        let name = &region.name;
+        let passwords =
+            BrokerPasswords { proxy: of(&format!("broker-{name}")), peers: of(&format!("peers-{name}")) };
+        (name.clone(), passwords)
+    });
+    let brokers = brokers.collect();
+    let (client_user, client) = match (&spec.auth_secret, &world.client) {
+        (None, _) => ("default".to_owned(), of("client")),
+        (Some(_), Some((user, password))) => (user.clone(), password.clone()),
+        (Some(secret), None) => {
+            return Err(Refusal {
+                reason: "SecretMissing",
+                message: format!(
+                    "spec.auth.secretRef names the Secret '{secret}', which does not exist or has no key 'password': make it, or leave out spec.auth"
+                ),
+            });
+        }
+    };
+    Ok(Passwords {
+        engine: of("engine"),
+        replication: of("replication"),
+        cookie: of("erlang-cookie"),
+        client_user,
+        client,
+        brokers,
+    })
+}

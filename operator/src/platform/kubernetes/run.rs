@@ -1,0 +1,130 @@
+//! The operator's process: watches stores and what was made of them, and reconciles, some at a time.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crds::{MultiActiveStore, StoreRegion};
+use futures_util::StreamExt as _;
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::core::v1::{ConfigMap, Service};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::api::Api;
+use kube::runtime::controller::{Action, Config, Controller};
+use kube::runtime::watcher;
+
+use super::FIELD_MANAGER;
+use super::catalog::{Catalog, CatalogError};
+use super::client::ClientError;
+use super::reconcile::{Context, reconcile};
+
+/// Stores that are reconciled at the same time, at most.
+const CONCURRENCY: u16 = 8;
+/// Everything is looked at again after this time, whatever was seen.
+const RESYNC: Duration = Duration::from_mins(5);
+/// After a round that failed; longer each time.
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_mins(1));
+
+/// How to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Only this namespace; `None`: all of the cluster.
+    pub watch_namespace: Option<String>,
+    /// Where the operator itself runs.
+    pub namespace: String,
+    /// The release catalog, if not the built-in one.
+    pub catalog: Option<PathBuf>,
+}
+
+/// Why the operator does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// No way to the API server.
+    #[error("connecting to the API server failed: {0}; check the kubeconfig, or the service account")]
+    Connect(#[source] Box<kube::Error>),
+    /// The catalog cannot be used.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// The kinds are not there.
+    #[error(
+        "watching MultiActiveStores failed: {0}; are the CustomResourceDefinitions installed (operator crds | kubectl apply -f -)?"
+    )]
+    NoKinds(#[source] Box<kube::Error>),
+}
+
+/// Runs until `stop` is done.
+pub async fn run(
+    options: Options,
+    stop: impl Future<Output = ()> + Send + Sync + 'static,
+) -> Result<(), RunError> {
+    let catalog = options.catalog.as_deref().map(Catalog::read).transpose()?.unwrap_or_default();
+    let client = kube::Client::try_default().await.map_err(|error| RunError::Connect(Box::new(error)))?;
+    let stores: Api<MultiActiveStore> = match &options.watch_namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    };
+    stores
+        .list(&kube::api::ListParams::default().limit(1))
+        .await
+        .map_err(|error| RunError::NoKinds(Box::new(error)))?;
+    let context = Arc::new(Context { client: client.clone(), catalog, namespace: options.namespace.clone() });
+    let all = watcher::Config::default();
+    let ours = watcher::Config::default().labels(&format!("app.kubernetes.io/managed-by={FIELD_MANAGER}"));
+    let scope = Scope { client, namespace: options.watch_namespace.clone() };
+    tracing::info!(
+        watch = options.watch_namespace.as_deref().unwrap_or("all namespaces"),
+        "operator started"
+    );
+    Controller::new(stores, all)
+        .with_config(Config::default().concurrency(CONCURRENCY).debounce(Duration::from_millis(100)))
+        .owns(scope.api::<StatefulSet>(), ours.clone())
+        .owns(scope.api::<Deployment>(), ours.clone())
+        .owns(scope.api::<Service>(), ours.clone())
+        .owns(scope.api::<ConfigMap>(), ours.clone())
+        .owns(scope.api::<NetworkPolicy>(), ours.clone())
+        .owns(scope.api::<PodDisruptionBudget>(), ours.clone())
+        .owns(scope.api::<StoreRegion>(), ours)
+        .graceful_shutdown_on(stop)
+        .run(one, failed, context)
+        .for_each(|done| async {
+            if let Err(error) = done {
+                tracing::warn!(%error, "a round failed");
+            }
+        })
+        .await;
+    tracing::info!("operator stopped");
+    Ok(())
+}
+
+struct Scope {
+    client: kube::Client,
+    namespace: Option<String>,
+}
+
+impl Scope {
+    fn api<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>,
+    {
+        match &self.namespace {
+            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+            None => Api::all(self.client.clone()),
+        }
+    }
+}
+
+async fn one(store: Arc<MultiActiveStore>, context: Arc<Context>) -> Result<Action, ClientError> {
+    reconcile(store, context).await?;
+    Ok(Action::requeue(jittered(RESYNC)))
+}
+
+fn failed(_: Arc<MultiActiveStore>, error: &ClientError, _: Arc<Context>) -> Action {
+    // Somebody was faster: the watch brings what there is now.
+    let pause = if error.is_conflict() { RETRY.0 } else { RETRY.0 * 10 };
+    Action::requeue(jittered(pause.min(RETRY.1)))
+}
+
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(rand::Rng::random_range(&mut rand::rng(), 0.8..1.2))
+}
