@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use operator::platform::kubernetes::{Options, run};
+use operator::platform::kubernetes::{CrashPoint, Options, run};
 use tracing_subscriber::EnvFilter;
 
 /// Runs multi-active stores on Kubernetes: turns each MultiActiveStore into a store that is open for reads and writes in several
@@ -46,6 +46,10 @@ struct Run {
     /// What is logged: a level (error, warn, info, debug, trace), or levels by module
     #[arg(long, value_name = "FILTER", default_value = "info", env = "MAS_LOG")]
     log: String,
+
+    /// For tests: end as if killed, before or after the Nth request that writes (before:N, after:N)
+    #[arg(long, value_name = "POINT", hide = true)]
+    crash: Option<CrashPoint>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -83,8 +87,12 @@ fn serve(args: Run) -> Result<(), Box<dyn std::error::Error>> {
         .install_default()
         .map_err(|_| "installing the TLS provider: there is another one already")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let options =
-        Options { watch_namespace: args.watch_namespace, namespace: args.namespace, catalog: args.catalog };
+    let options = Options {
+        watch_namespace: args.watch_namespace,
+        namespace: args.namespace,
+        catalog: args.catalog,
+        crash: args.crash,
+    };
     Ok(runtime.block_on(run(options, stop_signal()))?)
 }
 

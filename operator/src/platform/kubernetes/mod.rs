@@ -7,6 +7,7 @@ pub mod build;
 pub mod catalog;
 mod check;
 mod client;
+mod crash;
 mod dereference;
 mod identity;
 mod labels;
@@ -17,6 +18,7 @@ mod status;
 
 pub use catalog::{Catalog, CatalogError};
 pub use check::{Checked, Refusal, check};
+pub use crash::CrashPoint;
 pub use dereference::World;
 pub use identity::{Identity, RegionIdentity};
 pub use object::{Kind, Object};

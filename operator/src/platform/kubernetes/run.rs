@@ -11,12 +11,14 @@ use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::Api;
+use kube::client::ClientBuilder;
 use kube::runtime::controller::{Action, Config, Controller};
 use kube::runtime::watcher;
 
 use super::FIELD_MANAGER;
 use super::catalog::{Catalog, CatalogError};
 use super::client::ClientError;
+use super::crash::{CrashLayer, CrashPoint};
 use super::reconcile::{Context, reconcile};
 
 /// Stores that are reconciled at the same time, at most.
@@ -35,6 +37,8 @@ pub struct Options {
     pub namespace: String,
     /// The release catalog, if not the built-in one.
     pub catalog: Option<PathBuf>,
+    /// For tests: where to end.
+    pub crash: Option<CrashPoint>,
 }
 
 /// Why the operator does not run.
@@ -59,7 +63,7 @@ pub async fn run(
     stop: impl Future<Output = ()> + Send + Sync + 'static,
 ) -> Result<(), RunError> {
     let catalog = options.catalog.as_deref().map(Catalog::read).transpose()?.unwrap_or_default();
-    let client = kube::Client::try_default().await.map_err(|error| RunError::Connect(Box::new(error)))?;
+    let client = connect(options.crash).await.map_err(|error| RunError::Connect(Box::new(error)))?;
     let stores: Api<MultiActiveStore> = match &options.watch_namespace {
         Some(namespace) => Api::namespaced(client.clone(), namespace),
         None => Api::all(client.clone()),
@@ -95,6 +99,15 @@ pub async fn run(
         .await;
     tracing::info!("operator stopped");
     Ok(())
+}
+
+async fn connect(crash: Option<CrashPoint>) -> Result<kube::Client, kube::Error> {
+    let config = kube::Config::infer().await.map_err(kube::Error::InferConfig)?;
+    let client = ClientBuilder::try_from(config)?;
+    Ok(match crash {
+        Some(point) => client.with_layer(&CrashLayer::new(point)).build(),
+        None => client.build(),
+    })
 }
 
 struct Scope {

@@ -1,0 +1,274 @@
+//! A real Kubernetes API server for tests: the one that `KUBECONFIG` names, or one that is made for this test process and ends with
+//! it (`tools/cluster`). Everything is done with kubectl, as a person would.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::wait::wait_until;
+
+/// The cluster ends by itself after this time, seconds, should its owner not.
+const LIFETIME: &str = "3600";
+
+/// See the module.
+pub struct Cluster {
+    tool: PathBuf,
+    folder: PathBuf,
+    kubeconfig: PathBuf,
+    audit: Option<PathBuf>,
+}
+
+impl Cluster {
+    /// The one of this process; made when it is asked for first, with the CustomResourceDefinitions and the operator's role.
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<Cluster> = OnceLock::new();
+        SHARED.get_or_init(|| Self::start().expect("a Kubernetes cluster for tests"))
+    }
+
+    fn start() -> Result<Self> {
+        let root = Path::new(&std::env::var("CARGO_MANIFEST_DIR")?).join("..").canonicalize()?;
+        let tool = root.join("tools/cluster");
+        let folder = tempfile::Builder::new().prefix("mas-cluster-").tempdir()?.keep();
+        let cluster = if let Some(given) = std::env::var_os("KUBECONFIG") {
+            Self { tool, folder, kubeconfig: given.into(), audit: None }
+        } else {
+            let dir = folder.join("cluster");
+            let up = Command::new(&tool)
+                .args([
+                    "up",
+                    "--audit",
+                    "--lifetime",
+                    LIFETIME,
+                    "--owner-pid",
+                    &std::process::id().to_string(),
+                    "--dir",
+                ])
+                .arg(&dir)
+                .stdout(Stdio::null())
+                .status()
+                .with_context(|| format!("running {}", tool.display()))?;
+            ensure!(up.success(), "{} up failed: its words are above", tool.display());
+            Self { tool, folder, kubeconfig: dir.join("kubeconfig"), audit: Some(dir.join("logs/audit.log")) }
+        };
+        let definitions = Command::new(operator_program()?).arg("crds").output()?;
+        cluster.apply("default", &String::from_utf8(definitions.stdout)?)?;
+        cluster.apply("default", &std::fs::read_to_string(root.join("operator/rbac.yaml"))?)?;
+        cluster.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"])?;
+        Ok(cluster)
+    }
+
+    /// The log of requests, one JSON object a line, if this cluster writes one.
+    pub fn audit(&self) -> Option<&Path> {
+        self.audit.as_deref()
+    }
+
+    /// Runs kubectl; an error has what it said.
+    pub fn kubectl(&self, args: &[&str]) -> Result<String> {
+        self.kubectl_with(args, "")
+    }
+
+    fn kubectl_with(&self, args: &[&str], input: &str) -> Result<String> {
+        let mut child = Command::new(&self.tool)
+            .arg("kubectl")
+            .args(args)
+            .env("KUBECONFIG", &self.kubeconfig)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        child.stdin.take().context("kubectl's input")?.write_all(input.as_bytes())?;
+        let output = child.wait_with_output()?;
+        if output.status.success() {
+            Ok(String::from_utf8(output.stdout)?)
+        } else {
+            bail!("{}", String::from_utf8_lossy(&output.stderr).trim())
+        }
+    }
+
+    /// `kubectl apply` by the server, as a person would do it.
+    pub fn apply(&self, namespace: &str, text: &str) -> Result<String> {
+        self.kubectl_with(&["apply", "--server-side", "-n", namespace, "-f", "-"], text)
+    }
+
+    /// As [`Cluster::apply`], and nothing is stored.
+    pub fn try_apply(&self, namespace: &str, text: &str) -> Result<String> {
+        self.kubectl_with(
+            &["apply", "--server-side", "--dry-run=server", "-o", "json", "-n", namespace, "-f", "-"],
+            text,
+        )
+    }
+
+    /// An object.
+    pub fn get(&self, namespace: &str, kind: &str, name: &str) -> Result<Value> {
+        Ok(serde_json::from_str(&self.kubectl(&["get", kind, name, "-n", namespace, "-o", "json"])?)?)
+    }
+
+    /// All objects of some kinds (`statefulsets,services`).
+    pub fn list(&self, namespace: &str, kinds: &str) -> Result<Vec<Value>> {
+        let text = self.kubectl(&["get", kinds, "-n", namespace, "-o", "json"])?;
+        let mut list: Value = serde_json::from_str(&text)?;
+        Ok(list["items"].as_array_mut().map(std::mem::take).unwrap_or_default())
+    }
+
+    /// A new namespace, with the `restricted` Pod Security Standard enforced.
+    pub fn namespace(&'static self, prefix: &str) -> Result<Namespace> {
+        static NUMBER: AtomicU32 = AtomicU32::new(1);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{prefix}-{}-{number}", std::process::id());
+        self.kubectl(&["create", "namespace", &name])?;
+        let label = "pod-security.kubernetes.io/enforce=restricted";
+        self.kubectl(&["label", "namespace", &name, label])?;
+        Ok(Namespace { cluster: self, name })
+    }
+
+    /// A kubeconfig of the operator of one namespace: it may do there what its role allows, and nothing else.
+    fn operators_kubeconfig(&self, namespace: &str) -> Result<PathBuf> {
+        let path = self.folder.join(format!("{namespace}.kubeconfig"));
+        if self.audit.is_none() {
+            return Ok(self.kubeconfig.clone());
+        }
+        if !path.exists() {
+            let user = format!("operator-{namespace}");
+            let binding =
+                ["create", "rolebinding", "operator", "--clusterrole=multiactive-operator", "-n", namespace];
+            self.kubectl(&[&binding[..], &[&format!("--user={user}")]].concat())?;
+            let output = Command::new(&self.tool)
+                .args(["kubeconfig", "--user", &user, "--dir"])
+                .arg(self.folder.join("cluster"))
+                .output()?;
+            ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            std::fs::write(&path, output.stdout)?;
+        }
+        Ok(path)
+    }
+}
+
+/// A namespace of a test. It stays until the cluster ends, so that it can be looked at.
+pub struct Namespace {
+    cluster: &'static Cluster,
+    /// Its name.
+    pub name: String,
+}
+
+impl Namespace {
+    /// The cluster that it is in.
+    pub fn cluster(&self) -> &'static Cluster {
+        self.cluster
+    }
+
+    /// `kubectl apply`.
+    pub fn apply(&self, text: &str) -> Result<String> {
+        self.cluster.apply(&self.name, text)
+    }
+
+    /// Runs kubectl in this namespace.
+    pub fn kubectl(&self, args: &[&str]) -> Result<String> {
+        self.cluster.kubectl(&[&["-n", &self.name], args].concat())
+    }
+
+    /// An object.
+    pub fn get(&self, kind: &str, name: &str) -> Result<Value> {
+        self.cluster.get(&self.name, kind, name)
+    }
+
+    /// All objects of some kinds.
+    pub fn list(&self, kinds: &str) -> Result<Vec<Value>> {
+        self.cluster.list(&self.name, kinds)
+    }
+
+    /// Waits until an object is as wanted.
+    pub fn wait(
+        &self,
+        kind: &str,
+        name: &str,
+        limit: Duration,
+        wanted: impl Fn(&Value) -> bool,
+    ) -> Result<Value> {
+        wait_until(&format!("{kind} {name}"), limit, || {
+            let object = self.get(kind, name).map_err(|error| error.to_string())?;
+            if wanted(&object) { Ok(object) } else { Err(format!("it is {object}")) }
+        })
+    }
+
+    /// Starts an operator for this namespace alone, with the rights of its role; further arguments of `operator run`.
+    pub fn operator(&self, args: &[&str]) -> Result<Operator> {
+        let log = self.cluster.folder.join(format!("{}.operator.log", self.name));
+        let file = std::fs::File::options().create(true).append(true).open(&log)?;
+        let child = Command::new(operator_program()?)
+            .args(["run", "--watch-namespace", &self.name])
+            .args(args)
+            .env("KUBECONFIG", self.cluster.operators_kubeconfig(&self.name)?)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(file)
+            .spawn()?;
+        Ok(Operator { child, log })
+    }
+
+    /// Requests that this namespace's operator has made, from the `skip`ped first lines of the log on.
+    pub fn requests(&self, skip: usize) -> Result<Vec<Value>> {
+        let log = self.cluster.audit.as_ref().context("this cluster writes no log of requests")?;
+        let user = format!("operator-{}", self.name);
+        let text = std::fs::read_to_string(log)?;
+        let lines = text.lines().skip(skip).filter(|line| line.contains(&user));
+        let events = lines.filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        Ok(events.filter(|event| event["user"]["username"] == user.as_str()).collect())
+    }
+
+    /// Lines of the log of requests until now.
+    pub fn requests_so_far(&self) -> Result<usize> {
+        let log = self.cluster.audit.as_ref().context("this cluster writes no log of requests")?;
+        Ok(std::fs::read_to_string(log)?.lines().count())
+    }
+}
+
+/// A running operator; dropping it kills it.
+pub struct Operator {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Operator {
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until it ends by itself; whether it did so without an error.
+    pub fn wait_end(&mut self, limit: Duration) -> Result<bool> {
+        let child = &mut self.child;
+        let status = wait_until("the operator's end", limit, || match child.try_wait() {
+            Ok(Some(status)) => Ok(status),
+            Ok(None) => Err("it runs".to_owned()),
+            Err(error) => Err(error.to_string()),
+        })?;
+        Ok(status.success())
+    }
+}
+
+impl Drop for Operator {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The operator beside this test.
+fn operator_program() -> Result<PathBuf> {
+    let test = std::env::current_exe()?;
+    let folder = test.parent().and_then(Path::parent).context("the folder of built programs")?;
+    let program = folder.join("operator");
+    ensure!(program.exists(), "{} is missing: cargo build --workspace --bins", program.display());
+    Ok(program)
+}

@@ -1,0 +1,97 @@
+//! For tests: ends the process, as `kill -9` would, right before or right after its Nth request that writes. Between two writes
+//! nothing changes in the cluster, so these are all the moments at which a crash can leave another picture.
+
+use std::pin::Pin;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use tower::{Layer, Service};
+
+/// When to end: `before:3`, `after:3`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CrashPoint {
+    /// Which writing request, from 1.
+    number: u64,
+    /// Once it was answered; otherwise before it is sent.
+    after: bool,
+}
+
+impl FromStr for CrashPoint {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parse = || {
+            let (when, number) = text.split_once(':')?;
+            let after = match when {
+                "before" => false,
+                "after" => true,
+                _ => return None,
+            };
+            Some(Self { number: number.parse().ok()?, after })
+        };
+        parse().ok_or_else(|| format!("'{text}' is no crash point: write before:N or after:N"))
+    }
+}
+
+/// Puts the crash between the operator and the API server.
+#[derive(Clone, Debug)]
+pub(crate) struct CrashLayer {
+    point: CrashPoint,
+    writes: Arc<AtomicU64>,
+}
+
+impl CrashLayer {
+    pub(crate) fn new(point: CrashPoint) -> Self {
+        Self { point, writes: Arc::default() }
+    }
+}
+
+impl<S> Layer<S> for CrashLayer {
+    type Service = Crashing<S>;
+
+    fn layer(&self, inner: S) -> Crashing<S> {
+        Crashing { inner, layer: self.clone() }
+    }
+}
+
+/// See [`CrashLayer`].
+#[derive(Clone, Debug)]
+pub(crate) struct Crashing<S> {
+    inner: S,
+    layer: CrashLayer,
+}
+
+impl<S, B> Service<http::Request<B>> for Crashing<S>
+where
+    S: Service<http::Request<B>>,
+    S::Future: Send + 'static,
+    S::Response: Send,
+    S::Error: Send,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        let reads = request.method() == http::Method::GET;
+        let CrashPoint { number, after } = self.layer.point;
+        let this = !reads && self.layer.writes.fetch_add(1, Ordering::SeqCst) + 1 == number;
+        if this && !after {
+            std::process::abort();
+        }
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            let answer = answer.await;
+            if this {
+                std::process::abort();
+            }
+            answer
+        })
+    }
+}
