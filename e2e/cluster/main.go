@@ -24,17 +24,17 @@ func main() {
 	if command == cluster.SuperviseCommand {
 		os.Exit(cluster.Supervise())
 	}
+	// A script that people call this program through says its own name; the linker sets the version, for all components alike.
+	environment := commands.Environment{Program: program, Version: version.Get().GitVersion}
+	if name := os.Getenv("MAS_CLUSTER_COMMAND"); name != "" {
+		environment.Program = name
+	}
 	if run, ok := components[command]; ok {
 		if command == "kubectl" {
-			commands.ChooseCluster()
+			environment.ChooseCluster()
 		}
 		os.Args = os.Args[1:]
 		os.Exit(run())
 	}
-	// A script that people call this program through says its own name.
-	if name := os.Getenv("MAS_CLUSTER_COMMAND"); name != "" {
-		program = name
-	}
-	// The version is set by the linker, for all components alike.
-	os.Exit(commands.Environment{Program: program, Version: version.Get().GitVersion}.Run(command, args))
+	os.Exit(environment.Run(command, args))
 }

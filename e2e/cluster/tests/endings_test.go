@@ -68,6 +68,7 @@ func TestAKilledSupervisorTakesTheComponentsAlong(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.noProcessIsLeft()
+	p.refused("", "its supervisor was killed", "status", "--dir", p.dir)
 	// What it left are files, which the next `up` does away with.
 	p.up()
 	p.must("down", "--dir", p.dir)

@@ -63,7 +63,7 @@ func (l Layout) Stopped(component string) string { return filepath.Join(l.Dir, "
 func (l Layout) Log(component string) string { return filepath.Join(l.Logs, component+".log") }
 
 // Audit has one line for every request to the API server.
-func (l Layout) Audit() string { return filepath.Join(l.Logs, "audit.log") }
+func (l Layout) Audit() string { return l.Log("audit") }
 
 // Prepare makes the folder. It must be new or empty or an earlier cluster's, since all of it ends with the cluster.
 func (l Layout) Prepare() error {
@@ -92,6 +92,12 @@ func (l Layout) MakeFolders() error {
 	}
 	if err := os.MkdirAll(l.Logs, 0o755); err != nil {
 		return fmt.Errorf("preparing the folder of logs: %w", err)
+	}
+	// Those of an earlier cluster, in a folder that is kept: who counts the lines of a log means this cluster's.
+	for _, name := range []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "audit"} {
+		if err := os.Remove(l.Log(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("preparing the folder of logs: %w", err)
+		}
 	}
 	return nil
 }

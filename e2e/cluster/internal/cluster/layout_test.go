@@ -54,7 +54,7 @@ func TestWhatSomebodyElsePutIntoTheFolderIsKept(t *testing.T) {
 	}
 }
 
-func TestLogsElsewhereAreKept(t *testing.T) {
+func TestLogsElsewhereAreKeptUntilTheNextClusterWritesItsOwn(t *testing.T) {
 	logs := filepath.Join(t.TempDir(), "logs")
 	layout := NewLayout(filepath.Join(t.TempDir(), "c"), logs)
 	if err := errors.Join(layout.Prepare(), layout.MakeFolders()); err != nil {
@@ -66,6 +66,12 @@ func TestLogsElsewhereAreKept(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(logs, "etcd.log")); err != nil {
 		t.Error(err)
+	}
+	if err := errors.Join(layout.Prepare(), layout.MakeFolders()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(logs, "etcd.log")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("an earlier cluster's log is taken for this one's: %v", err)
 	}
 }
 

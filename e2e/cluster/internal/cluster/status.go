@@ -17,6 +17,9 @@ func Status(dir string, out io.Writer) (ready bool, err error) {
 	case record.Failure != "":
 		fmt.Fprintf(out, "the cluster in %s ended by itself: %s\n", dir, record.Failure)
 		return false, nil
+	case !running && record.Ready:
+		fmt.Fprintf(out, "no cluster runs in %s: its supervisor was killed, and its components with it; `down` removes the files\n", dir)
+		return false, nil
 	case !running:
 		fmt.Fprintf(out, "no cluster runs in %s\n", dir)
 		return false, nil

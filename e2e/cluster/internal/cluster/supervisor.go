@@ -58,7 +58,7 @@ func Supervise() int {
 	runtime.LockOSThread()
 	orders := json.NewDecoder(os.NewFile(ordersFD, "orders"))
 	s := &supervisor{
-		// Every component can end twice before anybody looks: once stopped, once started again.
+		// Nobody reads it while components are stopped and started: there is room for what they tell meanwhile.
 		exits:   make(chan *child, 64),
 		changes: make(chan os.Signal, 1),
 		began:   time.Now(),
@@ -98,7 +98,7 @@ func (s *supervisor) heedSignals(cancel context.CancelCauseFunc) {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	<-signals
-	cancel(errAsked("it was asked to"))
+	cancel(errAsked("it was asked to, by `down` or a signal"))
 }
 
 func (s *supervisor) heedOwner(ctx context.Context, cancel context.CancelCauseFunc) {

@@ -137,6 +137,9 @@ func (e Environment) up(args []string) (int, error) {
 	err = cluster.Up(options, *foreground, os.Stdout, func(record cluster.Record, before bool) {
 		if before {
 			fmt.Printf("== it runs already, at %s\n", record.Server)
+			if *audit && record.Audit == "" {
+				fmt.Printf("   note: it was started without --audit, and goes on without: end it first (%s down%s)\n", e.Program, set.again(dir))
+			}
 		} else {
 			fmt.Printf("== ready after %.1f s, at %s\n", time.Since(began).Seconds(), record.Server)
 		}
@@ -235,13 +238,19 @@ func change(verb, done string, run func(dir, component string) error, args []str
 
 // ChooseCluster makes kubectl mean the cluster "dev" and nothing else when no other was chosen: ~/.kube/config may well be
 // somebody's production.
-func ChooseCluster() {
+func (e Environment) ChooseCluster() {
 	if os.Getenv("KUBECONFIG") != "" {
 		return
 	}
 	dir, err := cluster.Find("", "dev")
 	if err != nil {
-		return
+		fmt.Fprintf(os.Stderr, "%s: %v\n", e.Program, err)
+		os.Exit(exitUsage)
 	}
-	_ = os.Setenv("KUBECONFIG", cluster.NewLayout(dir, "").Kubeconfig())
+	kubeconfig := cluster.NewLayout(dir, "").Kubeconfig()
+	if _, err := os.Stat(kubeconfig); err != nil {
+		// Some of its commands need no cluster.
+		fmt.Fprintf(os.Stderr, "%s: the cluster dev does not run: start it with `%[1]s up`, or set KUBECONFIG for another one\n", e.Program)
+	}
+	_ = os.Setenv("KUBECONFIG", kubeconfig)
 }
