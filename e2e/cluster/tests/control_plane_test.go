@@ -2,6 +2,7 @@ package tests
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -97,12 +98,28 @@ func TestControlPlaneWithoutNodes(t *testing.T) {
 	p.must("start", "kube-apiserver", "--dir", p.dir)
 	p.must("kubectl", "get", "namespace", "here")
 	p.must("status", "--dir", p.dir)
-	p.remember()
+	p.componentsHoldNothingOfTheSupervisor()
 
 	p.must("down", "--dir", p.dir)
 	p.nothingIsLeft()
 	if again := p.must("down", "--dir", p.dir); !strings.Contains(again, "no cluster") {
 		t.Errorf("a second down: %s", again)
+	}
+}
+
+// The supervisor's lock, above all: it must be free when the supervisor has ended, however that ended.
+func (p *place) componentsHoldNothingOfTheSupervisor() {
+	p.Helper()
+	for _, component := range p.remember().Components {
+		files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", component.Process.PID))
+		if len(files) == 0 {
+			p.Errorf("%s has no open files", component.Name)
+		}
+		for _, file := range files {
+			if open, _ := os.Readlink(file); strings.HasSuffix(open, ".lock") {
+				p.Errorf("%s has %s open", component.Name, open)
+			}
+		}
 	}
 }
 

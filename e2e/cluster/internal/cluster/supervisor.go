@@ -56,6 +56,10 @@ type supervisor struct {
 func Supervise() int {
 	// The kernel ends the components with this thread: see child.start.
 	runtime.LockOSThread()
+	// They were handed over by inheritance, which they must not go on with: a component that had the lock would hold it.
+	for _, file := range []int{lockFD, ordersFD, reportsFD} {
+		syscall.CloseOnExec(file)
+	}
 	orders := json.NewDecoder(os.NewFile(ordersFD, "orders"))
 	s := &supervisor{
 		// Nobody reads it while components are stopped and started: there is room for what they tell meanwhile.
