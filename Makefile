@@ -20,10 +20,10 @@ SECONDS_FUZZ ?= 20
 MINUTES ?= 2
 JEPSEN ?=
 
-.PHONY: help setup build demo test sim soak jepsen mutations fuzz fuzz-corpus lint bench generate clean
+.PHONY: help setup build demo test sim soak jepsen mutations fuzz fuzz-corpus lint bench generate cluster-up cluster-down cluster-test clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: ## Install the system packages that are missing (or say which)
 	@./tools/setup
@@ -77,6 +77,15 @@ bench: build ## Plain Redis, nutcracker and a region of this store, side by side
 
 generate: ## Write the generated files again (docs/commands.md, crds/*.yaml ...)
 	./tools/generate
+
+cluster-up: ## A real Kubernetes on this machine, for tests (docs/cluster.md; with KUBECONFIG set, that cluster is used instead)
+	@if [ -n "$$KUBECONFIG" ]; then echo "== cluster: KUBECONFIG is set: $$KUBECONFIG is used, and nothing is started"; else ./tools/cluster up; fi
+
+cluster-down: ## End that cluster and remove its files
+	@./tools/cluster down
+
+cluster-test: ## The tests of that cluster: start it, use it, end it in every way; nothing may be left
+	@./tools/cluster test
 
 clean: ## Remove build output
 	cargo clean

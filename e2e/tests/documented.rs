@@ -24,7 +24,7 @@ enum How {
 use How::{Covered, Run, RunAs};
 
 /// In the order in which they are run.
-const COMMANDS: [(&str, How); 27] = [
+const COMMANDS: [(&str, How); 32] = [
     ("make test", Covered("this test is a part of it; .ci/run runs it")),
     ("make bench", Covered("some five minutes of load; its program is asked for its options below")),
     (
@@ -57,6 +57,11 @@ const COMMANDS: [(&str, How); 27] = [
         "cargo run --manifest-path fuzz/Cargo.toml --example seeds",
         Covered("a build of its own; it would write the committed seeds again"),
     ),
+    ("make cluster-test", Covered("it needs Go and builds Kubernetes, some minutes the first time")),
+    ("make cluster-up", Covered("make cluster-test starts clusters with the same program")),
+    ("tools/cluster kubectl get namespaces", Covered("make cluster-test runs kubectl")),
+    ("tools/cluster status", Covered("make cluster-test asks for it")),
+    ("make cluster-down", Covered("make cluster-test ends what it started")),
     ("make demo", RunAs("CI=true demo")),
     ("make bench BENCH=--help", RunAs("bench --help")),
     ("target/release/masctl up -f examples/two-regions.yaml --detach", Run),
