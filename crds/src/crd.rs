@@ -88,14 +88,12 @@ fn list_map(schema: &mut Value, path: &str, key: &str) {
     list["x-kubernetes-list-map-keys"] = json!([key]);
 }
 
-/// `null` is not a choice: it means the default, as a field that is left out does.
+/// `null` is not a choice: it means the default, as a field that is left out does. Defaults are ours alone ([`defaults`]).
 fn tidy(schema: &mut Value) {
     match schema {
         Value::Object(map) => {
             map.remove("nullable");
-            if map.get("default").is_some_and(|default| default.is_null() || !default.is_object()) {
-                map.remove("default");
-            }
+            map.remove("default");
             // What Kubernetes says of its own types at length has its first paragraph here.
             if let Some(Value::String(text)) = map.get_mut("description")
                 && let Some(end) = text.find("\n\n")
@@ -112,6 +110,9 @@ fn tidy(schema: &mut Value) {
     }
 }
 
+/// A quantity of Kubernetes, as its own tools describe it.
+const AMOUNT: &str = r"^(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))))?$";
+
 /// Rules over texts must know how long those can be, or the API server holds them for too dear.
 fn bound_text(schema: &mut Value) {
     let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) else { return };
@@ -127,6 +128,9 @@ fn bound_text(schema: &mut Value) {
                 253
             };
             field["maxLength"] = json!(if name == "name" { 253 } else { most });
+        }
+        if matches!(name.as_str(), "requests" | "limits") {
+            field["additionalProperties"]["pattern"] = json!(AMOUNT);
         }
         bound_text(field);
         if let Some(items) = field.get_mut("items") {

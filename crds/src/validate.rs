@@ -180,7 +180,8 @@ fn redis(spec: Option<&RedisSpec>, faults: &mut Faults) -> Redis {
             ),
         );
     }
-    check_memory("spec.redis.resources", spec.resources.as_ref(), max_memory, faults);
+    let least = Quantity::bytes(redis_memory(max_memory.as_bytes()));
+    check_memory("spec.redis.resources", spec.resources.as_ref(), least, faults);
     Redis {
         replicas: replicas as u16,
         max_memory,
@@ -192,18 +193,15 @@ fn redis(spec: Option<&RedisSpec>, faults: &mut Faults) -> Redis {
     }
 }
 
-/// A limit below what the server needs would have it killed while it saves or merges.
-fn check_memory(path: &str, resources: Option<&Resources>, max_memory: Quantity, faults: &mut Faults) {
-    let least = Quantity::bytes(redis_memory(max_memory.as_bytes()));
+/// A limit below what the server needs would have it killed, a Redis server while it saves or merges.
+fn check_memory(path: &str, resources: Option<&Resources>, least: Quantity, faults: &mut Faults) {
     for (which, amounts) in resources.iter().flat_map(|r| [("requests", &r.requests), ("limits", &r.limits)])
     {
         let Some(amount) = amounts.get("memory") else { continue };
         match amount.0.parse::<Quantity>() {
             Ok(given) if given < least => faults.add(
                 format!("{path}.{which}.memory"),
-                format!(
-                    "{given} is too small for maxMemory {max_memory}: write at least {least}, or leave it out"
-                ),
+                format!("{given} is too small: write at least {least}, or leave it out"),
             ),
             Ok(_) => {}
             Err(error) => faults.add(format!("{path}.{which}.memory"), error.to_string()),
@@ -224,6 +222,7 @@ fn broker(spec: Option<&BrokerSpec>, faults: &mut Faults) -> Broker {
         faults.add("spec.broker.replicas", format!("{replicas} gives no clear majority: write 1, 3 or 5"));
     }
     let (storage, storage_class) = storage("spec.broker.storage", spec.storage.as_ref(), faults);
+    check_memory("spec.broker.resources", spec.resources.as_ref(), Quantity::mib(512), faults);
     Broker {
         replicas: replicas as u16,
         storage,
@@ -236,6 +235,7 @@ fn broker(spec: Option<&BrokerSpec>, faults: &mut Faults) -> Broker {
 fn proxy(spec: Option<&ProxySpec>, faults: &mut Faults) -> Proxy {
     let empty = ProxySpec::default();
     let spec = spec.unwrap_or(&empty);
+    check_memory("spec.proxy.resources", spec.resources.as_ref(), Quantity::mib(64), faults);
     Proxy {
         replicas: faults.range("spec.proxy.replicas", spec.replicas, defaults::PROXY_REPLICAS, 1..=64) as u16,
         max_connections: faults.range(

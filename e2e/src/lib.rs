@@ -13,7 +13,7 @@ mod parts;
 pub mod process;
 mod status;
 mod store;
-mod wait;
+pub mod wait;
 
 pub use parts::Parts;
 pub use status::{Broker, Link, Process, Region, Shard, Status};

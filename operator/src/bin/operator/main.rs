@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use operator::platform::kubernetes::{CrashPoint, Options, run};
+use operator::platform::kubernetes::{Options, run};
 use tracing_subscriber::EnvFilter;
 
 /// Runs multi-active stores on Kubernetes: turns each MultiActiveStore into a store that is open for reads and writes in several
@@ -47,9 +47,9 @@ struct Run {
     #[arg(long, value_name = "FILTER", default_value = "info", env = "MAS_LOG")]
     log: String,
 
-    /// For tests: end as if killed, before or after the Nth request that writes (before:N, after:N)
-    #[arg(long, value_name = "POINT", hide = true)]
-    crash: Option<CrashPoint>,
+    /// For tests: end as if killed after the Nth request that writes
+    #[arg(long, value_name = "N", hide = true)]
+    crash_after: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -91,7 +91,7 @@ fn serve(args: Run) -> Result<(), Box<dyn std::error::Error>> {
         watch_namespace: args.watch_namespace,
         namespace: args.namespace,
         catalog: args.catalog,
-        crash: args.crash,
+        crash_after: args.crash_after,
     };
     Ok(runtime.block_on(run(options, stop_signal()))?)
 }

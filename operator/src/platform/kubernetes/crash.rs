@@ -1,50 +1,24 @@
-//! For tests: ends the process, as `kill -9` would, right before or right after its Nth request that writes. Between two writes
-//! nothing changes in the cluster, so these are all the moments at which a crash can leave another picture.
+//! For tests: ends the process, as `kill -9` would, right after its Nth request that writes. Between two writes nothing changes in the
+//! cluster, so these are all the moments at which a crash can leave another picture.
 
 use std::pin::Pin;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use tower::{Layer, Service};
 
-/// When to end: `before:3`, `after:3`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CrashPoint {
-    /// Which writing request, from 1.
-    number: u64,
-    /// Once it was answered; otherwise before it is sent.
-    after: bool,
-}
-
-impl FromStr for CrashPoint {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let parse = || {
-            let (when, number) = text.split_once(':')?;
-            let after = match when {
-                "before" => false,
-                "after" => true,
-                _ => return None,
-            };
-            Some(Self { number: number.parse().ok()?, after })
-        };
-        parse().ok_or_else(|| format!("'{text}' is no crash point: write before:N or after:N"))
-    }
-}
-
 /// Puts the crash between the operator and the API server.
 #[derive(Clone, Debug)]
 pub(crate) struct CrashLayer {
-    point: CrashPoint,
+    /// Writes that are let through.
+    most: u64,
     writes: Arc<AtomicU64>,
 }
 
 impl CrashLayer {
-    pub(crate) fn new(point: CrashPoint) -> Self {
-        Self { point, writes: Arc::default() }
+    pub(crate) fn new(most: u64) -> Self {
+        Self { most, writes: Arc::default() }
     }
 }
 
@@ -80,15 +54,11 @@ where
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
         let reads = request.method() == http::Method::GET;
-        let CrashPoint { number, after } = self.layer.point;
-        let this = !reads && self.layer.writes.fetch_add(1, Ordering::SeqCst) + 1 == number;
-        if this && !after {
-            std::process::abort();
-        }
+        let last = !reads && self.layer.writes.fetch_add(1, Ordering::SeqCst) + 1 == self.layer.most;
         let answer = self.inner.call(request);
         Box::pin(async move {
             let answer = answer.await;
-            if this {
+            if last {
                 std::process::abort();
             }
             answer

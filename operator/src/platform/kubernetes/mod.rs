@@ -18,7 +18,6 @@ mod status;
 
 pub use catalog::{Catalog, CatalogError};
 pub use check::{Checked, Refusal, check};
-pub use crash::CrashPoint;
 pub use dereference::World;
 pub use identity::{Identity, RegionIdentity};
 pub use object::{Kind, Object};

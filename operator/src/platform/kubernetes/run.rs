@@ -18,7 +18,7 @@ use kube::runtime::watcher;
 use super::FIELD_MANAGER;
 use super::catalog::{Catalog, CatalogError};
 use super::client::ClientError;
-use super::crash::{CrashLayer, CrashPoint};
+use super::crash::CrashLayer;
 use super::reconcile::{Context, reconcile};
 
 /// Stores that are reconciled at the same time, at most.
@@ -37,8 +37,8 @@ pub struct Options {
     pub namespace: String,
     /// The release catalog, if not the built-in one.
     pub catalog: Option<PathBuf>,
-    /// For tests: where to end.
-    pub crash: Option<CrashPoint>,
+    /// For tests: end as if killed after so many requests that write.
+    pub crash_after: Option<u64>,
 }
 
 /// Why the operator does not run.
@@ -63,7 +63,7 @@ pub async fn run(
     stop: impl Future<Output = ()> + Send + Sync + 'static,
 ) -> Result<(), RunError> {
     let catalog = options.catalog.as_deref().map(Catalog::read).transpose()?.unwrap_or_default();
-    let client = connect(options.crash).await.map_err(|error| RunError::Connect(Box::new(error)))?;
+    let client = connect(options.crash_after).await.map_err(|error| RunError::Connect(Box::new(error)))?;
     let stores: Api<MultiActiveStore> = match &options.watch_namespace {
         Some(namespace) => Api::namespaced(client.clone(), namespace),
         None => Api::all(client.clone()),
@@ -101,11 +101,11 @@ pub async fn run(
     Ok(())
 }
 
-async fn connect(crash: Option<CrashPoint>) -> Result<kube::Client, kube::Error> {
+async fn connect(crash_after: Option<u64>) -> Result<kube::Client, kube::Error> {
     let config = kube::Config::infer().await.map_err(kube::Error::InferConfig)?;
     let client = ClientBuilder::try_from(config)?;
-    Ok(match crash {
-        Some(point) => client.with_layer(&CrashLayer::new(point)).build(),
+    Ok(match crash_after {
+        Some(most) => client.with_layer(&CrashLayer::new(most)).build(),
         None => client.build(),
     })
 }

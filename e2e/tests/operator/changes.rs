@@ -1,0 +1,77 @@
+//! Changes of a manifest.
+
+use e2e::cluster::Cluster;
+use serde_json::json;
+
+use crate::{LIMIT, condition, picture, small, wait_reconciled};
+
+#[test]
+fn changes_reach_the_objects() {
+    let namespace = Cluster::shared().namespace("changes").unwrap();
+    namespace.apply(&small("")).unwrap();
+    let _operator = namespace.operator(&[]).unwrap();
+    wait_reconciled(&namespace, "shop");
+    let config = || -> serde_json::Value {
+        let map = namespace.get("configmap", "shop--a--proxy").unwrap();
+        serde_json::from_str(map["data"]["proxy.json"].as_str().unwrap()).unwrap()
+    };
+    assert_eq!((&config()["generation"], &config()["ack"]), (&json!(1), &json!("Queued")));
+    namespace
+        .apply(&small(
+            ", proxy: {replicas: 3, maxConnections: 500}, replication: {ack: Remote, remoteAcks: 1}",
+        ))
+        .unwrap();
+    wait_reconciled(&namespace, "shop");
+    let told = config();
+    assert_eq!((&told["generation"], &told["ack"]), (&json!(2), &json!("Remote")));
+    assert_eq!(told["maxConnections"], 500);
+    let deployment = namespace.get("deployment", "shop--b--proxy").unwrap();
+    assert_eq!(deployment["spec"]["replicas"], 3);
+    // A change of what proxies read starts none of them anew.
+    assert_eq!(deployment["metadata"]["generation"], 2, "the number of replicas alone");
+}
+
+#[test]
+fn a_paused_store_is_left_as_it_is() {
+    let namespace = Cluster::shared().namespace("paused").unwrap();
+    namespace.apply(&small("")).unwrap();
+    let _operator = namespace.operator(&[]).unwrap();
+    wait_reconciled(&namespace, "shop");
+    let before = picture(&namespace);
+    namespace.apply(&small(", paused: true, proxy: {replicas: 5}")).unwrap();
+    let store = wait_reconciled(&namespace, "shop");
+    assert_eq!(condition(&store, "Paused")["status"], "True");
+    assert_eq!(picture(&namespace), before);
+    namespace.apply(&small(", proxy: {replicas: 5}")).unwrap();
+    namespace.wait("deployment", "shop--a--proxy", LIMIT, |d| d["spec"]["replicas"] == 5).unwrap();
+    let store = wait_reconciled(&namespace, "shop");
+    assert!(condition(&store, "Paused").is_null());
+}
+
+#[test]
+fn a_manifest_that_cannot_be_carried_out_says_why() {
+    let namespace = Cluster::shared().namespace("refused").unwrap();
+    namespace.apply(&small(", release: '99'")).unwrap();
+    let _operator = namespace.operator(&[]).unwrap();
+    let reason = |store: &serde_json::Value| condition(store, "Progressing")["reason"].clone();
+    let store = namespace.wait("mas", "shop", LIMIT, |store| reason(store) == "UnknownRelease").unwrap();
+    assert_eq!(store["status"]["why"], "spec.release '99' is not in the catalog: write 1");
+    namespace.apply(&small(", release: '1', auth: {secretRef: {name: mine}}")).unwrap();
+    namespace.wait("mas", "shop", LIMIT, |store| reason(store) == "SecretMissing").unwrap();
+    assert!(namespace.list("statefulsets").unwrap().is_empty(), "nothing is done by halves");
+    namespace
+        .kubectl(&[
+            "create",
+            "secret",
+            "generic",
+            "mine",
+            "--from-literal=password=pw",
+            "--from-literal=username=u",
+        ])
+        .unwrap();
+    // Nobody tells the operator of a Secret: the next change, or the next look, finds it.
+    namespace.kubectl(&["annotate", "mas", "shop", "look=again"]).unwrap();
+    namespace.wait("mas", "shop", LIMIT, |store| reason(store) == "Reconciled").unwrap();
+    let uri = namespace.get("secret", "shop--a--app").unwrap()["data"]["username"].clone();
+    assert_eq!(uri, "dQ==", "u");
+}

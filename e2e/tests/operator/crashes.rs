@@ -1,0 +1,53 @@
+//! The operator ends as if killed after every single request that writes: each successor begins where a crash has left the store, makes
+//! one write, and ends. So the store goes through every picture that a crash can leave, and comes to the same end.
+
+use std::time::Duration;
+
+use e2e::cluster::{Cluster, Namespace};
+use e2e::wait::wait_until;
+
+use crate::{LIMIT, is_reconciled, picture, small, wait_reconciled};
+
+/// Runs operators that crash after their first write, until one has nothing left to write. Returns how many crashed.
+fn crash_after_every_write(namespace: &Namespace) -> usize {
+    for crashes in 0..500 {
+        let mut operator = namespace.operator(&["--crash-after", "1"]).unwrap();
+        let crashed = wait_until("a crash, or the end of the work", LIMIT, || {
+            if operator.wait_end(Duration::ZERO).is_ok() {
+                return Ok(true);
+            }
+            let store = namespace.get("mas", "shop").map_err(|error| error.to_string())?;
+            if is_reconciled(&store) { Ok(false) } else { Err(store.to_string()) }
+        });
+        if !crashed.unwrap() {
+            return crashes;
+        }
+    }
+    panic!("after 500 crashes the work is not done");
+}
+
+#[test]
+fn a_crash_after_any_write_changes_nothing_in_the_end() {
+    let changed = small(", proxy: {replicas: 3}, replication: {ack: Local}");
+    let whole = Cluster::shared().namespace("whole").unwrap();
+    let broken = Cluster::shared().namespace("broken").unwrap();
+    let same = |what: &str| {
+        let [whole, broken] =
+            [&whole, &broken].map(|of| format!("{:#?}", picture(of)).replace(&of.name, "NAMESPACE"));
+        assert_eq!(whole, broken, "after {what}");
+    };
+    whole.apply(&small("")).unwrap();
+    let _operator = whole.operator(&[]).unwrap();
+    wait_reconciled(&whole, "shop");
+    broken.apply(&small("")).unwrap();
+    let crashes = crash_after_every_write(&broken);
+    assert!(crashes > 30, "{crashes} crashes");
+    same("the first round");
+    for namespace in [&whole, &broken] {
+        namespace.apply(&changed).unwrap();
+    }
+    wait_reconciled(&whole, "shop");
+    let crashes = crash_after_every_write(&broken);
+    assert!(crashes >= 4, "{crashes} crashes");
+    same("a change");
+}
