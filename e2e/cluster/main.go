@@ -3,13 +3,17 @@
 package main
 
 import (
+	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"k8s.io/component-base/version"
 
 	"mas-cluster/internal/cluster"
 	"mas-cluster/internal/commands"
+	"mas-cluster/internal/node"
 )
 
 func main() {
@@ -24,6 +28,9 @@ func main() {
 	if command == cluster.SuperviseCommand {
 		os.Exit(cluster.Supervise())
 	}
+	if command == node.InitCommand {
+		os.Exit(runNode(args))
+	}
 	// A script that people call this program through says its own name; the linker sets the version, for all components alike.
 	environment := commands.Environment{Program: program, Version: version.Get().GitVersion}
 	if name := os.Getenv("MAS_CLUSTER_COMMAND"); name != "" {
@@ -37,4 +44,18 @@ func main() {
 		os.Exit(run())
 	}
 	os.Exit(environment.Run(command, args))
+}
+
+// runNode is the first process of a node, whose specification is in a file.
+func runNode(args []string) int {
+	var spec node.Spec
+	text, err := os.ReadFile(strings.Join(args, " "))
+	if err == nil {
+		err = json.Unmarshal(text, &spec)
+	}
+	if err == nil {
+		err = node.Init(spec)
+	}
+	fmt.Fprintf(os.Stderr, "Error: %v\n", err)
+	return 1
 }

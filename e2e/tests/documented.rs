@@ -24,7 +24,7 @@ enum How {
 use How::{Covered, Run, RunAs};
 
 /// In the order in which they are run.
-const COMMANDS: [(&str, How); 32] = [
+const COMMANDS: [(&str, How); 34] = [
     ("make test", Covered("this test is a part of it; .ci/run runs it")),
     ("make bench", Covered("some five minutes of load; its program is asked for its options below")),
     (
@@ -60,6 +60,8 @@ const COMMANDS: [(&str, How); 32] = [
     ("make cluster-test", Covered("it needs Go and builds Kubernetes, some minutes the first time")),
     ("make cluster-up", Covered("make cluster-test starts clusters with the same program")),
     ("tools/cluster kubectl get namespaces", Covered("make cluster-test runs kubectl")),
+    ("tools/cluster up --name three --nodes 3", Covered("make cluster-test, as root and with containerd")),
+    ("tools/cluster down --name three", Covered("make cluster-test, as root and with containerd")),
     ("tools/cluster status", Covered("make cluster-test asks for it")),
     ("make cluster-down", Covered("make cluster-test ends what it started")),
     ("make demo", RunAs("CI=true demo")),

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"mas-cluster/internal/cluster"
+	"mas-cluster/internal/node"
 	"mas-cluster/internal/process"
 )
 
@@ -30,8 +31,9 @@ func program() string {
 // place is a cluster's folder, and what ran there.
 type place struct {
 	*testing.T
-	dir string
-	ran []process.Identity
+	dir   string
+	ran   []process.Identity
+	nodes node.Plan
 }
 
 func newPlace(t *testing.T) *place {
@@ -95,6 +97,7 @@ func (p *place) remember() cluster.Record {
 		p.Fatal(err)
 	}
 	p.ran = append(p.ran, record.Supervisor)
+	p.nodes = record.Nodes
 	for _, component := range record.Components {
 		if component.Process != nil {
 			p.ran = append(p.ran, *component.Process)
@@ -111,12 +114,24 @@ func (p *place) nothingIsLeft() {
 		_, err := os.Stat(p.dir)
 		return errors.Is(err, os.ErrNotExist)
 	})
+	if p.nodes.ID == "" {
+		return
+	}
+	for _, pattern := range []string{"/sys/class/net/", "/sys/fs/cgroup/*/"} {
+		p.wait("no network device and no cgroup is left", func() bool {
+			left, _ := filepath.Glob(pattern + p.nodes.ID + "*")
+			return len(left) == 0
+		})
+	}
 }
 
 func (p *place) noProcessIsLeft() {
 	p.Helper()
 	for _, id := range p.ran {
 		p.wait(fmt.Sprintf("process %d ends", id.PID), func() bool { return !id.Alive() })
+	}
+	if mounts, err := os.ReadFile("/proc/self/mountinfo"); err != nil || strings.Contains(string(mounts), p.dir) {
+		p.Errorf("something is mounted in %s: %v", p.dir, err)
 	}
 	// Also those that were never on record: all of them run in the cluster's folder.
 	p.wait("no process runs in the folder", func() bool {

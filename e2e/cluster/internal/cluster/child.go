@@ -36,7 +36,7 @@ func (c *child) start(layout Layout, exits chan<- *child) error {
 		Env:         environment(),
 		Stdout:      log,
 		Stderr:      log,
-		SysProcAttr: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL},
+		SysProcAttr: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Cloneflags: c.Namespaces},
 	}
 	if err := command.Start(); err != nil {
 		return fmt.Errorf("starting %s: %w", c.Name, err)

@@ -5,14 +5,19 @@ import (
 	"strconv"
 )
 
-// Ports are where the components listen, all on the loopback address.
-type Ports struct{ Etcd, EtcdPeer, APIServer, Controllers, Scheduler int }
+// Ports are where the components listen: the API server at an address that nodes reach too, the others on loopback.
+type Ports struct {
+	Host                                              string
+	Etcd, EtcdPeer, APIServer, Controllers, Scheduler int
+}
 
 // Component is one program of the cluster, as it is started.
 type Component struct {
 	Name  string
 	Args  []string
 	Ready string // answers 200 when the component is ready
+	// Namespaces are those that it has of its own, as flags of clone(2): nodes have some.
+	Namespaces uintptr
 }
 
 // The service addresses; the first is the API server's.
@@ -25,7 +30,7 @@ const (
 const frontProxy = "front-proxy"
 
 // Server is the API server's address.
-func (p Ports) Server() string { return local(p.APIServer) }
+func (p Ports) Server() string { return fmt.Sprintf("https://%s:%d", p.Host, p.APIServer) }
 
 // ControlPlane is the control plane's components in the order in which they are started. It only says how; nothing is started.
 func ControlPlane(layout Layout, ports Ports, options Options) []Component {
@@ -64,9 +69,9 @@ func apiServer(layout Layout, ports Ports, options Options) Component {
 		"--etcd-cafile=" + layout.Cert("ca"),
 		"--etcd-certfile=" + layout.Cert("kube-apiserver"),
 		"--etcd-keyfile=" + layout.Key("kube-apiserver"),
-		"--bind-address=127.0.0.1",
+		"--bind-address=" + ports.Host,
 		// Without it the server looks for a default route, which a machine without a network does not have.
-		"--advertise-address=127.0.0.1",
+		"--advertise-address=" + ports.Host,
 		"--secure-port=" + strconv.Itoa(ports.APIServer),
 		"--permit-port-sharing=true",
 		"--tls-cert-file=" + layout.Cert("kube-apiserver"),
@@ -87,8 +92,15 @@ func apiServer(layout Layout, ports Ports, options Options) Component {
 		"--service-account-issuer=https://kubernetes.default.svc.cluster.local",
 		"--service-account-key-file=" + layout.Public("service-accounts"),
 		"--service-account-signing-key-file=" + layout.Key("service-accounts"),
+	}
+	if options.Nodes > 0 {
+		args = append(args,
+			"--kubelet-preferred-address-types=InternalIP",
+			"--kubelet-client-certificate="+layout.Cert("admin"),
+			"--kubelet-client-key="+layout.Key("admin"))
+	} else {
 		// Endpoints may not have loopback addresses, and trying to write one anyway would fill the log.
-		"--endpoint-reconciler-type=none",
+		args = append(args, "--endpoint-reconciler-type=none")
 	}
 	if options.Audit {
 		args = append(args,

@@ -8,7 +8,7 @@ import (
 
 var (
 	somewhere = NewLayout("/c", "")
-	somePorts = Ports{Etcd: 1, EtcdPeer: 2, APIServer: 3, Controllers: 4, Scheduler: 5}
+	somePorts = Ports{Host: "127.0.0.1", Etcd: 1, EtcdPeer: 2, APIServer: 3, Controllers: 4, Scheduler: 5}
 )
 
 func TestComponentsAreOnLoopbackAndShareTheirReservedPorts(t *testing.T) {

@@ -29,7 +29,11 @@ func Down(dir string) (found bool, err error) {
 		case err == nil:
 			// No supervisor, so no component either. What is left of it are files.
 			defer lock.Release()
-			return true, layout.RemoveAll()
+			record, _, err := Look(layout)
+			if err != nil {
+				return true, err
+			}
+			return true, errors.Join(record.Nodes.Clean(), layout.RemoveAll())
 		case errors.Is(err, os.ErrNotExist):
 			return true, nil
 		case !errors.Is(err, process.ErrHeld):

@@ -24,7 +24,7 @@ func NewLayout(dir, logs string) Layout {
 }
 
 // Everything that a cluster makes in its folder; the lock goes last, since it is what keeps others out.
-var entries = []string{"kubeconfig", "pki", "config", "etcd", "stopped", recordNext, "logs", recordName, lockName}
+var entries = []string{"kubeconfig", "pki", "config", "etcd", "nodes", "stopped", recordNext, "logs", recordName, lockName}
 
 const (
 	lockName   = "mas-cluster.lock"
@@ -49,6 +49,9 @@ func (l Layout) Cert(name string) string { return filepath.Join(l.Dir, "pki", na
 
 // Key is the key of a certificate.
 func (l Layout) Key(name string) string { return filepath.Join(l.Dir, "pki", name+".key") }
+
+// Node is the folder of a node.
+func (l Layout) Node(name string) string { return filepath.Join(l.Dir, "nodes", name) }
 
 // Public is a public key that needs no certificate.
 func (l Layout) Public(name string) string { return filepath.Join(l.Dir, "pki", name+".pub") }
@@ -140,10 +143,31 @@ func (l Layout) RemoveAll() error {
 }
 
 func (l Layout) remove(names []string) error {
+	mounted, err := mountedBelow(l.Dir)
+	if err != nil {
+		return err
+	}
+	if mounted != "" {
+		return fmt.Errorf("removing the cluster's files: %s is still mounted: unmount it first", mounted)
+	}
 	for _, name := range names {
 		if err := os.RemoveAll(filepath.Join(l.Dir, name)); err != nil {
 			return fmt.Errorf("removing the cluster's files: %w", err)
 		}
 	}
 	return nil
+}
+
+// mountedBelow is a place below a folder where something is mounted. With the nodes' processes all of it should have gone.
+func mountedBelow(folder string) (string, error) {
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return "", fmt.Errorf("reading the mounts: %w", err)
+	}
+	for _, line := range strings.Split(string(mounts), "\n") {
+		if fields := strings.Fields(line); len(fields) > 4 && strings.HasPrefix(fields[4], folder+"/") {
+			return fields[4], nil
+		}
+	}
+	return "", nil
 }

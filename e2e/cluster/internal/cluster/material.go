@@ -1,10 +1,12 @@
 package cluster
 
 import (
+	"encoding/json"
 	"fmt"
 	"net"
 	"os"
 
+	"mas-cluster/internal/node"
 	"mas-cluster/internal/pki"
 )
 
@@ -27,7 +29,7 @@ var (
 )
 
 // WriteMaterial writes the certificates, kubeconfigs and configuration files of a new cluster.
-func WriteMaterial(layout Layout, ports Ports, options Options) error {
+func WriteMaterial(layout Layout, ports Ports, options Options, specs []node.Spec) error {
 	authority, err := pki.NewAuthority("mas-cluster " + options.Name)
 	if err != nil {
 		return err
@@ -38,7 +40,7 @@ func WriteMaterial(layout Layout, ports Ports, options Options) error {
 		"etcd": {Name: "etcd", IPs: loopback, DNS: localhost},
 		"kube-apiserver": {
 			Name: "kube-apiserver",
-			IPs:  append([]net.IP{net.ParseIP(apiServerService)}, loopback...),
+			IPs:  append([]net.IP{net.ParseIP(apiServerService), net.ParseIP(ports.Host)}, loopback...),
 			DNS: []string{"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc",
 				"kubernetes.default.svc.cluster.local"},
 		},
@@ -81,6 +83,16 @@ func WriteMaterial(layout Layout, ports Ports, options Options) error {
 		layout.Kubeconfig(): admin,
 		layout.Config("kube-controller-manager.kubeconfig"): controllersUser,
 		layout.Config("kube-scheduler.kubeconfig"):          schedulerUser,
+	}
+	for _, spec := range specs {
+		users[spec.Kubeconfig("kubelet")] = pki.Subject{Name: "system:node:" + spec.Name(), Groups: []string{"system:nodes"}}
+		users[spec.Kubeconfig("kube-proxy")] = pki.Subject{Name: "system:kube-proxy"}
+		if files[layout.Config(spec.Name()+".json")], err = json.Marshal(spec); err != nil {
+			return fmt.Errorf("writing a node's specification: %w", err)
+		}
+		if err := os.MkdirAll(spec.Folder, 0o700); err != nil {
+			return fmt.Errorf("writing the cluster's files: %w", err)
+		}
 	}
 	for file, user := range users {
 		if files[file], err = kubeconfig(authority, options.Name, ports.Server(), user, ""); err != nil {

@@ -8,8 +8,10 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"time"
 
+	"mas-cluster/internal/node"
 	"mas-cluster/internal/process"
 )
 
@@ -20,6 +22,7 @@ type Options struct {
 	Version       string
 	Logs          string            // a folder that is kept; "" puts the logs into Dir, where they end with the cluster
 	Audit         bool              // record every request
+	Nodes         int               // how many nodes; 0 is the control plane alone
 	APIServerArgs []string          // further arguments of kube-apiserver
 	Owner         *process.Identity // the cluster ends when this process has ended
 	Lifetime      time.Duration     // the cluster ends after this time, if it is not 0
@@ -39,6 +42,14 @@ func (o Options) Validate() error {
 	}
 	if o.Lifetime < 0 {
 		return errors.New("checking --lifetime: give a number of seconds, or 0 for no end")
+	}
+	if o.Nodes < 0 || o.Nodes > 9 {
+		return fmt.Errorf("checking --nodes: %d: give a number from 0 to 9", o.Nodes)
+	}
+	for _, hidden := range node.Hidden {
+		if o.Nodes > 0 && strings.HasPrefix(o.Dir+"/", hidden+"/") {
+			return fmt.Errorf("checking --dir: nodes do not see %s: name a folder elsewhere", hidden)
+		}
 	}
 	for _, arg := range o.APIServerArgs {
 		if len(arg) < 3 || arg[:2] != "--" {

@@ -3,6 +3,8 @@ package cluster
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -34,19 +36,19 @@ func NewProber(layout Layout) (*Prober, error) {
 	return &Prober{&http.Client{Transport: transport, Timeout: 3 * time.Second}}, nil
 }
 
-// Get is nil if a URL answers 200, and otherwise what it answers.
+// Get is nil if a URL answers 200, and does not answer with a node that is not ready; otherwise it is what it answers.
 func (p *Prober) Get(url string) error {
 	response, err := p.client.Get(url)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = response.Body.Close() }()
-	text, err := io.ReadAll(io.LimitReader(response.Body, 64<<10))
+	text, err := io.ReadAll(io.LimitReader(response.Body, 1<<20))
 	if err != nil {
 		return err
 	}
 	if response.StatusCode == http.StatusOK {
-		return nil
+		return nodeProblem(text)
 	}
 	var bad []string
 	for _, line := range strings.Split(string(text), "\n") {
@@ -59,4 +61,25 @@ func (p *Prober) Get(url string) error {
 		return fmt.Errorf("%s answers %s", url, response.Status)
 	}
 	return fmt.Errorf("%s answers %s, not ready: %s", url, response.Status, strings.Join(bad, ", "))
+}
+
+// nodeProblem says what a node says of itself, if this is a node and not ready.
+func nodeProblem(answer []byte) error {
+	var node struct {
+		Kind   string
+		Status struct {
+			Conditions []struct{ Type, Status, Message string }
+		}
+	}
+	if json.Unmarshal(answer, &node) != nil || node.Kind != "Node" {
+		return nil
+	}
+	for _, condition := range node.Status.Conditions {
+		if condition.Type == "Ready" && condition.Status == "True" {
+			return nil
+		} else if condition.Type == "Ready" {
+			return errors.New(condition.Message)
+		}
+	}
+	return errors.New("the node has not said how it is")
 }

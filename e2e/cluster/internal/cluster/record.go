@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"mas-cluster/internal/node"
 	"mas-cluster/internal/process"
 )
 
@@ -25,6 +26,7 @@ type Record struct {
 	Ready      bool              `json:"ready"`
 	Owner      *process.Identity `json:"owner,omitempty"`
 	Ends       *time.Time        `json:"ends,omitempty"`
+	Nodes      node.Plan         `json:"nodes"`
 	Failure    string            `json:"failure,omitempty"` // why it ended, when nobody wanted it to
 }
 

@@ -5,12 +5,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
+	"slices"
 	"syscall"
 	"time"
 
+	"mas-cluster/internal/node"
 	"mas-cluster/internal/process"
 )
 
@@ -132,15 +136,34 @@ func (s *supervisor) start(ctx context.Context) error {
 	if s.options.Audit {
 		s.record.Audit = s.layout.Audit()
 	}
+	if s.options.Nodes > 0 {
+		s.record.Nodes = node.NewPlan(s.layout.Dir, s.options.Nodes)
+		taken, err := net.InterfaceAddrs()
+		if err != nil {
+			return fmt.Errorf("choosing the nodes' addresses: %w", err)
+		}
+		s.record.Nodes.Avoid(taken)
+	}
 	// First of all: `down` and other `up`s read it.
 	if err := s.writeRecord(); err != nil {
 		return err
 	}
-	ports, err := reservePorts()
+	host := "127.0.0.1"
+	if s.options.Nodes > 0 {
+		if err := s.record.Nodes.Connect(); err != nil {
+			return err
+		}
+		host = s.record.Nodes.Host()
+	}
+	ports, err := reservePorts(host)
 	if err != nil {
 		return err
 	}
-	if err := WriteMaterial(s.layout, ports, s.options); err != nil {
+	specs, err := s.specs()
+	if err != nil {
+		return err
+	}
+	if err := WriteMaterial(s.layout, ports, s.options, specs); err != nil {
 		return err
 	}
 	if s.prober, err = NewProber(s.layout); err != nil {
@@ -156,7 +179,7 @@ func (s *supervisor) start(ctx context.Context) error {
 	// The last two need the API server and not each other.
 	for _, together := range [][]*child{s.children[:1], s.children[1:2], s.children[2:]} {
 		for _, c := range together {
-			if err := c.start(s.layout, s.exits); err != nil {
+			if err := s.startChild(c); err != nil {
 				return err
 			}
 			if err := s.writeRecord(); err != nil {
@@ -175,8 +198,61 @@ func (s *supervisor) start(ctx context.Context) error {
 	if err := s.waitFor(ctx, s.children[2], account); err != nil {
 		return err
 	}
+	if err := s.startNodes(ctx, ports, specs); err != nil {
+		return err
+	}
 	s.record.Ready = true
 	return s.writeRecord()
+}
+
+func (s *supervisor) specs() (specs []node.Spec, err error) {
+	program, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("finding this program: %w", err)
+	}
+	for i, name := range s.record.Nodes.Names {
+		specs = append(specs, node.Spec{
+			Plan: s.record.Nodes, Number: i, Folder: s.layout.Node(name), Logs: s.layout.Logs,
+			CA: s.layout.Cert("ca"), Pause: filepath.Join(filepath.Dir(program), "pause"),
+		})
+	}
+	return specs, nil
+}
+
+// startNodes starts all nodes and then waits for them.
+func (s *supervisor) startNodes(ctx context.Context, ports Ports, specs []node.Spec) error {
+	first := len(s.children)
+	for _, spec := range specs {
+		c := &child{Component: Component{
+			Name: spec.Name(), Args: []string{node.InitCommand, s.layout.Config(spec.Name() + ".json")},
+			Ready: ports.Server() + "/api/v1/nodes/" + spec.Name(), Namespaces: node.Namespaces,
+		}}
+		s.children = append(s.children, c)
+		if err := s.startChild(c); err != nil {
+			return err
+		}
+	}
+	if err := s.writeRecord(); err != nil {
+		return err
+	}
+	for _, c := range s.children[first:] {
+		if err := s.waitFor(ctx, c, c.Ready); err != nil {
+			return err
+		}
+		s.say("%-24s ready after %4.1f s", c.Name, time.Since(s.began).Seconds())
+	}
+	return nil
+}
+
+// startChild starts a component; a node gets its cable too.
+func (s *supervisor) startChild(c *child) error {
+	if err := c.start(s.layout, s.exits); err != nil {
+		return err
+	}
+	if i := slices.Index(s.record.Nodes.Names, c.Name); i >= 0 {
+		return s.record.Nodes.Plug(i, c.id.PID)
+	}
+	return nil
 }
 
 var errTimeout = errors.New("the time is over")
@@ -230,7 +306,7 @@ func (s *supervisor) stopAndStart() error {
 		case stopped:
 			c.kill()
 		case c.id == nil:
-			if err := c.start(s.layout, s.exits); err != nil {
+			if err := s.startChild(c); err != nil {
 				return err
 			}
 		}
@@ -244,6 +320,7 @@ func (s *supervisor) end(cause error, wasReady bool) int {
 	for i := len(s.children) - 1; i >= 0; i-- {
 		s.children[i].kill()
 	}
+	cleaned := s.record.Nodes.Clean()
 	var asked errAsked
 	failed := !errors.As(cause, &asked)
 	var err error
@@ -256,6 +333,7 @@ func (s *supervisor) end(cause error, wasReady bool) int {
 		}
 		err = s.layout.RemoveAll()
 	}
+	err = errors.Join(cleaned, err)
 	cause = errors.Join(cause, err)
 	fmt.Fprintf(os.Stderr, "%s ended: %v\n", time.Now().Format(time.RFC3339), cause)
 	// Nobody may be listening any more.
@@ -279,9 +357,14 @@ func (s *supervisor) say(format string, values ...any) {
 }
 
 // reservePorts reserves every component's port for as long as this process lives.
-func reservePorts() (ports Ports, err error) {
+func reservePorts(host string) (ports Ports, err error) {
+	ports.Host = host
 	for _, port := range []*int{&ports.Etcd, &ports.EtcdPeer, &ports.APIServer, &ports.Controllers, &ports.Scheduler} {
-		reserved, err := process.ReservePort()
+		address := "127.0.0.1"
+		if port == &ports.APIServer {
+			address = host
+		}
+		reserved, err := process.ReservePort(address)
 		if err != nil {
 			return Ports{}, err
 		}

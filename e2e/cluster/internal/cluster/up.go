@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"mas-cluster/internal/node"
 	"mas-cluster/internal/process"
 )
 
@@ -26,6 +27,11 @@ func Up(options Options, foreground bool, out io.Writer, ready func(record Recor
 	if err := options.Validate(); err != nil {
 		return err
 	}
+	if options.Nodes > 0 {
+		if err := node.Check(); err != nil {
+			return err
+		}
+	}
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	layout := NewLayout(options.Dir, options.Logs)
@@ -38,8 +44,13 @@ func Up(options Options, foreground bool, out io.Writer, ready func(record Recor
 		return nil
 	}
 	defer lock.Release()
-	if old, _, err := Look(layout); err == nil && old.Failure != "" {
-		fmt.Fprintf(out, "   the cluster that was here had ended by itself; a new one is made\n")
+	if old, _, err := Look(layout); err == nil {
+		if old.Failure != "" {
+			fmt.Fprintf(out, "   the cluster that was here had ended by itself; a new one is made\n")
+		}
+		if err := old.Nodes.Clean(); err != nil {
+			return err
+		}
 	}
 	if err := errors.Join(layout.RemoveOld(), layout.MakeFolders()); err != nil {
 		return errors.Join(err, layout.RemoveAll())

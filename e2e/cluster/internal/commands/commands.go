@@ -35,6 +35,9 @@ func (e Environment) Run(name string, args []string) int {
 		"status":     status,
 		"kubeconfig": kubeconfig,
 		"stop":       func(args []string) (int, error) { return change("stop", "stopped", cluster.Stop, args) },
+		"load":       func(args []string) (int, error) { return change("load", "on all nodes", cluster.Load, args) },
+		"cut":        func(args []string) (int, error) { return change("cut", "cut off", cluster.Cut, args) },
+		"heal":       func(args []string) (int, error) { return change("heal", "connected", cluster.Heal, args) },
 		"start":      func(args []string) (int, error) { return change("start", "ready", cluster.Start, args) },
 	}
 	run, ok := commands[name]
@@ -109,6 +112,7 @@ func (e Environment) up(args []string) (int, error) {
 	foreground := set.Bool("foreground", false, "")
 	owner := set.Int("owner-pid", 0, "")
 	lifetime := set.Int("lifetime", 0, "")
+	nodes := set.Int("nodes", 0, "")
 	audit := set.Bool("audit", false, "")
 	logs := set.String("logs", "", "")
 	timeout := set.Int("timeout", 120, "")
@@ -117,7 +121,7 @@ func (e Environment) up(args []string) (int, error) {
 		return exitUsage, err
 	}
 	options := cluster.Options{
-		Dir: dir, Name: *set.name, Version: e.Version, Audit: *audit, APIServerArgs: apiServerArgs,
+		Dir: dir, Name: *set.name, Version: e.Version, Audit: *audit, Nodes: *nodes, APIServerArgs: apiServerArgs,
 		Lifetime: time.Duration(*lifetime) * time.Second, Timeout: time.Duration(*timeout) * time.Second,
 	}
 	if *logs != "" {
@@ -215,24 +219,24 @@ func kubeconfig(args []string) (int, error) {
 	return 0, err
 }
 
-func change(verb, done string, run func(dir, component string) error, args []string) (int, error) {
+func change(verb, done string, run func(dir, what string) error, args []string) (int, error) {
 	set := newFlags(verb)
-	// The component may come first, as people write it.
-	component := ""
+	// What it is about may come before the flags, as people write it.
+	what := ""
 	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
-		component, args = args[0], args[1:]
+		what, args = args[0], args[1:]
 	}
 	dir, err := set.read(args, 0)
 	if err != nil {
 		return exitUsage, err
 	}
-	if component == "" {
-		return exitUsage, fmt.Errorf("reading the arguments of %s: name a component first, as %s kube-apiserver", verb, verb)
+	if what == "" {
+		return exitUsage, fmt.Errorf("reading the arguments of %s: say what, before the flags; try --help", verb)
 	}
-	if err := run(dir, component); err != nil {
+	if err := run(dir, what); err != nil {
 		return exitFailed, err
 	}
-	fmt.Printf("== %s is %s\n", component, done)
+	fmt.Printf("== %s is %s\n", what, done)
 	return 0, nil
 }
 

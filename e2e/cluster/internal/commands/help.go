@@ -1,20 +1,23 @@
 package commands
 
 // help tells all there is, for people who read it once.
-const help = `A real Kubernetes cluster for tests, on this machine alone: no Docker, no image registry, no root, no network.
+const help = `A real Kubernetes cluster for tests, on this machine alone: no Docker, no image registry, no network.
 
   up          Start a cluster, or say that it runs; returns when it is ready (some 5-10 s)
   status      What runs (exit code 0: all of it is ready)
   down        End the cluster and remove all of its files
   kubectl     kubectl, for $KUBECONFIG if that is set, and otherwise for the cluster "dev"
   kubeconfig  Print a kubeconfig for another user, to test with that user's rights alone
-  stop, start COMPONENT   End one component of a running cluster, start it again
+  stop, start COMPONENT   End one component (or node) of a running cluster, start it again
+  cut, heal NODE          Pull a node's cable, plug it in again
+  load FILE               Give all nodes the image in FILE (as docker save writes it)
 
 Every command but kubectl takes
   --name NAME            which cluster is meant (dev)
   --dir DIR              its folder, new or empty (${XDG_STATE_HOME:-~/.local/state}/multiactive-clusters/NAME)
 
 up takes
+  --nodes N              with N nodes, node-1 in region-1 and so on (0: pods stay Pending; needs root and containerd)
   --foreground           stay; Ctrl-C ends the cluster
   --owner-pid PID        the cluster ends when this process has ended, however it ended
   --lifetime SECONDS     the cluster ends by itself after this time
@@ -29,6 +32,6 @@ kubeconfig takes
   --namespace NAMESPACE  the namespace that commands are about if they name none
 
 What runs is etcd, kube-apiserver, kube-controller-manager and kube-scheduler, each a child process of a small
-supervisor. There are no nodes: pods are made, and stay Pending. With a component's name as the first argument this
-program is that component: kube-apiserver --help.
+supervisor. A node is a process in process, mount and network namespaces of its own, with containerd, kubelet and
+kube-proxy in it. With a component's name as the first argument this program is that component: kube-apiserver --help.
 `

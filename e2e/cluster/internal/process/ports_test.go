@@ -9,7 +9,7 @@ import (
 )
 
 func TestAReservedPortIsForThoseWhoShareIt(t *testing.T) {
-	port, err := ReservePort()
+	port, err := ReservePort("127.0.0.1")
 	if err != nil {
 		t.Fatal(err)
 	}

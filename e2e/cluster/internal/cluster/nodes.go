@@ -1,0 +1,70 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Load gives every running node an image, from a file as `docker save` or `buildah push docker-archive:` writes it.
+func Load(dir, file string) error {
+	record, err := withNodes(dir, "loading "+file)
+	if err != nil {
+		return err
+	}
+	for _, c := range record.Components {
+		if c.Process == nil || !slices.Contains(record.Nodes.Names, c.Name) {
+			continue
+		}
+		image, err := os.Open(file)
+		if err != nil {
+			return fmt.Errorf("loading %s: %w", file, err)
+		}
+		// Through standard input: the node does not see all of this machine's folders.
+		command := exec.Command("nsenter", "--target", strconv.Itoa(c.Process.PID), "--mount", "--",
+			"ctr", "--namespace", "k8s.io", "images", "import", "-")
+		command.Stdin = image
+		output, err := command.CombinedOutput()
+		_ = image.Close()
+		if err != nil {
+			return fmt.Errorf("loading %s into %s: %w: %s", file, c.Name, err, strings.TrimSpace(string(output)))
+		}
+	}
+	return nil
+}
+
+// Cut pulls a node's cable: nobody reaches the node or its pods, and they reach nobody.
+func Cut(dir, name string) error { return cable(dir, name, "cutting off", false) }
+
+// Heal plugs the cable in again.
+func Heal(dir, name string) error { return cable(dir, name, "connecting", true) }
+
+func cable(dir, name, verb string, connected bool) error {
+	record, err := withNodes(dir, verb+" "+name)
+	if err != nil {
+		return err
+	}
+	i := slices.Index(record.Nodes.Names, name)
+	if i < 0 {
+		return fmt.Errorf("%s %s: no such node: name one of %s", verb, name, strings.Join(record.Nodes.Names, ", "))
+	}
+	if err := record.Nodes.Switch(i, connected); err != nil {
+		return fmt.Errorf("%s %s: %w", verb, name, err)
+	}
+	return nil
+}
+
+func withNodes(dir, action string) (Record, error) {
+	record, running, err := Look(NewLayout(dir, ""))
+	if err == nil && (!running || !record.Ready || len(record.Nodes.Names) == 0) {
+		err = errors.New("no cluster with nodes runs in " + dir + ": start it with `up --nodes 3` first")
+	}
+	if err != nil {
+		return Record{}, fmt.Errorf("%s: %w", action, err)
+	}
+	return record, nil
+}
