@@ -13,14 +13,14 @@ pub(crate) struct Rule {
     /// The field below it that is at fault, if it is one.
     field: Option<&'static str>,
     /// What must hold.
-    rule: String,
+    holds: String,
     /// What to write instead.
     message: &'static str,
 }
 
 impl Rule {
     pub(crate) fn to_json(&self) -> Value {
-        let mut json = json!({"rule": self.rule, "message": self.message});
+        let mut json = json!({"rule": self.holds, "message": self.message});
         if let Some(field) = self.field {
             json["fieldPath"] = json!(format!(".{field}"));
         }
@@ -33,8 +33,8 @@ impl Rule {
     }
 }
 
-fn rule(path: &'static str, rule: impl Into<String>, message: &'static str) -> Rule {
-    Rule { path, field: None, rule: rule.into(), message }
+fn rule(path: &'static str, holds: impl Into<String>, message: &'static str) -> Rule {
+    Rule { path, field: None, holds: holds.into(), message }
 }
 
 /// A number of bytes, from a quantity.

@@ -24,7 +24,7 @@ enum How {
 use How::{Covered, Run, RunAs};
 
 /// In the order in which they are run.
-const COMMANDS: [(&str, How); 34] = [
+const COMMANDS: [(&str, How); 39] = [
     ("make test", Covered("this test is a part of it; .ci/run runs it")),
     ("make bench", Covered("some five minutes of load; its program is asked for its options below")),
     (
@@ -57,6 +57,17 @@ const COMMANDS: [(&str, How); 34] = [
         "cargo run --manifest-path fuzz/Cargo.toml --example seeds",
         Covered("a build of its own; it would write the committed seeds again"),
     ),
+    (
+        "operator crds | kubectl apply --server-side -f -",
+        Covered("the operator's tests install the definitions so"),
+    ),
+    ("kubectl apply -f operator/rbac.yaml", Covered("the operator's tests do it")),
+    (
+        "operator run --namespace default --listen 127.0.0.1:8090",
+        Covered("the operator's tests run it so, in namespaces of their own"),
+    ),
+    ("kubectl apply -f examples/two-regions.yaml", Covered("the operator's tests apply every example")),
+    ("kubectl get mas,masr", Covered("the operator's tests read that table")),
     ("make cluster-test", Covered("it needs Go and builds Kubernetes, some minutes the first time")),
     ("make cluster-up", Covered("make cluster-test starts clusters with the same program")),
     ("tools/cluster kubectl get namespaces", Covered("make cluster-test runs kubectl")),

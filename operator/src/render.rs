@@ -217,7 +217,9 @@ pub(crate) fn definitions(store: &str, proxies: &str, peers: &str) -> String {
 fn password_hash(password: &str) -> String {
     let digest = |parts: &[&[u8]]| {
         let mut context = ring::digest::Context::new(&ring::digest::SHA256);
-        parts.iter().for_each(|part| context.update(part));
+        for part in parts {
+            context.update(part);
+        }
         context.finish()
     };
     let first = digest(&[b"salt", password.as_bytes()]);

@@ -284,3 +284,15 @@ fn what_cannot_change_is_refused() {
     );
     namespace.apply(&spec("").replace("20Gi", "30Gi")).unwrap();
 }
+
+#[test]
+fn every_example_is_stored() {
+    let root = std::path::Path::new(&std::env::var("CARGO_MANIFEST_DIR").unwrap()).join("../examples");
+    let mut stored = 0;
+    for entry in std::fs::read_dir(root).unwrap() {
+        let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        Cluster::shared().try_apply("default", &text).unwrap();
+        stored += 1;
+    }
+    assert!(stored >= 3, "{stored} examples");
+}

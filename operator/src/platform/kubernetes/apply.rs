@@ -77,14 +77,14 @@ enum Difference {
 fn compare(wanted: &Object, live: Option<&DynamicObject>, owner: &Owner) -> Difference {
     let Some(live) = live else { return Difference::Some };
     let controller = live.meta().owner_references.iter().flatten().find(|of| of.controller == Some(true));
-    let ours = match controller {
-        Some(controller) => controller.uid == owner.uid,
-        // What stays with the volumes has no owner; it is ours by its label.
-        None => {
-            let label = |key: &str| live.meta().labels.as_ref().and_then(|labels| labels.get(key));
-            label(super::labels::STORE) == Some(&owner.name)
-        }
-    };
+    // What stays with the volumes has no owner; it is ours by its label.
+    let ours = controller.map_or_else(
+        || {
+            let labels = live.meta().labels.as_ref();
+            labels.and_then(|labels| labels.get(super::labels::STORE)) == Some(&owner.name)
+        },
+        |controller| controller.uid == owner.uid,
+    );
     if !ours {
         return Difference::Taken;
     }

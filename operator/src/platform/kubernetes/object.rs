@@ -76,7 +76,7 @@ pub struct Object {
 
 impl Object {
     /// An object with these labels; `body` has everything beside `apiVersion`, `kind` and `metadata`.
-    pub(crate) fn new(kind: Kind, name: String, labels: Value, body: Value) -> Self {
+    pub(crate) fn new(kind: Kind, name: String, labels: &Value, body: Value) -> Self {
         let mut json = Map::new();
         json.insert("apiVersion".into(), kind.api_version().into());
         json.insert("kind".into(), kind.to_string().into());

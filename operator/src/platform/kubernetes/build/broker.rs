@@ -30,7 +30,7 @@ pub(super) fn objects(store: &Checked, region: &CheckedRegion) -> Vec<Object> {
     let ports: Vec<Value> =
         ports().map(|(name, port)| json!({"name": name, "port": port, "targetPort": name})).collect();
     vec![
-        Object::new(Kind::ConfigMap, name.clone(), labels.clone(), json!({"data": files})),
+        Object::new(Kind::ConfigMap, name.clone(), &labels, json!({"data": files})),
         pods::headless_service(&name, &labels, &json!(ports)),
         pods::disruption_budget(&name, &labels),
         stateful_set(store, region, &name, &labels),

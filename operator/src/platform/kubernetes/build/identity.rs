@@ -11,6 +11,6 @@ use crate::platform::kubernetes::object::{Kind, Object};
 pub(crate) fn object(store: &Checked) -> Object {
     let name = &store.spec.name;
     let body = json!({"data": {KEY: store.identity.text()}});
-    let object = Object::new(Kind::ConfigMap, labels::identity_name(name), labels::store(name), body);
+    let object = Object::new(Kind::ConfigMap, labels::identity_name(name), &labels::store(name), body);
     if store.keeps_data() { object.kept() } else { object }
 }

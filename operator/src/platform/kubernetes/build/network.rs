@@ -26,7 +26,7 @@ pub(super) fn policies(store: &Checked, region: &CheckedRegion) -> Vec<Object> {
             "policyTypes": ["Ingress"],
             "ingress": ingress,
         }});
-        Object::new(Kind::NetworkPolicy, labels::part_name(of, here, part), labels(part), body)
+        Object::new(Kind::NetworkPolicy, labels::part_name(of, here, part), &labels(part), body)
     };
     vec![
         policy(

@@ -94,7 +94,7 @@ pub(super) fn resources(wanted: Option<&crds::Resources>, cpu: &str, memory: u64
 pub(super) fn disruption_budget(name: &str, labels: &Value) -> crate::platform::kubernetes::object::Object {
     use crate::platform::kubernetes::object::{Kind, Object};
     let body = json!({"spec": {"maxUnavailable": 1, "selector": {"matchLabels": labels::selector(labels)}}});
-    Object::new(Kind::PodDisruptionBudget, name.to_owned(), labels.clone(), body)
+    Object::new(Kind::PodDisruptionBudget, name.to_owned(), labels, body)
 }
 
 /// A headless Service that gives each pod of a StatefulSet its name, ready or not: an engine that is fenced must be found.
@@ -110,7 +110,7 @@ pub(super) fn headless_service(
         "selector": labels::selector(labels),
         "ports": ports,
     }});
-    Object::new(Kind::Service, name.to_owned(), labels.clone(), body)
+    Object::new(Kind::Service, name.to_owned(), labels, body)
 }
 
 /// A StatefulSet whose pods are replaced by us alone, one by one.
@@ -134,7 +134,7 @@ pub(super) fn stateful_set(
         "template": template,
         "volumeClaimTemplates": [claim],
     }});
-    Object::new(Kind::StatefulSet, name.to_owned(), labels.clone(), body)
+    Object::new(Kind::StatefulSet, name.to_owned(), labels, body)
 }
 
 /// The claim of a data volume.

@@ -25,7 +25,7 @@ pub(super) fn objects(store: &Checked, region: &CheckedRegion) -> Vec<Object> {
     let labels = labels::part(of, here, region.id, Part::Proxy);
     let config = serde_json::to_string_pretty(&config(store, region)).unwrap_or_default();
     vec![
-        Object::new(Kind::ConfigMap, name.clone(), labels.clone(), json!({"data": {"proxy.json": config}})),
+        Object::new(Kind::ConfigMap, name.clone(), &labels, json!({"data": {"proxy.json": config}})),
         service(store, region, &labels),
         pods::disruption_budget(&name, &labels),
         deployment(store, region, &name, &labels),
@@ -101,7 +101,7 @@ fn service(store: &Checked, region: &CheckedRegion, labels: &Value) -> Object {
         body["spec"]["loadBalancerClass"] = json!(class);
     }
     let name = labels::region_name(&store.spec.name, &region.spec.name);
-    let object = Object::new(Kind::Service, name, labels.clone(), body);
+    let object = Object::new(Kind::Service, name, labels, body);
     if wanted.annotations.is_empty() { object } else { object.annotated(&json!(wanted.annotations)) }
 }
 
@@ -138,5 +138,5 @@ fn deployment(store: &Checked, region: &CheckedRegion, name: &str, labels: &Valu
         // The configuration is watched: a change of it starts nothing anew.
         "template": {"metadata": {"labels": labels}, "spec": pods::spec(&region.spec.placement, labels, 60, inner)},
     }});
-    Object::new(Kind::Deployment, name.to_owned(), labels.clone(), body)
+    Object::new(Kind::Deployment, name.to_owned(), labels, body)
 }

@@ -35,7 +35,7 @@ fn of_shard(store: &Checked, region: &CheckedRegion, shard: u16) -> Vec<Object> 
     let labels = labels::shard(of, here, region.id, shard);
     let config = config(store);
     vec![
-        Object::new(Kind::ConfigMap, name.clone(), labels.clone(), json!({"data": {"redis.conf": config}})),
+        Object::new(Kind::ConfigMap, name.clone(), &labels, json!({"data": {"redis.conf": config}})),
         pods::headless_service(
             &name,
             &labels,

@@ -12,5 +12,5 @@ pub(super) fn object(store: &Checked, region: &CheckedRegion) -> Object {
     let name = &region.spec.name;
     let body = json!({"spec": {"storeRef": {"name": of}, "region": name, "id": region.id}});
     let labels = labels::region(of, name, region.id);
-    Object::new(Kind::StoreRegion, labels::region_name(of, name), labels, body)
+    Object::new(Kind::StoreRegion, labels::region_name(of, name), &labels, body)
 }

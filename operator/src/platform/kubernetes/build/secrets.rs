@@ -23,7 +23,7 @@ pub(crate) fn credentials(store: &Checked) -> Object {
         data[format!("broker-{region}")] = json!(of.proxy);
         data[format!("peers-{region}")] = json!(of.peers);
     }
-    let object = secret(labels::credentials_name(name), labels::store(name), "Opaque", &data);
+    let object = secret(labels::credentials_name(name), &labels::store(name), "Opaque", &data);
     if store.keeps_data() { object.kept() } else { object }
 }
 
@@ -46,7 +46,7 @@ pub(super) fn of_region(store: &Checked, region: &CheckedRegion) -> Vec<Object> 
     let parts = [(Part::Redis, redis), (Part::Broker, broker), (Part::Proxy, proxy)];
     let parts = parts
         .into_iter()
-        .map(|(part, data)| secret(labels::part_name(of, here, part), labels(part), "Opaque", &data));
+        .map(|(part, data)| secret(labels::part_name(of, here, part), &labels(part), "Opaque", &data));
     parts.chain([app(store, region)]).collect()
 }
 
@@ -66,10 +66,10 @@ fn app(store: &Checked, region: &CheckedRegion) -> Object {
         "uri": format!("redis://{user}:{password}@{host}:{port}/0"),
     });
     let labels = labels::region(of, here, region.id);
-    secret(labels::app_name(of, here), labels, "servicebinding.io/redis", &data)
+    secret(labels::app_name(of, here), &labels, "servicebinding.io/redis", &data)
 }
 
-fn secret(name: String, labels: Value, kind: &str, data: &Value) -> Object {
+fn secret(name: String, labels: &Value, kind: &str, data: &Value) -> Object {
     use base64::Engine as _;
     let encode = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
     let data: serde_json::Map<String, Value> = data

@@ -34,11 +34,12 @@ fn checked(world: &World) -> Checked {
 }
 
 fn yaml(objects: &[Object]) -> String {
-    objects.iter().map(|o| format!("---\n{}", serde_yaml::to_string(&o.json).unwrap())).collect()
+    let documents: Vec<String> = objects.iter().map(|o| serde_yaml::to_string(&o.json).unwrap()).collect();
+    documents.join("---\n")
 }
 
 #[test]
-fn the_objects_of_a_store() {
+fn the_objects_of_a_store_are_up_to_date() {
     let world = world(
         "{shards: 1, regions: [{name: beijing, placement: {nodeSelector: {topology.kubernetes.io/region: cn-north}}}, {name: shanghai}], broker: {replicas: 3}}",
     );
