@@ -1,5 +1,5 @@
 //! The rules that the API server checks before a manifest is stored, in CEL, each with words that say what to write instead; the server
-//! puts the field and its value before them. [`crate::validate`] refuses the same, so that a laptop and a cluster agree;
+//! puts the field and its value before them. [`crate::validate()`] refuses the same, so that a laptop and a cluster agree;
 //! transitions (what cannot change, or only grow) are here alone.
 //!
 //! The words are fixed: the API server holds expressions that put numbers into sentences for too dear.
