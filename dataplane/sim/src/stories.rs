@@ -1,0 +1,101 @@
+//! Operations that belong together, about keys that nobody else touches: what becomes of a key that is left alone is seen only
+//! where it is left alone.
+
+use crate::executor::{MS, SEC, Time};
+use crate::rng::Rng;
+use crate::setup::Setup;
+use crate::situation::About;
+use crate::workload::{Command, Operation, SessionPlan, Step, asked};
+
+/// Draws them.
+pub(crate) fn draw(rng: &mut Rng, setup: &Setup, sessions: &[SessionPlan]) -> Vec<Operation> {
+    let mut teller = Teller { rng, sessions, operations: Vec::new() };
+    let about = setup.situation.about;
+    let passing = match about {
+        About::Oblivion => teller.rng.range(30, 60),
+        About::Replacement | About::Overtaking => teller.rng.range(10, 40),
+        _ => teller.rng.below(8),
+    };
+    for key in 0..passing {
+        let begins = if about == About::Oblivion { setup.situation.at } else { setup.duration };
+        let at = teller.rng.below(begins);
+        // Who forgets takes away what others made.
+        let (maker, taker) = match about {
+            About::Oblivion => (setup.situation.other, setup.situation.region),
+            _ => (any_region(teller.rng, setup), any_region(teller.rng, setup)),
+        };
+        teller.passing_key(format!("p{key}"), at, maker, taker);
+    }
+    if about == About::Estrangement {
+        for counter in 0..teller.rng.range(2, 6) {
+            teller.estranged_counter(format!("c{}", counter + 2), setup);
+        }
+    }
+    teller.operations
+}
+
+fn any_region(rng: &mut Rng, setup: &Setup) -> u16 {
+    rng.below(setup.regions.len() as u64) as u16 + 1
+}
+
+struct Teller<'a> {
+    rng: &'a mut Rng,
+    sessions: &'a [SessionPlan],
+    operations: Vec<Operation>,
+}
+
+impl Teller<'_> {
+    fn plan(&mut self, at: Time, region: u16, command: Command) {
+        let count = self.sessions.len();
+        let skip = self.rng.below(count as u64) as usize;
+        let mut all = (0..count).map(|n| (skip + n) % count);
+        if let Some(session) = all.find(|session| self.sessions[*session].region == region) {
+            let step = Step::Do(command, asked(self.rng));
+            self.operations.push(Operation { number: 0, at, session, step });
+        }
+    }
+
+    /// It is made in one region and taken away in another, for good; sometimes somebody looks afterwards.
+    fn passing_key(&mut self, key: String, at: Time, maker: u16, taker: u16) {
+        let name = || key.clone();
+        let (make, take, look) = match self.rng.below(5) {
+            0 => (
+                Command::Set { key: name(), number: false, bytes: 0 },
+                Command::Del(name()),
+                Command::Get(name()),
+            ),
+            1 => (Command::Incr(name(), 7), Command::Del(name()), Command::Get(name())),
+            2 => (Command::SAdd(name(), 0), Command::SRem(name(), 0), Command::SMembers(name())),
+            3 => (Command::HSet(name(), 0), Command::HDel(name(), 0), Command::HGetAll(name())),
+            _ => (Command::ZAdd(name(), 0), Command::Del(name()), Command::ZRange(name())),
+        };
+        self.plan(at, maker, make);
+        let taken = at + self.rng.range(200, 1500) * MS;
+        self.plan(taken, taker, take);
+        if self.rng.chance(300) {
+            let later = taken + self.rng.range(0, 15 * SEC);
+            self.plan(later, maker, look);
+        }
+    }
+
+    /// It is counted up in one region, which begins a new incarnation; it is set in another that does not hear of that; it is
+    /// counted up again where it began.
+    fn estranged_counter(&mut self, key: String, setup: &Setup) {
+        let situation = setup.situation;
+        for _ in 0..self.rng.range(1, 3) {
+            let at = self.rng.range(500 * MS, situation.at - 3 * SEC);
+            self.plan(at, situation.region, Command::Incr(key.clone(), 3));
+        }
+        let set = situation.at + self.rng.range(SEC, 12 * SEC);
+        let command = if self.rng.chance(500) {
+            Command::Del(key.clone())
+        } else {
+            Command::Set { key: key.clone(), number: true, bytes: 0 }
+        };
+        self.plan(set, situation.other, command);
+        for _ in 0..self.rng.range(1, 3) {
+            let at = set + self.rng.range(SEC, 12 * SEC);
+            self.plan(at, situation.region, Command::Incr(key.clone(), 5));
+        }
+    }
+}
