@@ -44,11 +44,11 @@ impl Situation {
     pub(crate) fn draw(rng: &mut Rng, regions: u64) -> Self {
         let about = match rng.below(1000) {
             0..140 => About::Losses,
-            140..190 => About::Oblivion,
-            190..250 => About::Replacement,
-            250..300 if regions > 2 => About::Overtaking,
-            300..350 => About::Freezing,
-            350..400 => About::Estrangement,
+            140..180 => About::Oblivion,
+            180..260 => About::Replacement,
+            260..320 if regions > 2 => About::Overtaking,
+            320..380 => About::Freezing,
+            380..440 => About::Estrangement,
             _ => About::Nothing,
         };
         let at = match about {
@@ -158,7 +158,7 @@ impl Situation {
             faults.push(fetching(5 * SEC, Kind::MasterPowerLoss { region, shard, down }));
             if rng.chance(800) {
                 // The question for the first piece is not read again.
-                faults.push(fetching(5 * SEC + 1, Kind::Truncate { region: other, shard, keep: 0 }));
+                faults.push(fetching(5 * SEC + 1, Kind::LoseStream { region: other, shard }));
             }
         }
         faults
@@ -168,7 +168,7 @@ impl Situation {
         let Self { region, other, at, .. } = self;
         let mut faults = self.slow_fetch(rng, setup);
         for third in (1..=setup.regions.len() as u16).filter(|r| ![region, other].contains(r)) {
-            let (both, time) = (rng.chance(500), rng.range(2, 6) * SEC);
+            let (both, time) = (rng.chance(500), rng.range(3, 9) * SEC);
             let cut = Kind::CutRegions { from: third, to: other, both, time };
             faults.push(Fault { while_fetching: Some(other), ..Fault::new(at + 5 * SEC, cut) });
         }

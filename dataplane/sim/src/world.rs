@@ -277,6 +277,7 @@ impl World {
 
     fn start(self: &Rc<Self>) {
         let director = Process::new();
+        self.judge.note(|| format!("{:?}", self.schedule.setup.situation));
         for (region, its) in (1..).zip(&self.schedule.setup.regions) {
             let world = Rc::clone(self);
             self.sim.at(its.joins, move || world.start_region(region));
