@@ -55,7 +55,7 @@ impl Situation {
             About::Nothing | About::Losses => 0,
             About::Oblivion => rng.range(8 * SEC, 12 * SEC),
             About::Replacement | About::Overtaking => rng.range(4 * SEC, 7 * SEC),
-            About::Freezing => rng.range(2 * SEC, 12 * SEC),
+            About::Freezing => rng.range(2 * SEC, 9 * SEC),
             About::Estrangement => rng.range(4 * SEC, 12 * SEC),
         };
         let region = rng.below(regions) as u16 + 1;
@@ -111,7 +111,7 @@ impl Situation {
             About::Nothing => Vec::new(),
             About::Losses => {
                 let mut faults: Vec<Fault> =
-                    (0..rng.range(1, 3)).flat_map(|_| lose_unread_and_servers(rng, setup)).collect();
+                    (0..rng.range(1, 3)).flat_map(|_| lose_unread(rng, setup)).collect();
                 if rng.chance(300) {
                     faults.extend(lose_a_shard(rng, setup));
                 }
@@ -175,17 +175,24 @@ impl Situation {
         faults
     }
 
-    /// What `other` has not read of `region`'s stream is lost, and fetched over a slow link.
+    /// What nobody has read of `region`'s stream is lost, and fetched by `other` over a slow link.
     fn slow_fetch(self, rng: &mut Rng, setup: &Setup) -> Vec<Fault> {
         let Self { region, other, at, .. } = self;
         let mut faults = Vec::new();
+        let time = rng.range(2000, 3000) * MS;
+        for peer in (1..=setup.regions.len() as u16).filter(|peer| *peer != region) {
+            // What is to be missing at another copy must not be had from a third region.
+            if peer == other || self.about == About::Replacement {
+                let both = rng.chance(500);
+                faults.push(Fault::new(at, Kind::CutRegions { from: region, to: peer, both, time }));
+            }
+        }
         for shard in 0..setup.shards {
-            let time = rng.range(1000, 3000) * MS;
-            faults.extend(lose_unread(rng, (region, other, shard), (at, time)));
+            faults.push(Fault::new(at + time - 50 * MS, lose_records(rng, region, shard)));
         }
         for proxy in 0..setup.regions[usize::from(other) - 1].proxies {
             let (from, to) = (Place::Broker { region }, Place::Proxy { region: other, proxy });
-            let (extra, time) = (rng.range(200, 800) * MS, 14 * SEC);
+            let (extra, time) = (rng.range(200, 800) * MS, 16 * SEC);
             faults.push(Fault::new(at + 9 * SEC, Kind::Slow { from, to, extra, time }));
         }
         faults
@@ -194,7 +201,7 @@ impl Situation {
     fn freezing(self, rng: &mut Rng, setup: &Setup) -> Vec<Fault> {
         let Self { region, at, .. } = self;
         let frozen = proxy(rng, setup, region);
-        let mut faults = vec![Fault::new(at, Kind::Pause { place: frozen, time: rng.range(36, 48) * SEC })];
+        let mut faults = vec![Fault::new(at, Kind::Pause { place: frozen, time: rng.range(46, 58) * SEC })];
         for shard in 0..setup.shards {
             for member in 0..setup.regions[usize::from(region) - 1].members {
                 let (lag, time) = (rng.range(500, 2000) * MS, 4 * SEC);
@@ -203,7 +210,7 @@ impl Situation {
                 let (from, extra) = (Place::Engine { region, shard, member }, rng.range(50, 350) * MS);
                 faults.push(Fault::new(at - SEC, Kind::Slow { from, to: frozen, extra, time: 2 * SEC }));
             }
-            let (later, down) = (rng.range(1, 100) * MS, rng.range(3, 9) * SEC);
+            let (later, down) = (rng.range(1, 100) * MS, rng.range(3500, 6000) * MS);
             faults.push(Fault::new(at + later, Kind::MasterPowerLoss { region, shard, down }));
         }
         faults
@@ -245,24 +252,16 @@ fn lose_records(rng: &mut Rng, region: u16, shard: u16) -> Kind {
     }
 }
 
-/// What another region had not read of a stream is lost.
-fn lose_unread(
-    rng: &mut Rng,
-    (region, other, shard): (u16, u16, u16),
-    (at, time): (Time, Time),
-) -> Vec<Fault> {
-    let cut = Kind::CutRegions { from: region, to: other, both: rng.chance(500), time };
-    vec![Fault::new(at, cut), Fault::new(at + time - 50 * MS, lose_records(rng, region, shard))]
-}
-
-/// The same; later, while it is fetched, servers die.
-fn lose_unread_and_servers(rng: &mut Rng, setup: &Setup) -> Vec<Fault> {
+/// What another region had not read of a stream is lost; later, while it is fetched, servers die.
+fn lose_unread(rng: &mut Rng, setup: &Setup) -> Vec<Fault> {
     let regions = setup.regions.len() as u64;
     let region = rng.below(regions) as u16 + 1;
     let other = other_than(rng, regions, region);
     let shard = rng.below(u64::from(setup.shards)) as u16;
     let (at, time) = (rng.below(setup.duration / 3), rng.range(1, 5) * SEC);
-    let mut faults = lose_unread(rng, (region, other, shard), (at, time));
+    let cut = Kind::CutRegions { from: region, to: other, both: rng.chance(500), time };
+    let lost = Fault::new(at + time - 50 * MS, lose_records(rng, region, shard));
+    let mut faults = vec![Fault::new(at, cut), lost];
     for _ in 0..rng.below(4) {
         let at = rng.range(at + 9 * SEC, setup.duration);
         let region = *rng.pick(&[region, other]);

@@ -4,32 +4,42 @@
 use crate::executor::{MS, SEC, Time};
 use crate::rng::Rng;
 use crate::setup::Setup;
-use crate::situation::About;
+use crate::situation::{About, Situation};
 use crate::workload::{Command, Operation, SessionPlan, Step, asked};
 
 /// Draws them.
 pub(crate) fn draw(rng: &mut Rng, setup: &Setup, sessions: &[SessionPlan]) -> Vec<Operation> {
+    let Situation { about, region, other, at } = setup.situation;
     let mut teller = Teller { rng, sessions, operations: Vec::new() };
-    let about = setup.situation.about;
-    let passing = match about {
-        About::Oblivion => teller.rng.range(30, 60),
-        About::Replacement | About::Overtaking => teller.rng.range(10, 40),
-        _ => teller.rng.below(8),
-    };
-    for key in 0..passing {
-        let begins = if about == About::Oblivion { setup.situation.at } else { setup.duration };
-        let at = teller.rng.below(begins);
-        // Who forgets takes away what others made.
-        let (maker, taker) = match about {
-            About::Oblivion => (setup.situation.other, setup.situation.region),
-            _ => (any_region(teller.rng, setup), any_region(teller.rng, setup)),
-        };
-        teller.passing_key(format!("p{key}"), at, maker, taker);
-    }
-    if about == About::Estrangement {
-        for counter in 0..teller.rng.range(2, 6) {
-            teller.estranged_counter(format!("c{}", counter + 2), setup);
+    match about {
+        // Who forgets has taken away what others made.
+        About::Oblivion => {
+            for key in 0..teller.rng.range(30, 60) {
+                let at = teller.rng.below(at);
+                teller.passing_key(key, at, other, Some(region));
+            }
         }
+        // Some of what is to be fetched is still there when it is.
+        About::Replacement | About::Overtaking => {
+            for key in 0..teller.rng.range(10, 40) {
+                let at = at + teller.rng.below(2 * SEC);
+                let taker = any_region(teller.rng, setup);
+                let is_taken = teller.rng.chance(400);
+                teller.passing_key(key, at, region, is_taken.then_some(taker));
+            }
+        }
+        About::Estrangement => {
+            for counter in 0..teller.rng.range(2, 6) {
+                teller.estranged_counter(format!("c{}", counter + 2), setup);
+            }
+        }
+        About::Freezing => teller.last_words(setup),
+        About::Nothing | About::Losses => {}
+    }
+    for key in 100..100 + teller.rng.below(8) {
+        let at = teller.rng.below(setup.duration);
+        let (maker, taker) = (any_region(teller.rng, setup), any_region(teller.rng, setup));
+        teller.passing_key(key, at, maker, Some(taker));
     }
     teller.operations
 }
@@ -55,9 +65,9 @@ impl Teller<'_> {
         }
     }
 
-    /// It is made in one region and taken away in another, for good; sometimes somebody looks afterwards.
-    fn passing_key(&mut self, key: String, at: Time, maker: u16, taker: u16) {
-        let name = || key.clone();
+    /// It is made in one region and, maybe, taken away in another, for good; sometimes somebody looks afterwards.
+    fn passing_key(&mut self, number: u64, at: Time, maker: u16, taker: Option<u16>) {
+        let name = || format!("p{number}");
         let (make, take, look) = match self.rng.below(5) {
             0 => (
                 Command::Set { key: name(), number: false, bytes: 0 },
@@ -70,11 +80,23 @@ impl Teller<'_> {
             _ => (Command::ZAdd(name(), 0), Command::Del(name()), Command::ZRange(name())),
         };
         self.plan(at, maker, make);
-        let taken = at + self.rng.range(200, 1500) * MS;
-        self.plan(taken, taker, take);
+        let later = at + self.rng.range(200, 1500) * MS;
+        if let Some(taker) = taker {
+            self.plan(later, taker, take);
+        }
         if self.rng.chance(300) {
-            let later = taken + self.rng.range(0, 15 * SEC);
+            let later = later + self.rng.range(0, 15 * SEC);
             self.plan(later, maker, look);
+        }
+    }
+
+    /// Everybody in a region writes once more before one of its proxies freezes.
+    fn last_words(&mut self, setup: &Setup) {
+        let Situation { region, at, .. } = setup.situation;
+        for session in (0..self.sessions.len()).filter(|session| self.sessions[*session].region == region) {
+            let at = at - self.rng.range(20, 300) * MS;
+            let step = Step::Do(Command::Incr("c2".to_owned(), 1), asked(self.rng));
+            self.operations.push(Operation { number: 0, at, session, step });
         }
     }
 

@@ -224,7 +224,7 @@ pub(crate) fn draw(rng: &mut Rng, setup: &Setup) -> (Vec<SessionPlan>, Vec<Opera
     let mut operations: Vec<Operation> = Vec::new();
     // Bursts: several regions write the same key within a moment, often the same millisecond.
     while (operations.len() as u64) < count {
-        let at = moment(rng, setup);
+        let at = rng.below(setup.duration);
         let burst = if rng.chance(250) { rng.range(2, 5) } else { 1 };
         // Runs about one thing meet more often on it.
         let class = if theme > 0 && rng.chance(700) { theme } else { rng.below(8) };
@@ -258,14 +258,5 @@ pub(crate) fn asked(rng: &mut Rng) -> Asked {
         0 | 1 => Asked::Local,
         2 => Asked::Remote(rng.range(1, 2) as u16),
         _ => Asked::Queued,
-    }
-}
-
-/// Any time; often just before a proxy freezes, if one does.
-fn moment(rng: &mut Rng, setup: &Setup) -> Time {
-    if setup.situation.about == About::Freezing && rng.chance(200) {
-        setup.situation.at - rng.below(500 * MS)
-    } else {
-        rng.below(setup.duration)
     }
 }
