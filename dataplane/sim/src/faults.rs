@@ -171,14 +171,19 @@ impl Kind {
 pub(crate) struct Fault {
     pub(crate) at: Time,
     pub(crate) kind: Kind,
-    /// From then on it waits until this region fetches state.
-    pub(crate) while_fetching: Option<u16>,
+    /// From then on it waits until some region fetches state.
+    pub(crate) while_fetching: bool,
 }
 
 impl Fault {
     /// One that happens at a time.
     pub(crate) fn new(at: Time, kind: Kind) -> Self {
-        Self { at, kind, while_fetching: None }
+        Self { at, kind, while_fetching: false }
+    }
+
+    /// One that happens as soon as state is fetched, from a time on.
+    pub(crate) fn while_fetching(at: Time, kind: Kind) -> Self {
+        Self { at, kind, while_fetching: true }
     }
 }
 

@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use mas_core::transfer::Cursor;
 
+use crate::engine::{Engine, Phase};
 use crate::executor::{MS, Time};
 use crate::faults::{Fault, Kind, Place};
 use crate::network::Node;
@@ -15,24 +16,18 @@ const LOOK: Time = 20 * MS;
 impl World {
     /// Makes a planned fault happen, when its moment has come.
     pub(crate) fn carry_out(self: &Rc<Self>, fault: Fault) {
-        match fault.while_fetching {
-            Some(region) if !self.fetches(region) => {
-                if self.sim.now() < self.schedule.setup.duration {
-                    let world = Rc::clone(self);
-                    self.sim.at(self.sim.now() + LOOK, move || world.carry_out(fault));
-                }
-            }
-            Some(_) | None => self.inject(&fault.kind),
+        if !fault.while_fetching || self.fetches() {
+            self.inject(&fault.kind);
+        } else if self.sim.now() < self.schedule.setup.duration {
+            let world = Rc::clone(self);
+            self.sim.at(self.sim.now() + LOOK, move || world.carry_out(fault));
         }
     }
 
-    /// Whether a region has got a part of the state that it asked for.
-    fn fetches(&self, region: u16) -> bool {
-        let under_way = |shard| {
-            let master = self.master(region, shard)?;
-            master.look(|shard, _| shard.transfer().filter(|t| t.next != Cursor::Done))
-        };
-        (0..self.schedule.setup.shards).any(|shard| under_way(shard).is_some())
+    /// Whether some region has got a part of the state that it asked for.
+    fn fetches(&self) -> bool {
+        let under_way = |e: &Rc<Engine>| e.look(|s, _| s.transfer().is_some_and(|t| t.next != Cursor::Done));
+        self.engines().iter().any(|e| e.phase() == Phase::Serving && under_way(e))
     }
 
     /// Makes one fault happen.

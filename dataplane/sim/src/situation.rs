@@ -72,6 +72,12 @@ impl Situation {
         matches!(self.about, About::Freezing | About::Estrangement)
     }
 
+    /// Whether clients have nothing to do but what belongs to it. (What is lost with a source in the midst of a transfer, and was
+    /// in its first pieces, stays where it was fetched; see docs/correctness.md.)
+    pub(crate) fn is_quiet(self, at: Time) -> bool {
+        self.about == About::Replacement && (self.at - SEC..self.at + 4 * SEC).contains(&at)
+    }
+
     /// How long clients write, seconds. What is lost counts as missing after ten; there must be time to fetch it while more
     /// goes wrong. Incarnations are sealed after half a minute; something must be late for that.
     pub(crate) fn seconds(self, rng: &mut Rng) -> u64 {
@@ -144,8 +150,10 @@ impl Situation {
     }
 
     fn replacement(self, rng: &mut Rng, setup: &Setup) -> Vec<Fault> {
-        let Self { region, other, at, .. } = self;
+        let Self { region, at, .. } = self;
         let mut faults = self.slow_fetch(rng, setup);
+        let peers = (1..=setup.regions.len() as u16).filter(|peer| *peer != region);
+        let ask_on = rng.chance(800);
         for shard in 0..setup.shards {
             for member in 0..setup.regions[usize::from(region) - 1].members {
                 // Its replicas hear of nothing before it happens.
@@ -154,11 +162,12 @@ impl Situation {
                 faults.push(Fault::new(begins, Kind::ReplicaLag { region, shard, member, lag, time }));
             }
             let down = rng.range(50, 1500) * MS;
-            let fetching = |later, kind| Fault { while_fetching: Some(other), ..Fault::new(at + later, kind) };
-            faults.push(fetching(5 * SEC, Kind::MasterPowerLoss { region, shard, down }));
-            if rng.chance(800) {
-                // The question for the first piece is not read again.
-                faults.push(fetching(5 * SEC + 1, Kind::LoseStream { region: other, shard }));
+            let lost = Kind::MasterPowerLoss { region, shard, down };
+            faults.push(Fault::while_fetching(at + 5 * SEC, lost));
+            // Questions for first pieces are not read again.
+            for peer in peers.clone().filter(|_| ask_on) {
+                let lost = Kind::LoseStream { region: peer, shard };
+                faults.push(Fault::while_fetching(at + 5 * SEC + 1, lost));
             }
         }
         faults
@@ -170,7 +179,7 @@ impl Situation {
         for third in (1..=setup.regions.len() as u16).filter(|r| ![region, other].contains(r)) {
             let (both, time) = (rng.chance(500), rng.range(3, 9) * SEC);
             let cut = Kind::CutRegions { from: third, to: other, both, time };
-            faults.push(Fault { while_fetching: Some(other), ..Fault::new(at + 5 * SEC, cut) });
+            faults.push(Fault::while_fetching(at + 5 * SEC, cut));
         }
         faults
     }

@@ -10,7 +10,7 @@ use crate::workload::{Command, Operation, SessionPlan, Step, asked};
 /// Draws them.
 pub(crate) fn draw(rng: &mut Rng, setup: &Setup, sessions: &[SessionPlan]) -> Vec<Operation> {
     let Situation { about, region, other, at } = setup.situation;
-    let mut teller = Teller { rng, sessions, operations: Vec::new() };
+    let mut teller = Teller { rng, about, sessions, operations: Vec::new() };
     match about {
         // Who forgets has taken away what others made.
         About::Oblivion => {
@@ -24,7 +24,7 @@ pub(crate) fn draw(rng: &mut Rng, setup: &Setup, sessions: &[SessionPlan]) -> Ve
             for key in 0..teller.rng.range(10, 40) {
                 let at = at + teller.rng.below(2 * SEC);
                 let taker = any_region(teller.rng, setup);
-                let is_taken = teller.rng.chance(400);
+                let is_taken = about == About::Overtaking && teller.rng.chance(400);
                 teller.passing_key(key, at, region, is_taken.then_some(taker));
             }
         }
@@ -50,6 +50,7 @@ fn any_region(rng: &mut Rng, setup: &Setup) -> u16 {
 
 struct Teller<'a> {
     rng: &'a mut Rng,
+    about: About,
     sessions: &'a [SessionPlan],
     operations: Vec<Operation>,
 }
@@ -68,7 +69,9 @@ impl Teller<'_> {
     /// It is made in one region and, maybe, taken away in another, for good; sometimes somebody looks afterwards.
     fn passing_key(&mut self, number: u64, at: Time, maker: u16, taker: Option<u16>) {
         let name = || format!("p{number}");
-        let (make, take, look) = match self.rng.below(5) {
+        // Plain strings are the first pieces of a transfer, see `Situation::is_quiet`.
+        let first = u64::from(self.about == About::Replacement);
+        let (make, take, look) = match self.rng.range(first, 4) {
             0 => (
                 Command::Set { key: name(), number: false, bytes: 0 },
                 Command::Del(name()),
