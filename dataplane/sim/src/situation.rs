@@ -106,8 +106,12 @@ impl Situation {
                 }
             }
         }
-        for region in &mut setup.regions {
+        for (of, region) in (1..).zip(&mut setup.regions) {
             (region.joins, region.leaves) = (0, None);
+            // Two regions that lose everything are more than can be mended.
+            if self.about == About::Oblivion && of != self.region && region.fsync == Fsync::Off {
+                region.fsync = Fsync::EverySecond;
+            }
         }
     }
 
@@ -197,7 +201,7 @@ impl Situation {
             }
         }
         for shard in 0..setup.shards {
-            faults.push(Fault::new(at + time - 50 * MS, lose_records(rng, region, shard)));
+            faults.push(Fault::new(at + time - 50 * MS, Kind::LoseStream { region, shard }));
         }
         for proxy in 0..setup.regions[usize::from(other) - 1].proxies {
             let (from, to) = (Place::Broker { region }, Place::Proxy { region: other, proxy });

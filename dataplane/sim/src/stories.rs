@@ -30,7 +30,7 @@ pub(crate) fn draw(rng: &mut Rng, setup: &Setup, sessions: &[SessionPlan]) -> Ve
         }
         About::Estrangement => {
             for counter in 0..teller.rng.range(2, 6) {
-                teller.estranged_counter(format!("c{}", counter + 2), setup);
+                teller.estranged_counter(&format!("c{}", counter + 2), setup);
             }
         }
         About::Freezing => teller.last_words(setup),
@@ -105,22 +105,22 @@ impl Teller<'_> {
 
     /// It is counted up in one region, which begins a new incarnation; it is set in another that does not hear of that; it is
     /// counted up again where it began.
-    fn estranged_counter(&mut self, key: String, setup: &Setup) {
+    fn estranged_counter(&mut self, key: &str, setup: &Setup) {
         let situation = setup.situation;
         for _ in 0..self.rng.range(1, 3) {
             let at = self.rng.range(500 * MS, situation.at - 3 * SEC);
-            self.plan(at, situation.region, Command::Incr(key.clone(), 3));
+            self.plan(at, situation.region, Command::Incr(key.to_owned(), 3));
         }
         let set = situation.at + self.rng.range(SEC, 12 * SEC);
         let command = if self.rng.chance(500) {
-            Command::Del(key.clone())
+            Command::Del(key.to_owned())
         } else {
-            Command::Set { key: key.clone(), number: true, bytes: 0 }
+            Command::Set { key: key.to_owned(), number: true, bytes: 0 }
         };
         self.plan(set, situation.other, command);
         for _ in 0..self.rng.range(1, 3) {
             let at = set + self.rng.range(SEC, 12 * SEC);
-            self.plan(at, situation.region, Command::Incr(key.clone(), 5));
+            self.plan(at, situation.region, Command::Incr(key.to_owned(), 5));
         }
     }
 }
