@@ -3,18 +3,26 @@
 //! [`load`] turns text into a [`Validated`] store or into all [`Problem`]s at once, each with the path of the
 //! field and a sentence that says what to write instead. Nothing else reaches the rest of the system. No I/O.
 
+mod crd;
+mod defaults;
 mod document;
 mod duration;
 mod problem;
 mod quantity;
+mod region;
+mod rules;
+mod status;
 mod store;
 mod strict;
 mod validate;
 mod validated;
 
+pub use crd::{definitions, definitions_yaml};
 pub use duration::{BadDuration, Span};
 pub use problem::{Invalid, Problem};
 pub use quantity::{BadQuantity, Quantity};
+pub use region::*;
+pub use status::*;
 pub use store::*;
 pub use validated::*;
 
@@ -29,12 +37,12 @@ pub fn load(text: &str) -> Result<Validated, Invalid> {
 }
 
 /// Reads one manifest without validating it: unknown fields and wrong types are refused, values are not looked at.
-pub fn parse(text: &str) -> Result<MultiActiveStore, Invalid> {
+pub fn parse(text: &str) -> Result<Manifest, Invalid> {
     strict::read(text)
 }
 
 /// Checks a manifest and fills in its defaults.
-pub fn validate(store: &MultiActiveStore) -> Result<Validated, Invalid> {
+pub fn validate(store: &Manifest) -> Result<Validated, Invalid> {
     validate::validate(store)
 }
 

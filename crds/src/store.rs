@@ -1,21 +1,20 @@
 //! `MultiActiveStore` as people write it. Everything that has a default is optional here and is filled in by
-//! validation. A field enters together with its behaviour.
+//! validation, and by the API server. A field enters together with its behaviour.
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::api::core::v1::{Affinity, Toleration, TopologySpreadConstraint};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Amount;
+use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
-use crate::{Quantity, Span};
+use crate::{MultiActiveStoreStatus, Quantity, Span};
 
-/// Any object of Kubernetes' own API, passed on as it is.
-pub type Passed = Map<String, Value>;
-
-/// A store that is open for reads and writes in several regions at once.
+/// A manifest in a file, as [`crate::load`] reads it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct MultiActiveStore {
+pub struct Manifest {
     /// `multiactive.dev/v1alpha1`.
     pub api_version: String,
     /// `MultiActiveStore`.
@@ -23,7 +22,7 @@ pub struct MultiActiveStore {
     /// The store's name and labels.
     pub metadata: Metadata,
     /// What is wanted.
-    pub spec: Spec,
+    pub spec: MultiActiveStoreSpec,
 }
 
 /// Name and labels, as everywhere in Kubernetes.
@@ -40,10 +39,45 @@ pub struct Metadata {
     pub annotations: BTreeMap<String, String>,
 }
 
-/// What is wanted of a store.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// A store that is open for reads and writes in several regions at once.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "multiactive.dev",
+    version = "v1alpha1",
+    kind = "MultiActiveStore",
+    plural = "multiactivestores",
+    shortname = "mas",
+    category = "all",
+    category = "multiactive",
+    namespaced,
+    status = "MultiActiveStoreStatus",
+    derive = "PartialEq",
+    printcolumn(name = "Regions", type_ = "string", json_path = ".status.regionsActive"),
+    printcolumn(
+        name = "Available",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Available')].status"
+    ),
+    printcolumn(
+        name = "Degraded",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Degraded')].status"
+    ),
+    printcolumn(name = "Max-Lag", type_ = "string", json_path = ".status.maxLag"),
+    printcolumn(name = "Why", type_ = "string", json_path = ".status.why"),
+    printcolumn(name = "Ack", type_ = "string", json_path = ".spec.replication.ack", priority = 1),
+    printcolumn(name = "Shards", type_ = "integer", json_path = ".spec.shards", priority = 1),
+    printcolumn(name = "Release", type_ = "string", json_path = ".spec.release", priority = 1),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Available')].reason",
+        priority = 1
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
 #[serde(rename_all = "camelCase")]
-pub struct Spec {
+pub struct MultiActiveStoreSpec {
     /// Shards of every region, 1 to 64, fixed when the store is made. Default 1.
     pub shards: Option<u32>,
     /// The regions, 1 to 16.
@@ -89,11 +123,11 @@ pub struct Placement {
     /// Labels that a node must have.
     pub node_selector: BTreeMap<String, String>,
     /// Taints that are tolerated.
-    pub tolerations: Vec<Passed>,
+    pub tolerations: Vec<Toleration>,
     /// Affinity.
-    pub affinity: Option<Passed>,
+    pub affinity: Option<Affinity>,
     /// Spread over failure domains.
-    pub topology_spread_constraints: Vec<Passed>,
+    pub topology_spread_constraints: Vec<TopologySpreadConstraint>,
     /// Priority of the pods.
     pub priority_class_name: Option<String>,
 }
@@ -138,9 +172,9 @@ pub struct Overrides {
 #[serde(rename_all = "camelCase", default)]
 pub struct Resources {
     /// Reserved amounts.
-    pub requests: Passed,
+    pub requests: BTreeMap<String, Amount>,
     /// Upper bounds.
-    pub limits: Passed,
+    pub limits: BTreeMap<String, Amount>,
 }
 
 /// An image in place of the catalog's.

@@ -5,7 +5,7 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value};
 
 use crate::document;
-use crate::{API_VERSION, Invalid, KIND, MultiActiveStore, Problem};
+use crate::{API_VERSION, Invalid, KIND, Manifest, Problem};
 
 /// Fields of the API that come with later behaviour, and what to do until then.
 const LATER: [(&str, &str); 6] = [
@@ -18,7 +18,7 @@ const LATER: [(&str, &str); 6] = [
 ];
 
 /// Reads a manifest, or says everything that keeps it from being one.
-pub(crate) fn read(text: &str) -> Result<MultiActiveStore, Invalid> {
+pub(crate) fn read(text: &str) -> Result<Manifest, Invalid> {
     let document = document::parse(text).map_err(|error| Invalid::one("", error.to_string()))?;
     check_kind(&document)?;
     let mut problems = Vec::new();
@@ -36,7 +36,7 @@ pub(crate) fn read(text: &str) -> Result<MultiActiveStore, Invalid> {
 /// The manifest's schema with every definition in place.
 pub(crate) fn schema() -> Value {
     let settings = SchemaSettings::draft2020_12().with(|s| s.inline_subschemas = true);
-    settings.into_generator().into_root_schema_for::<MultiActiveStore>().to_value()
+    settings.into_generator().into_root_schema_for::<Manifest>().to_value()
 }
 
 fn check_kind(document: &Value) -> Result<(), Invalid> {

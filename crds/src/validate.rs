@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use crate::defaults;
 use crate::validated::{Broker, Proxy, Redis, Region, Replication};
 use crate::{
-    Ack, AppendOnly, BrokerSpec, Invalid, MultiActiveStore, Problem, ProxySpec, Quantity, RedisSpec,
-    RegionSpec, ReplicationSpec, Span, Storage, Validated,
+    Ack, AppendOnly, BrokerSpec, Invalid, Manifest, Problem, ProxySpec, Quantity, RedisSpec, RegionSpec,
+    ReplicationSpec, Span, Storage, Validated,
 };
 
 /// Longest name of a store or a region: children are called `<store>--<region>--shard-63-redis` and must stay
@@ -42,19 +43,19 @@ impl Faults {
 }
 
 /// Checks `manifest` and fills in its defaults.
-pub(crate) fn validate(manifest: &MultiActiveStore) -> Result<Validated, Invalid> {
+pub(crate) fn validate(manifest: &Manifest) -> Result<Validated, Invalid> {
     let mut faults = Faults(Vec::new());
     let spec = &manifest.spec;
     let name = manifest.metadata.name.clone();
     check_name("metadata.name", &name, "shop", &mut faults);
-    let shards = faults.range("spec.shards", spec.shards, 1, 1..=64);
+    let shards = faults.range("spec.shards", spec.shards, defaults::SHARDS, 1..=64);
     let regions = regions(&name, &spec.regions, &mut faults);
     let redis = redis(spec.redis.as_ref(), &mut faults);
     let broker = broker(spec.broker.as_ref(), &mut faults);
     let proxy = proxy(spec.proxy.as_ref(), &mut faults);
     let replication = replication(spec.replication.as_ref(), regions.len(), &mut faults);
     check_streams_fit(shards, &broker, &replication, &mut faults);
-    let max_skew = spec.clock.as_ref().and_then(|c| c.max_skew).unwrap_or(Span::secs(1));
+    let max_skew = spec.clock.as_ref().and_then(|c| c.max_skew).unwrap_or(defaults::MAX_SKEW);
     if max_skew.as_millis() == 0 || max_skew > Span::secs(60) {
         faults.add(
             "spec.clock.maxSkew",
@@ -147,7 +148,7 @@ fn regions(store: &str, specs: &[RegionSpec], faults: &mut Faults) -> Vec<Region
 }
 
 fn storage(path: &str, spec: Option<&Storage>, faults: &mut Faults) -> (Quantity, Option<String>) {
-    let size = spec.and_then(|s| s.size).unwrap_or(Quantity::gib(10));
+    let size = spec.and_then(|s| s.size).unwrap_or(defaults::STORAGE);
     if size < Quantity::mib(256) {
         faults.add(format!("{path}.size"), format!("{size} is too small: write at least 256Mi"));
     }
@@ -157,7 +158,7 @@ fn storage(path: &str, spec: Option<&Storage>, faults: &mut Faults) -> (Quantity
 fn redis(spec: Option<&RedisSpec>, faults: &mut Faults) -> Redis {
     let empty = RedisSpec::default();
     let spec = spec.unwrap_or(&empty);
-    let replicas = faults.range("spec.redis.replicas", spec.replicas, 1, 0..=5);
+    let replicas = faults.range("spec.redis.replicas", spec.replicas, defaults::REDIS_REPLICAS, 0..=5);
     let append_only = spec.append_only.unwrap_or_default();
     if replicas == 0 && append_only != AppendOnly::Always {
         faults.add(
@@ -165,7 +166,7 @@ fn redis(spec: Option<&RedisSpec>, faults: &mut Faults) -> Redis {
             "0 leaves every write in one place: write appendOnly: Always beside it, or at least 1 replica",
         );
     }
-    let max_memory = spec.max_memory.unwrap_or(Quantity::gib(1));
+    let max_memory = spec.max_memory.unwrap_or(defaults::MAX_MEMORY);
     if max_memory < Quantity::mib(16) {
         faults.add("spec.redis.maxMemory", format!("{max_memory} is too small: write at least 16Mi"));
     }
@@ -185,7 +186,7 @@ fn redis(spec: Option<&RedisSpec>, faults: &mut Faults) -> Redis {
 fn broker(spec: Option<&BrokerSpec>, faults: &mut Faults) -> Broker {
     let empty = BrokerSpec::default();
     let spec = spec.unwrap_or(&empty);
-    let replicas = spec.replicas.unwrap_or(3);
+    let replicas = spec.replicas.unwrap_or(defaults::BROKER_REPLICAS);
     if ![1, 3, 5].contains(&replicas) {
         faults.add("spec.broker.replicas", format!("{replicas} gives no clear majority: write 1, 3 or 5"));
     }
@@ -197,8 +198,13 @@ fn proxy(spec: Option<&ProxySpec>, faults: &mut Faults) -> Proxy {
     let empty = ProxySpec::default();
     let spec = spec.unwrap_or(&empty);
     Proxy {
-        replicas: faults.range("spec.proxy.replicas", spec.replicas, 2, 1..=64) as u16,
-        max_connections: faults.range("spec.proxy.maxConnections", spec.max_connections, 10_000, 1..=100_000),
+        replicas: faults.range("spec.proxy.replicas", spec.replicas, defaults::PROXY_REPLICAS, 1..=64) as u16,
+        max_connections: faults.range(
+            "spec.proxy.maxConnections",
+            spec.max_connections,
+            defaults::MAX_CONNECTIONS,
+            1..=100_000,
+        ),
     }
 }
 
@@ -206,7 +212,7 @@ fn replication(spec: Option<&ReplicationSpec>, regions: usize, faults: &mut Faul
     let empty = ReplicationSpec::default();
     let spec = spec.unwrap_or(&empty);
     let ack = spec.ack.unwrap_or_default();
-    let remote_acks = spec.remote_acks.unwrap_or(1);
+    let remote_acks = spec.remote_acks.unwrap_or(defaults::REMOTE_ACKS);
     if spec.remote_acks.is_some() && ack != Ack::Remote {
         faults.add(
             "spec.replication.remoteAcks",
@@ -224,18 +230,18 @@ fn replication(spec: Option<&ReplicationSpec>, regions: usize, faults: &mut Faul
         );
     }
     let retention = spec.retention.as_ref();
-    let duration = retention.and_then(|r| r.duration).unwrap_or(Span::secs(24 * 3600));
+    let duration = retention.and_then(|r| r.duration).unwrap_or(defaults::RETENTION);
     if duration < Span::secs(60) || duration > Span::secs(30 * 24 * 3600) {
         faults.add(
             "spec.replication.retention.duration",
             format!("{duration} is out of range: write 1m to 30d"),
         );
     }
-    let bytes = retention.and_then(|r| r.bytes).unwrap_or(Quantity::gib(1));
+    let bytes = retention.and_then(|r| r.bytes).unwrap_or(defaults::RETENTION_BYTES);
     if bytes < Quantity::mib(64) {
         faults.add("spec.replication.retention.bytes", format!("{bytes} is too small: write at least 64Mi"));
     }
-    let max_lag = spec.max_lag.unwrap_or(Span::secs(1));
+    let max_lag = spec.max_lag.unwrap_or(defaults::MAX_LAG);
     if max_lag < Span::millis(100) || max_lag > duration {
         faults.add(
             "spec.replication.maxLag",
@@ -267,7 +273,7 @@ fn check_streams_fit(shards: u32, broker: &Broker, replication: &Replication, fa
 }
 
 /// Paths of the given fields that only mean something in a cluster.
-fn cluster_only(manifest: &MultiActiveStore) -> Vec<String> {
+fn cluster_only(manifest: &Manifest) -> Vec<String> {
     let spec = &manifest.spec;
     let mut given = Vec::new();
     let mut note = |is_given: bool, path: String| {

@@ -61,8 +61,8 @@ fn defaults_are_filled_in() {
 fn cluster_fields_are_accepted_and_named() {
     let store = load(
         "metadata: {name: shop, namespace: prod}\nspec:\n  release: '1'\n  regions:\n  - name: beijing\n    placement: {nodeSelector: {a: b}, \
-         tolerations: [{key: x, operator: Exists}], affinity: {nodeAffinity: {deep: [1]}}}\n    service: {type: LoadBalancer}\n  redis: {storage: \
-         {size: 20Gi, className: fast}, image: {reference: r, version: '7.0'}}\n  proxy: {resources: {requests: {cpu: 1}}}",
+         tolerations: [{key: x, operator: Exists}], affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: []}}}}\n    service: {type: LoadBalancer}\n  redis: {storage: \
+         {size: 20Gi, className: fast}, image: {reference: r, version: '7.0'}}\n  proxy: {resources: {requests: {cpu: '1'}}}",
     )
     .unwrap();
     assert_eq!(

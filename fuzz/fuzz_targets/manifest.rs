@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use crds::{Ack, Invalid, MultiActiveStore, Quantity, Span, Validated};
+use crds::{Ack, Invalid, Manifest, Quantity, Span, Validated};
 use fuzz::bounded::bounded;
 use libfuzzer_sys::fuzz_target;
 
@@ -17,14 +17,14 @@ fn check_words(invalid: &Invalid) {
     }
 }
 
-fn check_written(store: &MultiActiveStore) {
+fn check_written(store: &Manifest) {
     let json = serde_json::to_string(store).expect("JSON");
-    assert_eq!(serde_json::from_str::<MultiActiveStore>(&json).as_ref().ok(), Some(store), "{json}");
+    assert_eq!(serde_json::from_str::<Manifest>(&json).as_ref().ok(), Some(store), "{json}");
     let yaml = serde_yaml::to_string(store).expect("YAML");
     assert_eq!(crds::parse(&yaml).as_ref(), Ok(store), "{yaml}");
 }
 
-fn check_validated(store: &MultiActiveStore, checked: &Validated) {
+fn check_validated(store: &Manifest, checked: &Validated) {
     assert!((1..=64).contains(&checked.shards) && (1..=16).contains(&checked.regions.len()));
     assert_eq!(checked.regions.len(), store.spec.regions.len());
     let mut names: Vec<&str> = checked.regions.iter().map(|region| &region.name[..]).collect();

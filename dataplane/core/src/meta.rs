@@ -235,10 +235,12 @@ impl Ttl {
         kills.filter(|kill| !self.is_void(*kill)).map(|kill| kill.end()).max().unwrap_or(Stamp::ZERO)
     }
 
-    /// The life whose register is the latest, unless that was killed.
+    /// The life whose register is the latest, unless that was killed, or a later one that is not here yet: whoever knows of a
+    /// kill and writes on begins a new life.
     pub fn current(&self) -> Option<&Life> {
         let life = self.lives.iter().max_by_key(|l| l.register)?;
-        let killed = life.kill.is_some_and(|kill| kill.register >= life.register && !self.is_void(kill));
+        let mut kills = self.lives.iter().filter_map(|l| l.kill);
+        let killed = kills.any(|kill| kill.register >= life.register && !self.is_void(kill));
         (!killed && !life.register.is_zero()).then_some(life)
     }
 

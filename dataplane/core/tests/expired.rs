@@ -6,7 +6,7 @@ mod common;
 
 use std::collections::BTreeSet;
 
-use common::{Region, Write};
+use common::{Data, Region, Write};
 use mas_core::save::Loader;
 use mas_core::stamp::RegionId;
 
@@ -51,4 +51,32 @@ fn what_was_forgotten_is_known_after_a_restart() {
     two.merge(1, &one.log.clone(), 6000);
     two.map.expire(7000);
     assert_eq!(one.map.keys, two.map.keys);
+}
+
+/// A key had its time-to-live taken away, was deleted, written again with another one, died under that, and was begun anew by region 3. Region 1 hears of
+/// that end before it hears of the beginning, and gives the key a new time-to-live: it does not go on with the life before.
+#[test]
+fn who_knows_of_a_kill_does_not_renew_a_life_before_it() {
+    let [mut one, mut two, mut three] = [1, 2, 3].map(Region::new);
+    one.write(&Write::SAdd(0, 1), 2000);
+    one.write(&Write::Expire(0, 5000), 2001);
+    one.write(&Write::Persist(0), 2002);
+    two.merge(1, &one.log.clone(), 2010);
+    three.merge(1, &one.log.clone(), 2010);
+    two.write(&Write::Del(0), 2099);
+    two.write(&Write::SAdd(0, 2), 2100);
+    two.write(&Write::Expire(0, 100), 2101);
+    three.merge(2, &two.log.clone(), 2110);
+    three.write(&Write::SAdd(0, 3), 3000);
+    one.merge(3, &three.log.clone(), 3010);
+    one.write(&Write::Expire(0, 9000), 3020);
+    one.merge(2, &two.log.clone(), 3100);
+    let log = one.log.clone();
+    two.merge(3, &three.log.clone(), 3100);
+    two.merge(1, &log, 3100);
+    three.merge(1, &log, 3100);
+    assert_eq!(one.map.keys, two.map.keys);
+    assert_eq!(one.map.keys, three.map.keys);
+    let (shown, _) = &one.map.keys[&b"k0"[..]];
+    assert_eq!(shown, &Data::Set([b"f\x03".to_vec()].into()), "the rest died with its time-to-live");
 }

@@ -37,20 +37,23 @@ impl Judge {
             && world.engines().iter().any(|e| e.look(|s, _| s.stats.refused > 0))
     }
 
-    /// Whether every region that lacks something says so on its link to the region that issued it. (What a region lost
-    /// of its own, no link tells.)
+    /// Whether every region that lacks something says so on its link to the region that issued it; of what it issued itself and
+    /// lost, on its link to one that has it. (Where the region that issued it has lost it too, it must get it back first.)
     pub(crate) fn holes_are_shown(world: &World) -> bool {
         (0..world.schedule.setup.shards).all(|shard| {
             let masters = Self::masters_of(world, shard);
+            let lacks = |e: &Engine, name| !e.look(|s, _| covers(&s.cover(), name));
             masters.iter().all(|a| {
                 masters.iter().all(|b| {
                     let hole = a.look(|a, _| b.look(|b, _| lacking(&a.cover(), &b.cover()).next()));
-                    let Some((origin, ..)) = hole.filter(|h| h.0 != b.region) else { return true };
-                    let links = world.proxies(b.region);
-                    !world.regions().contains(&origin)
-                        || links
-                            .iter()
-                            .any(|p| p.link_state(shard, origin).is_some_and(|(_, missing)| missing > 0))
+                    let Some(name) = hole else { return true };
+                    let lost = masters.iter().any(|e| e.region == name.0 && lacks(e, name));
+                    let peer = if name.0 == b.region { a.region } else { name.0 };
+                    let tells = world
+                        .proxies(b.region)
+                        .iter()
+                        .any(|p| p.link_state(shard, peer).is_some_and(|(_, missing)| missing > 0));
+                    tells || !world.regions().contains(&name.0) || (lost && name.0 != b.region)
                 })
             })
         })

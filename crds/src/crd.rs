@@ -1,0 +1,121 @@
+//! The CustomResourceDefinitions: what the types say, with defaults and rules put in place.
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::CustomResourceExt as _;
+use serde_json::{Value, json};
+
+use crate::{MultiActiveStore, StoreRegion, defaults, rules};
+
+/// Every kind's definition, as it is applied to a cluster.
+pub fn definitions() -> Vec<CustomResourceDefinition> {
+    let store = change_schema(&MultiActiveStore::crd(), |schema| {
+        schema["properties"].as_object_mut().into_iter().flat_map(serde_json::Map::values_mut).for_each(tidy);
+        bound_text(&mut schema["properties"]["spec"]);
+        for (path, default) in defaults::by_path() {
+            at(schema, path)["default"] = default;
+        }
+        for rule in rules::all() {
+            let node = at(schema, rule.path);
+            let list = &mut node["x-kubernetes-validations"];
+            if list.is_null() {
+                *list = json!([]);
+            }
+            list.as_array_mut().into_iter().for_each(|list| list.push(rule.to_json()));
+        }
+        let regions = at(schema, "spec.regions");
+        regions["x-kubernetes-list-type"] = json!("map");
+        regions["x-kubernetes-list-map-keys"] = json!(["name"]);
+        (regions["minItems"], regions["maxItems"]) = (json!(1), json!(16));
+        list_map(schema, "status.conditions", "type");
+        list_map(schema, "status.regions", "name");
+    });
+    let region = change_schema(&StoreRegion::crd(), |schema| {
+        schema["properties"].as_object_mut().into_iter().flat_map(serde_json::Map::values_mut).for_each(tidy);
+        list_map(schema, "status.conditions", "type");
+        list_map(schema, "status.shards", "shard");
+        list_map(schema, "status.links", "peer");
+        at(schema, "spec")["x-kubernetes-validations"] =
+            json!([{"rule": "self == oldSelf", "message": "is written by the operator alone, once"}]);
+    });
+    vec![store, region]
+}
+
+/// The definitions as YAML, one file's text.
+pub fn definitions_yaml() -> String {
+    let documents = definitions().into_iter().map(|definition| {
+        let text = serde_yaml::to_string(&definition).unwrap_or_default();
+        format!("---\n{text}")
+    });
+    format!("# Generated from the types in crds/src: `make generate`.\n{}", documents.collect::<String>())
+}
+
+fn change_schema(
+    definition: &CustomResourceDefinition,
+    change: impl FnOnce(&mut Value),
+) -> CustomResourceDefinition {
+    let mut json = json!(definition);
+    change(&mut json["spec"]["versions"][0]["schema"]["openAPIV3Schema"]);
+    serde_json::from_value(json).unwrap_or_else(|_| definition.clone())
+}
+
+/// The schema of a field: `spec.regions[].name`.
+fn at<'a>(schema: &'a mut Value, path: &str) -> &'a mut Value {
+    path.split('.').filter(|step| !step.is_empty()).fold(schema, |schema, step| {
+        let (name, item) = step.strip_suffix("[]").map_or((step, false), |name| (name, true));
+        let field = &mut schema["properties"][name];
+        if item { &mut field["items"] } else { field }
+    })
+}
+
+fn list_map(schema: &mut Value, path: &str, key: &str) {
+    let list = at(schema, path);
+    list["x-kubernetes-list-type"] = json!("map");
+    list["x-kubernetes-list-map-keys"] = json!([key]);
+}
+
+/// `null` is not a choice: it means the default, as a field that is left out does.
+fn tidy(schema: &mut Value) {
+    match schema {
+        Value::Object(map) => {
+            map.remove("nullable");
+            if map.get("default").is_some_and(|default| default.is_null() || !default.is_object()) {
+                map.remove("default");
+            }
+            // What Kubernetes says of its own types at length has its first paragraph here.
+            if let Some(Value::String(text)) = map.get_mut("description")
+                && let Some(end) = text.find("\n\n")
+            {
+                text.truncate(end);
+            }
+            if map.get("type").is_none() && map.contains_key("properties") {
+                map.insert("type".into(), json!("object"));
+            }
+            map.values_mut().for_each(tidy);
+        }
+        Value::Array(items) => items.iter_mut().for_each(tidy),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+/// Rules over texts must know how long those can be, or the API server holds them for too dear.
+fn bound_text(schema: &mut Value) {
+    let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) else { return };
+    for (name, field) in properties {
+        let is_amount = field.get("x-kubernetes-int-or-string").is_some();
+        let is_text = field["type"] == "string" && field.get("enum").is_none();
+        if (is_amount || is_text) && field.get("maxLength").is_none() {
+            let most = if is_amount {
+                32
+            } else if field.get("pattern").is_some() {
+                40
+            } else {
+                253
+            };
+            field["maxLength"] = json!(if name == "name" { 253 } else { most });
+        }
+        bound_text(field);
+        if let Some(items) = field.get_mut("items") {
+            bound_text(items);
+        }
+    }
+}
