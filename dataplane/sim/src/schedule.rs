@@ -39,6 +39,6 @@ mod tests {
             *seen.entry(format!("{:?}", Schedule::draw(seed).setup.situation.about)).or_default() += 1;
         }
         assert_eq!(seen.len(), 7, "{seen:?}");
-        assert!(seen.values().all(|times| *times >= 10), "{seen:?}");
+        assert!(seen.values().all(|times| *times >= 5), "{seen:?}");
     }
 }

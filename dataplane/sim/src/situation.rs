@@ -226,6 +226,12 @@ impl Situation {
             let (later, down) = (rng.range(1, 100) * MS, rng.range(3500, 6000) * MS);
             faults.push(Fault::new(at + later, Kind::MasterPowerLoss { region, shard, down }));
         }
+        // Who takes over reads slowly what its stream holds of before.
+        for proxy in 0..setup.regions[usize::from(region) - 1].proxies {
+            let (from, to) = (Place::Broker { region }, Place::Proxy { region, proxy });
+            let (extra, time) = (rng.range(50, 400) * MS, 8 * SEC);
+            faults.push(Fault::new(at + 2 * SEC, Kind::Slow { from, to, extra, time }));
+        }
         faults
     }
 
