@@ -23,8 +23,12 @@ pub(crate) enum About {
     /// A proxy freezes with writes in its hands, whose master is lost for good meanwhile; it wakes up when everybody else has
     /// done with that incarnation.
     Freezing,
+    /// The same, for so short a time that what the proxy knew is still fresh.
+    Blinking,
     /// Two regions do not hear of each other for longer than it takes to seal what ended before.
     Estrangement,
+    /// Who was master comes back when its successor is lost, of whom it knows nothing.
+    Succession,
 }
 
 /// See the module.
@@ -49,6 +53,8 @@ impl Situation {
             260..320 if regions > 2 => About::Overtaking,
             320..380 => About::Freezing,
             380..440 => About::Estrangement,
+            440..480 => About::Blinking,
+            480..510 => About::Succession,
             _ => About::Nothing,
         };
         let at = match about {
@@ -57,6 +63,7 @@ impl Situation {
             About::Replacement | About::Overtaking => rng.range(4 * SEC, 7 * SEC),
             About::Freezing => rng.range(2 * SEC, 9 * SEC),
             About::Estrangement => rng.range(4 * SEC, 12 * SEC),
+            About::Blinking | About::Succession => rng.range(2 * SEC, 7 * SEC),
         };
         let region = rng.below(regions) as u16 + 1;
         Self { about, region, other: other_than(rng, regions, region), at }
@@ -83,6 +90,7 @@ impl Situation {
     pub(crate) fn seconds(self, rng: &mut Rng) -> u64 {
         match self.about {
             About::Nothing => rng.range(8, 20),
+            About::Blinking | About::Succession => rng.range(14, 20),
             About::Freezing | About::Estrangement => rng.range(60, 75),
             _ => rng.range(25, 40),
         }
@@ -93,6 +101,16 @@ impl Situation {
         let region = &mut setup.regions[usize::from(self.region) - 1];
         match self.about {
             About::Nothing | About::Losses | About::Estrangement => return,
+            About::Blinking => {
+                (region.members, region.fsync) = (region.members.max(2), Fsync::Off);
+                region.proxies = region.proxies.max(2);
+            }
+            About::Succession => {
+                region.members = region.members.max(2);
+                if region.fsync == Fsync::Off {
+                    region.fsync = Fsync::EverySecond;
+                }
+            }
             // Nothing but memory has what it has.
             About::Oblivion | About::Replacement => {
                 (region.members, region.fsync) = (region.members.max(2), Fsync::Off);
@@ -130,8 +148,9 @@ impl Situation {
             About::Oblivion => self.oblivion(rng, setup),
             About::Replacement => self.replacement(rng, setup),
             About::Overtaking => self.overtaking(rng, setup),
-            About::Freezing => self.freezing(rng, setup),
+            About::Freezing | About::Blinking => self.freezing(rng, setup),
             About::Estrangement => self.estrangement(rng, setup),
+            About::Succession => self.succession(rng, setup),
         }
     }
 
@@ -214,7 +233,12 @@ impl Situation {
     fn freezing(self, rng: &mut Rng, setup: &Setup) -> Vec<Fault> {
         let Self { region, at, .. } = self;
         let frozen = proxy(rng, setup, region);
-        let mut faults = vec![Fault::new(at, Kind::Pause { place: frozen, time: rng.range(46, 58) * SEC })];
+        // A server that comes back at once, and empty, is followed at once by all others.
+        let (time, down) = match self.about {
+            About::Blinking => (rng.range(1500, 4500) * MS, (20, 300)),
+            _ => (rng.range(46, 58) * SEC, (3500, 6000)),
+        };
+        let mut faults = vec![Fault::new(at, Kind::Pause { place: frozen, time })];
         for shard in 0..setup.shards {
             for member in 0..setup.regions[usize::from(region) - 1].members {
                 let (lag, time) = (rng.range(500, 2000) * MS, 4 * SEC);
@@ -223,14 +247,28 @@ impl Situation {
                 let (from, extra) = (Place::Engine { region, shard, member }, rng.range(50, 350) * MS);
                 faults.push(Fault::new(at - SEC, Kind::Slow { from, to: frozen, extra, time: 2 * SEC }));
             }
-            let (later, down) = (rng.range(1, 100) * MS, rng.range(3500, 6000) * MS);
+            let (later, down) = (rng.range(1, 100) * MS, rng.range(down.0, down.1) * MS);
             faults.push(Fault::new(at + later, Kind::MasterPowerLoss { region, shard, down }));
         }
         // Who takes over reads slowly what its stream holds of before.
-        for proxy in 0..setup.regions[usize::from(region) - 1].proxies {
+        let readers =
+            if self.about == About::Freezing { setup.regions[usize::from(region) - 1].proxies } else { 0 };
+        for proxy in 0..readers {
             let (from, to) = (Place::Broker { region }, Place::Proxy { region, proxy });
             let (extra, time) = (rng.range(50, 400) * MS, 8 * SEC);
             faults.push(Fault::new(at + 2 * SEC, Kind::Slow { from, to, extra, time }));
+        }
+        faults
+    }
+
+    fn succession(self, rng: &mut Rng, setup: &Setup) -> Vec<Fault> {
+        let Self { region, at, .. } = self;
+        let mut faults = Vec::new();
+        for shard in 0..setup.shards {
+            let (later, down) = (rng.range(4500, 5000) * MS, rng.range(5100, 6000) * MS);
+            faults.push(Fault::new(at, Kind::MasterPowerLoss { region, shard, down }));
+            let down = rng.range(4, 7) * SEC;
+            faults.push(Fault::new(at + later, Kind::MasterPowerLoss { region, shard, down }));
         }
         faults
     }

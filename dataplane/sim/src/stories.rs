@@ -33,8 +33,8 @@ pub(crate) fn draw(rng: &mut Rng, setup: &Setup, sessions: &[SessionPlan]) -> Ve
                 teller.estranged_counter(&format!("c{}", counter + 2), setup);
             }
         }
-        About::Freezing => teller.last_words(setup),
-        About::Nothing | About::Losses => {}
+        About::Freezing | About::Blinking => teller.last_words(setup),
+        About::Nothing | About::Losses | About::Succession => {}
     }
     for key in 100..100 + teller.rng.below(8) {
         let at = teller.rng.below(setup.duration);

@@ -214,7 +214,8 @@ fn command(rng: &mut Rng, setup: &Setup, (class, which): (u64, u64), large: bool
 /// Draws the sessions and what they do.
 pub(crate) fn draw(rng: &mut Rng, setup: &Setup) -> (Vec<SessionPlan>, Vec<Operation>) {
     let regions = setup.regions.len() as u64;
-    let each = if setup.situation.about == About::Freezing { rng.range(4, 8) } else { rng.range(2, 4) };
+    let freezes = matches!(setup.situation.about, About::Freezing | About::Blinking);
+    let each = if freezes { rng.range(4, 8) } else { rng.range(2, 4) };
     let sessions: Vec<SessionPlan> =
         (0..regions * each).map(|n| SessionPlan { region: (n % regions) as u16 + 1 }).collect();
     let theme = rng.below(8);
