@@ -486,8 +486,13 @@ impl Shard {
             let effects = match record.body {
                 Body::Effects(effects) => effects,
                 Body::Heartbeat(beat) if record.origin != self.identity.origin() => {
-                    let Heartbeat { clock, issued, stable, .. } = beat;
+                    let Heartbeat { clock, issued, stable, cover, .. } = beat;
                     told.push((record.origin, Told { clock, issued, stable }));
+                    // What a copy that lost everything issued before is known from others only.
+                    let unsealed = cover.iter().map(|(origin, _)| origin).filter(|o| !cover.is_sealed(*o));
+                    let own =
+                        unsealed.filter(|o| o.region == self.identity.region && *o != self.identity.origin());
+                    told.extend(own.filter(|o| !self.stability.knows(*o)).map(|o| (o, Told::default())));
                     continue;
                 }
                 Body::Sealed(incarnation) => {

@@ -113,6 +113,11 @@ impl Stability {
         self.origins.remove(&origin);
     }
 
+    /// Whether it is known that there is, or was, such an origin.
+    pub(crate) fn knows(&self, origin: Origin) -> bool {
+        self.origins.contains_key(&origin)
+    }
+
     /// Origins that something is known of.
     pub(crate) fn origins(&self) -> impl Iterator<Item = Origin> {
         self.origins.keys().copied()

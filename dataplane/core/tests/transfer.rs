@@ -199,3 +199,21 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn who_lost_everything_has_not_merged_through_what_it_had_issued() {
+    let both = || [RegionId(1), RegionId(2)].into_iter().collect();
+    let mut b = Region::new(2);
+    b.shard.set_members(both());
+    let mut a = Region::new(1);
+    a.write(&Write::Set(0, 1), 1000);
+    b.merge(1, &a.log.clone(), 1001);
+    b.write(&Write::Set(1, 1), 1002);
+    b.beat();
+    // Its copies and its stream are lost.
+    let mut a = Region { shard: mas_core::shard::Shard::new((1, 99)), log: Vec::new(), ..Region::new(1) };
+    a.promote(2, 1002, 1003);
+    a.shard.set_members(both());
+    a.merge(2, &b.log.clone(), 1004);
+    assert_eq!(a.shard.merged_through().hlc, mas_core::stamp::Hlc::ZERO);
+}

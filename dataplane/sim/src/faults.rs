@@ -5,6 +5,7 @@ use std::fmt;
 use crate::executor::{MS, SEC, Time};
 use crate::rng::Rng;
 use crate::setup::Setup;
+use crate::situation::{About, other_than};
 
 /// A process's place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +32,12 @@ pub(crate) enum Kind {
     /// The machine loses power: what was not fsynced is gone.
     PowerLoss {
         place: Place,
+        down: Time,
+    },
+    /// The same for whoever is the master of a shard then.
+    MasterPowerLoss {
+        region: u16,
+        shard: u16,
         down: Time,
     },
     /// The same for all members of a shard at once.
@@ -135,6 +142,7 @@ impl Kind {
             Self::Kill { place: Place::Controller { .. }, .. } => "controller killed",
             Self::HostLoss { .. } => "host lost",
             Self::PowerLoss { .. } => "power loss of an engine",
+            Self::MasterPowerLoss { .. } => "power loss of a master",
             Self::ShardPowerLoss { .. } => "power loss of a whole shard",
             Self::Pause { .. } => "process paused",
             Self::CutRegions { both: true, .. } => "regions cut off",
@@ -163,6 +171,20 @@ impl Kind {
 pub(crate) struct Fault {
     pub(crate) at: Time,
     pub(crate) kind: Kind,
+    /// From then on it waits until some region fetches state.
+    pub(crate) while_fetching: bool,
+}
+
+impl Fault {
+    /// One that happens at a time.
+    pub(crate) fn new(at: Time, kind: Kind) -> Self {
+        Self { at, kind, while_fetching: false }
+    }
+
+    /// One that happens as soon as state is fetched, from a time on.
+    pub(crate) fn while_fetching(at: Time, kind: Kind) -> Self {
+        Self { at, kind, while_fetching: true }
+    }
 }
 
 impl fmt::Display for Place {
@@ -221,7 +243,7 @@ fn lasting(rng: &mut Rng) -> Time {
 fn draw_kind(rng: &mut Rng, setup: &Setup) -> Kind {
     let regions = setup.regions.len() as u64;
     let region = rng.below(regions) as u16 + 1;
-    let other = (u64::from(region) + rng.range(1, regions - 1) - 1) as u16 % regions as u16 + 1;
+    let other = other_than(rng, regions, region);
     let shard = rng.below(u64::from(setup.shards)) as u16;
     let time = lasting(rng);
     let down = lasting(rng).min(6 * SEC);
@@ -261,114 +283,26 @@ fn draw_kind(rng: &mut Rng, setup: &Setup) -> Kind {
         91..93 => Kind::Nacks { region, time },
         93..95 => Kind::Block { region, time },
         95..97 => Kind::Rewrite { place: engine(rng, setup, region) },
-        _ if !setup.lossy => Kind::Kill { place: engine(rng, setup, region), down },
+        _ if !setup.situation.is_lossy() => Kind::Kill { place: engine(rng, setup, region), down },
         97 | 98 => Kind::Truncate { region, shard, keep: rng.below(3) as usize },
         _ => Kind::LoseStream { region, shard },
     }
 }
 
-/// A proxy freezes with writes in its hands, whose master is lost for good meanwhile; it wakes up when everybody else has done
-/// with that incarnation.
-fn freeze(rng: &mut Rng, setup: &Setup) -> Vec<Fault> {
-    let region = rng.below(setup.regions.len() as u64) as u16 + 1;
-    let at = rng.range(2 * SEC, 12 * SEC);
-    let mut faults = Vec::new();
-    for member in 0..setup.regions[usize::from(region) - 1].members {
-        for shard in 0..setup.shards {
-            let (lag, time) = (rng.range(200, 2000) * MS, 4 * SEC);
-            faults.push(Fault { at: at - SEC, kind: Kind::ReplicaLag { region, shard, member, lag, time } });
-        }
-    }
-    let place = proxy(rng, setup, region);
-    faults.push(Fault { at, kind: Kind::Pause { place, time: rng.range(36, 48) * SEC } });
-    for _ in 0..2 {
-        let place = engine(rng, setup, region);
-        let at = at + rng.range(5, 300) * MS;
-        faults.push(Fault { at, kind: Kind::PowerLoss { place, down: rng.range(3, 9) * SEC } });
-    }
-    faults
-}
-
-/// Two regions do not hear of each other for longer than it takes to seal what ended before.
-fn estrange(rng: &mut Rng, setup: &Setup) -> Vec<Fault> {
-    let from = rng.below(setup.regions.len() as u64) as u16 + 1;
-    let to = (u64::from(from) + rng.range(1, setup.regions.len() as u64 - 1) - 1) as u16
-        % setup.regions.len() as u16
-        + 1;
-    let at = rng.range(3 * SEC, 12 * SEC);
-    let place = engine(rng, setup, from);
-    let kill = Kind::Kill { place, down: rng.range(50, 2500) * MS };
-    let time = rng.range(36, 48) * SEC;
-    vec![
-        Fault { at: at - rng.range(500, 3000) * MS, kind: kill },
-        Fault { at, kind: Kind::CutRegions { from, to, both: rng.chance(500), time } },
-    ]
-}
-
-fn lose_records(rng: &mut Rng, region: u16, shard: u16) -> Kind {
-    if rng.chance(500) {
-        Kind::Truncate { region, shard, keep: rng.below(3) as usize }
-    } else {
-        Kind::LoseStream { region, shard }
-    }
-}
-
-/// What another region had not read is lost; later, while it is fetched, servers die.
-fn lose_unread(rng: &mut Rng, setup: &Setup) -> Vec<Fault> {
-    let regions = setup.regions.len() as u64;
-    let region = rng.below(regions) as u16 + 1;
-    let other = (u64::from(region) + rng.range(1, regions - 1) - 1) as u16 % regions as u16 + 1;
-    let shard = rng.below(u64::from(setup.shards)) as u16;
-    let (at, time) = (rng.below(setup.duration / 3), rng.range(1, 5) * SEC);
-    let cut = Kind::CutRegions { from: region, to: other, both: rng.chance(500), time };
-    let lost = Fault { at: at + time - 50 * MS, kind: lose_records(rng, region, shard) };
-    let mut faults = vec![Fault { at, kind: cut }, lost];
-    for _ in 0..rng.below(4) {
-        let at = rng.range(at + 9 * SEC, setup.duration);
-        let of = *rng.pick(&[region, other]);
-        let place = engine(rng, setup, of);
-        let down = rng.range(50, 2500) * MS;
-        let kind = *rng.pick(&[0, 1, 2]);
-        let kind = match kind {
-            0 => Kind::Kill { place, down },
-            1 => Kind::PowerLoss { place, down },
-            _ => Kind::HostLoss { place, down },
-        };
-        faults.push(Fault { at, kind });
-    }
-    faults
-}
-
-/// All copies of a shard lose what was not fsynced, and every stream what could give it back.
-fn lose_a_shard(rng: &mut Rng, setup: &Setup) -> Vec<Fault> {
-    let region = rng.below(setup.regions.len() as u64) as u16 + 1;
-    let shard = rng.below(u64::from(setup.shards)) as u16;
-    let at = rng.range(setup.duration / 4, setup.duration * 3 / 4);
-    let power = Kind::ShardPowerLoss { region, shard, down: rng.range(50, 2500) * MS };
-    let streams = 1..=setup.regions.len() as u16;
-    let lost = streams.map(|region| Fault { at: at + MS, kind: Kind::Truncate { region, shard, keep: 0 } });
-    std::iter::once(Fault { at, kind: power }).chain(lost).collect()
-}
-
 /// Draws the faults of a run.
 pub(crate) fn draw(rng: &mut Rng, setup: &Setup) -> Vec<Fault> {
-    let count = match rng.below(10) {
-        0 => 0,
-        1..4 => rng.range(1, 4),
-        4..8 => rng.range(4, 15),
-        _ => rng.range(15, 40),
+    let count = match (setup.situation.about, rng.below(10)) {
+        (About::Nothing | About::Losses, 0) => 0,
+        (About::Nothing | About::Losses, 1..4) => rng.range(1, 4),
+        (About::Nothing | About::Losses, 4..8) => rng.range(4, 15),
+        (About::Nothing | About::Losses, _) => rng.range(15, 40),
+        // What belongs to a situation comes together mostly when little else happens.
+        (_, 0..7) => 0,
+        _ => rng.range(1, 4),
     };
     let mut faults: Vec<Fault> =
-        (0..count).map(|_| Fault { at: rng.below(setup.duration), kind: draw_kind(rng, setup) }).collect();
-    if setup.long {
-        faults = if rng.chance(500) { freeze(rng, setup) } else { estrange(rng, setup) };
-    }
-    if setup.lossy {
-        faults.extend((0..rng.range(1, 3)).flat_map(|_| lose_unread(rng, setup)));
-        if rng.chance(300) {
-            faults.extend(lose_a_shard(rng, setup));
-        }
-    }
+        (0..count).map(|_| Fault::new(rng.below(setup.duration), draw_kind(rng, setup))).collect();
+    faults.extend(setup.situation.faults(rng, setup));
     // Servers whose clocks differ, within the tolerated skew, from the start.
     for region in 1..=setup.regions.len() as u16 {
         for shard in 0..setup.shards {
@@ -376,7 +310,7 @@ pub(crate) fn draw(rng: &mut Rng, setup: &Setup) -> Vec<Fault> {
                 if rng.chance(500) {
                     let by_ms = rng.range(0, 400) as i64 - 200;
                     let place = Place::Engine { region, shard, member };
-                    faults.push(Fault { at: 0, kind: Kind::ClockJump { place, by_ms } });
+                    faults.push(Fault::new(0, Kind::ClockJump { place, by_ms }));
                 }
             }
         }

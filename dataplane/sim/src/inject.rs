@@ -2,14 +2,36 @@
 
 use std::rc::Rc;
 
+use mas_core::transfer::Cursor;
+
+use crate::engine::{Engine, Phase};
 use crate::executor::{MS, Time};
-use crate::faults::{Kind, Place};
+use crate::faults::{Fault, Kind, Place};
 use crate::network::Node;
 use crate::world::World;
 
+/// How often a fault that waits for its moment looks.
+const LOOK: Time = 20 * MS;
+
 impl World {
+    /// Makes a planned fault happen, when its moment has come.
+    pub(crate) fn carry_out(self: &Rc<Self>, fault: Fault) {
+        if !fault.while_fetching || self.fetches() {
+            self.inject(&fault.kind);
+        } else if self.sim.now() < self.schedule.setup.duration {
+            let world = Rc::clone(self);
+            self.sim.at(self.sim.now() + LOOK, move || world.carry_out(fault));
+        }
+    }
+
+    /// Whether some region has got a part of the state that it asked for.
+    fn fetches(&self) -> bool {
+        let under_way = |e: &Rc<Engine>| e.look(|s, _| s.transfer().is_some_and(|t| t.next != Cursor::Done));
+        self.engines().iter().any(|e| e.phase() == Phase::Serving && under_way(e))
+    }
+
     /// Makes one fault happen.
-    pub(crate) fn inject(self: &Rc<Self>, kind: &Kind) {
+    fn inject(self: &Rc<Self>, kind: &Kind) {
         if !self.applies(kind) {
             return;
         }
@@ -19,6 +41,11 @@ impl World {
             Kind::Kill { place, down } => self.kill(place, down),
             Kind::PowerLoss { place: Place::Engine { region, shard, member }, down } => {
                 self.restart_engine(&self.engine(region, shard, usize::from(member)), true, down);
+            }
+            Kind::MasterPowerLoss { region, shard, down } => {
+                if let Some(master) = self.master(region, shard) {
+                    self.restart_engine(&master, true, down);
+                }
             }
             Kind::HostLoss { place: Place::Engine { region, shard, member }, down } => {
                 self.restart_engine(&self.engine(region, shard, usize::from(member)), false, down);
@@ -116,7 +143,8 @@ impl World {
                 place(from) && place(to) && from != to
             }
             Kind::CutRegions { from, to, .. } => there(*from) && there(*to),
-            Kind::ShardPowerLoss { region, .. }
+            Kind::MasterPowerLoss { region, .. }
+            | Kind::ShardPowerLoss { region, .. }
             | Kind::ReplicaLag { region, .. }
             | Kind::StaleController { region, .. }
             | Kind::Fence { region, .. }

@@ -22,5 +22,7 @@ mod schedule;
 mod settle;
 mod setup;
 mod shrink;
+mod situation;
+mod stories;
 mod workload;
 mod world;

@@ -25,3 +25,20 @@ impl Schedule {
         Self { seed, setup, sessions, operations, faults }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn every_situation_comes_up_often() {
+        let mut seen: BTreeMap<String, u64> = BTreeMap::new();
+        for seed in 1..301 {
+            *seen.entry(format!("{:?}", Schedule::draw(seed).setup.situation.about)).or_default() += 1;
+        }
+        assert_eq!(seen.len(), 9, "{seen:?}");
+        assert!(seen.values().all(|times| *times >= 5), "{seen:?}");
+    }
+}

@@ -2,8 +2,9 @@
 
 use mas_core::config::OnBrokerLoss;
 
-use crate::executor::{MS, Time};
+use crate::executor::{SEC, Time};
 use crate::rng::Rng;
+use crate::situation::Situation;
 
 /// When a Redis server's AOF reaches the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,25 +47,15 @@ pub(crate) struct Setup {
     pub(crate) segment: usize,
     /// How long clients write.
     pub(crate) duration: Time,
-    /// Streams may be truncated and lost: then state is fetched, or a hole that only a rebuild fills is shown.
-    pub(crate) lossy: bool,
-    /// Things last longer than it takes to seal an incarnation.
-    pub(crate) long: bool,
+    /// What the run is about.
+    pub(crate) situation: Situation,
 }
 
 impl Setup {
     pub(crate) fn draw(rng: &mut Rng) -> Self {
         let count = *rng.pick(&[2, 2, 2, 3, 3, 3, 4, 5]);
-        let lossy = rng.chance(280);
-        let long = !lossy && rng.chance(100);
-        // What is lost counts as missing after ten seconds; there must be time to fetch it while more goes wrong.
-        // Incarnations are sealed after half a minute; something must be late for that.
-        let seconds = match (lossy, long) {
-            (true, _) => rng.range(25, 40),
-            (_, true) => rng.range(60, 75),
-            _ => rng.range(8, 20),
-        };
-        let duration = seconds * 1000 * MS;
+        let situation = Situation::draw(rng, count as u64);
+        let duration = situation.seconds(rng) * SEC;
         let mut regions: Vec<RegionSetup> = (0..count)
             .map(|_| {
                 let members = *rng.pick(&[1, 2, 2, 3]);
@@ -91,7 +82,7 @@ impl Setup {
             }
         }
         let small = rng.chance(150);
-        Self {
+        let mut setup = Self {
             shards: *rng.pick(&[1, 1, 1, 2]),
             on_loss: *rng.pick(&[OnBrokerLoss::Degrade, OnBrokerLoss::Degrade, OnBrokerLoss::Reject]),
             outbox_max: if small { 4 << 10 } else { 64 << 20 },
@@ -100,9 +91,10 @@ impl Setup {
             hard_skew_ms: 20_000,
             segment: *rng.pick(&[4, 16, 64]),
             duration,
-            lossy,
-            long,
+            situation,
             regions,
-        }
+        };
+        situation.shape(&mut setup);
+        setup
     }
 }

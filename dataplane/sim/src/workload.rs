@@ -1,8 +1,9 @@
 //! What clients do: commands on few keys, so that regions meet on them.
 
-use crate::executor::{MS, Time};
+use crate::executor::{MS, SEC, Time};
 use crate::rng::Rng;
 use crate::setup::Setup;
+use crate::situation::About;
 
 /// A command, as a client sends it.
 #[derive(Clone, Debug, PartialEq)]
@@ -101,7 +102,8 @@ pub(crate) struct SessionPlan {
 }
 
 /// Every write is a write of a key class, so that a checker knows what can happen to it:
-/// `k` anything but times to live, `r` whole strings only, `c` counters only, `e` times to live.
+/// `k` anything but times to live, `r` whole strings only, `c` counters only, `e` times to live. (`p` keys are passing ones,
+/// see [`crate::stories`].)
 fn command(rng: &mut Rng, setup: &Setup, (class, which): (u64, u64), large: bool) -> Command {
     let key = |class: char, count: u64| format!("{class}{}", which % count);
     let element = |rng: &mut Rng| rng.below(3) as u8;
@@ -212,16 +214,21 @@ fn command(rng: &mut Rng, setup: &Setup, (class, which): (u64, u64), large: bool
 /// Draws the sessions and what they do.
 pub(crate) fn draw(rng: &mut Rng, setup: &Setup) -> (Vec<SessionPlan>, Vec<Operation>) {
     let regions = setup.regions.len() as u64;
+    let freezes = matches!(setup.situation.about, About::Freezing | About::Blinking);
+    let each = if freezes { rng.range(4, 8) } else { rng.range(2, 4) };
     let sessions: Vec<SessionPlan> =
-        (0..regions * rng.range(2, 4)).map(|n| SessionPlan { region: (n % regions) as u16 + 1 }).collect();
+        (0..regions * each).map(|n| SessionPlan { region: (n % regions) as u16 + 1 }).collect();
     let theme = rng.below(8);
     let large = rng.chance(120);
-    let rate = rng.range(10, 40) / if setup.long { 3 } else { 1 };
-    let count = setup.duration / 1_000_000 * rate;
+    let rate = rng.range(10, 40) / if setup.situation.is_long() { 3 } else { 1 };
+    let count = setup.duration / SEC * rate;
     let mut operations: Vec<Operation> = Vec::new();
     // Bursts: several regions write the same key within a moment, often the same millisecond.
     while (operations.len() as u64) < count {
         let at = rng.below(setup.duration);
+        if setup.situation.is_quiet(at) {
+            continue;
+        }
         let burst = if rng.chance(250) { rng.range(2, 5) } else { 1 };
         // Runs about one thing meet more often on it.
         let class = if theme > 0 && rng.chance(700) { theme } else { rng.below(8) };
@@ -236,19 +243,24 @@ pub(crate) fn draw(rng: &mut Rng, setup: &Setup) -> (Vec<SessionPlan>, Vec<Opera
             } else {
                 let command =
                     if n == 0 || rng.chance(400) { first.clone() } else { command(rng, setup, topic, large) };
-                let asked = match rng.below(10) {
-                    0 | 1 => Asked::Local,
-                    2 => Asked::Remote(rng.range(1, 2) as u16),
-                    _ => Asked::Queued,
-                };
-                Step::Do(command, asked)
+                Step::Do(command, asked(rng))
             };
             operations.push(Operation { number: 0, at: at + rng.below(spread), session, step });
         }
     }
+    operations.extend(crate::stories::draw(rng, setup, &sessions));
     operations.sort_by_key(|o| (o.at, o.session));
     for (number, operation) in operations.iter_mut().enumerate() {
         operation.number = number + 1;
     }
     (sessions, operations)
+}
+
+/// The level of a write.
+pub(crate) fn asked(rng: &mut Rng) -> Asked {
+    match rng.below(10) {
+        0 | 1 => Asked::Local,
+        2 => Asked::Remote(rng.range(1, 2) as u16),
+        _ => Asked::Queued,
+    }
 }

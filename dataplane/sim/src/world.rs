@@ -277,6 +277,7 @@ impl World {
 
     fn start(self: &Rc<Self>) {
         let director = Process::new();
+        self.judge.note(|| format!("{:?}", self.schedule.setup.situation));
         for (region, its) in (1..).zip(&self.schedule.setup.regions) {
             let world = Rc::clone(self);
             self.sim.at(its.joins, move || world.start_region(region));
@@ -288,7 +289,7 @@ impl World {
             let world = Rc::clone(self);
             // The store is up before anything goes wrong; clocks may be wrong from the start.
             let at = if fault.at == 0 { 0 } else { fault.at + SEC };
-            self.sim.at(at, move || world.inject(&fault.kind));
+            self.sim.at(at, move || world.carry_out(fault));
         }
         let mut steps: BTreeMap<usize, Vec<crate::workload::Operation>> = BTreeMap::new();
         for operation in &self.schedule.operations {

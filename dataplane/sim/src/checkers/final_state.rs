@@ -33,7 +33,8 @@ impl Judge {
 
     /// Whether state was refused, in a run in which streams are lost: only a rebuild helps then.
     pub(crate) fn needs_rebuild(world: &World) -> bool {
-        world.schedule.setup.lossy && world.engines().iter().any(|e| e.look(|s, _| s.stats.refused > 0))
+        world.schedule.setup.situation.is_lossy()
+            && world.engines().iter().any(|e| e.look(|s, _| s.stats.refused > 0))
     }
 
     /// Whether every region that lacks something says so on its link to the region that issued it; of what it issued itself and

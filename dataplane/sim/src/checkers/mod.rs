@@ -73,7 +73,7 @@ impl Judge {
         Rc::new(Self {
             sim: sim.clone(),
             trace,
-            lossy: setup.lossy,
+            lossy: setup.situation.is_lossy(),
             engines: RefCell::default(),
             state: RefCell::default(),
         })

@@ -150,6 +150,18 @@ impl Judge {
         }
     }
 
+    /// A copy has taken over state: from now on it says that it has all of that.
+    pub(crate) fn all_shown(&self, engine: &Rc<Engine>) {
+        self.checked("state wholly taken over");
+        engine.expire_now();
+        let keys: Vec<_> = self.state.borrow().ledger.keys(engine.shard).cloned().collect();
+        for key in keys {
+            if let Ok(name) = std::str::from_utf8(&key) {
+                self.shown(engine, name, engine.shows(&key).as_ref());
+            }
+        }
+    }
+
     /// A merge ended. `latest_ms`: clocks beyond it are to be held back.
     #[allow(clippy::too_many_arguments)] // before, after, and what was asked for
     pub(crate) fn merged(

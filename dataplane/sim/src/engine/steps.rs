@@ -207,6 +207,11 @@ impl Engine {
             MergeError::Gaps(_) => Refusal::Gaps,
         })?;
         self.log(state, Entry::Step(merged.entry));
+        let settled = receiving && state.shard.transfer().is_none();
+        drop(guard);
+        if settled {
+            self.judge.all_shown(self);
+        }
         Ok(())
     }
 

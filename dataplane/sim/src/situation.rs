@@ -1,0 +1,348 @@
+//! Situations: what a run is about. Most runs are about nothing: everything happens at any time. But some rules guard against
+//! a chain of events that hardly ever comes together by chance; a share of the runs sets the scene for one of them: a store
+//! and a workload in which it can happen, and the faults that belong to it, with all details drawn.
+
+use crate::executor::{MS, SEC, Time};
+use crate::faults::{Fault, Kind, Place};
+use crate::rng::Rng;
+use crate::setup::{Fsync, Setup};
+
+/// What a run is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum About {
+    /// Nothing.
+    Nothing,
+    /// Streams are truncated and lost, what was unread in them too; servers die while it is fetched as state.
+    Losses,
+    /// All copies of a shard in a region are lost, and its stream; what others had deleted on its word may be in it again.
+    Oblivion,
+    /// While a region fetches state, another copy becomes the source: one that has less.
+    Replacement,
+    /// While a region fetches state, it does not hear of what its source hears from a third one.
+    Overtaking,
+    /// A proxy freezes with writes in its hands, whose master is lost for good meanwhile; it wakes up when everybody else has
+    /// done with that incarnation.
+    Freezing,
+    /// The same, for so short a time that what the proxy knew is still fresh.
+    Blinking,
+    /// Two regions do not hear of each other for longer than it takes to seal what ended before.
+    Estrangement,
+    /// Who was master comes back when its successor is lost, of whom it knows nothing.
+    Succession,
+}
+
+/// See the module.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Situation {
+    pub(crate) about: About,
+    /// The region that it is about.
+    pub(crate) region: u16,
+    /// Another one that has to do with it.
+    pub(crate) other: u16,
+    /// When it begins to go wrong.
+    pub(crate) at: Time,
+}
+
+impl Situation {
+    /// Draws one for so many regions.
+    pub(crate) fn draw(rng: &mut Rng, regions: u64) -> Self {
+        let about = match rng.below(1000) {
+            0..140 => About::Losses,
+            140..180 => About::Oblivion,
+            180..260 => About::Replacement,
+            260..320 if regions > 2 => About::Overtaking,
+            320..380 => About::Freezing,
+            380..440 => About::Estrangement,
+            440..480 => About::Blinking,
+            480..510 => About::Succession,
+            _ => About::Nothing,
+        };
+        let at = match about {
+            About::Nothing | About::Losses => 0,
+            About::Oblivion => rng.range(8 * SEC, 12 * SEC),
+            About::Replacement | About::Overtaking => rng.range(4 * SEC, 7 * SEC),
+            About::Freezing => rng.range(2 * SEC, 9 * SEC),
+            About::Estrangement => rng.range(4 * SEC, 12 * SEC),
+            About::Blinking | About::Succession => rng.range(2 * SEC, 7 * SEC),
+        };
+        let region = rng.below(regions) as u16 + 1;
+        Self { about, region, other: other_than(rng, regions, region), at }
+    }
+
+    /// Streams may be truncated and lost: then state is fetched, or a hole that only a rebuild fills is shown.
+    pub(crate) fn is_lossy(self) -> bool {
+        matches!(self.about, About::Losses | About::Oblivion | About::Replacement | About::Overtaking)
+    }
+
+    /// Things last longer than it takes to seal an incarnation.
+    pub(crate) fn is_long(self) -> bool {
+        matches!(self.about, About::Freezing | About::Estrangement)
+    }
+
+    /// Whether clients have nothing to do but what belongs to it. (What is lost with a source in the midst of a transfer, and was
+    /// in its first pieces, stays where it was fetched; see docs/correctness.md.)
+    pub(crate) fn is_quiet(self, at: Time) -> bool {
+        self.about == About::Replacement && (self.at - SEC..self.at + 4 * SEC).contains(&at)
+    }
+
+    /// How long clients write, seconds. What is lost counts as missing after ten; there must be time to fetch it while more
+    /// goes wrong. Incarnations are sealed after half a minute; something must be late for that.
+    pub(crate) fn seconds(self, rng: &mut Rng) -> u64 {
+        match self.about {
+            About::Nothing => rng.range(8, 20),
+            About::Blinking | About::Succession => rng.range(14, 20),
+            About::Freezing | About::Estrangement => rng.range(60, 75),
+            _ => rng.range(25, 40),
+        }
+    }
+
+    /// Makes the store one in which it can happen.
+    pub(crate) fn shape(self, setup: &mut Setup) {
+        let region = &mut setup.regions[usize::from(self.region) - 1];
+        match self.about {
+            About::Nothing | About::Losses | About::Estrangement => return,
+            About::Blinking => {
+                (region.members, region.fsync) = (region.members.max(2), Fsync::Off);
+                region.proxies = region.proxies.max(2);
+            }
+            About::Succession => {
+                region.members = region.members.max(2);
+                if region.fsync == Fsync::Off {
+                    region.fsync = Fsync::EverySecond;
+                }
+            }
+            // Nothing but memory has what it has.
+            About::Oblivion | About::Replacement => {
+                (region.members, region.fsync) = (region.members.max(2), Fsync::Off);
+                setup.segment = setup.segment.min(16);
+            }
+            About::Overtaking => {}
+            About::Freezing => {
+                (region.members, region.proxies) = (region.members.max(2), region.proxies.max(2));
+                if region.fsync == Fsync::Always {
+                    region.fsync = Fsync::EverySecond;
+                }
+            }
+        }
+        for (of, region) in (1..).zip(&mut setup.regions) {
+            (region.joins, region.leaves) = (0, None);
+            // Two regions that lose everything are more than can be mended.
+            if self.about == About::Oblivion && of != self.region && region.fsync == Fsync::Off {
+                region.fsync = Fsync::EverySecond;
+            }
+        }
+    }
+
+    /// What goes wrong.
+    pub(crate) fn faults(self, rng: &mut Rng, setup: &Setup) -> Vec<Fault> {
+        match self.about {
+            About::Nothing => Vec::new(),
+            About::Losses => {
+                let mut faults: Vec<Fault> =
+                    (0..rng.range(1, 3)).flat_map(|_| lose_unread(rng, setup)).collect();
+                if rng.chance(300) {
+                    faults.extend(lose_a_shard(rng, setup));
+                }
+                faults
+            }
+            About::Oblivion => self.oblivion(rng, setup),
+            About::Replacement => self.replacement(rng, setup),
+            About::Overtaking => self.overtaking(rng, setup),
+            About::Freezing | About::Blinking => self.freezing(rng, setup),
+            About::Estrangement => self.estrangement(rng, setup),
+            About::Succession => self.succession(rng, setup),
+        }
+    }
+
+    fn oblivion(self, rng: &mut Rng, setup: &Setup) -> Vec<Fault> {
+        let Self { region, other, at, .. } = self;
+        let time = rng.range(3, 7) * SEC;
+        let mut faults = Vec::new();
+        for shard in 0..setup.shards {
+            let down = rng.range(50, 1500) * MS;
+            faults.push(Fault::new(at, Kind::ShardPowerLoss { region, shard, down }));
+            faults.push(Fault::new(at + MS, Kind::Truncate { region, shard, keep: 0 }));
+            // What it issues from then on is lost for another one.
+            if rng.chance(500) {
+                faults.push(Fault::new(at + time - 50 * MS, lose_records(rng, region, shard)));
+            }
+        }
+        let both = rng.chance(500);
+        faults.push(Fault::new(at + MS, Kind::CutRegions { from: region, to: other, both, time }));
+        faults
+    }
+
+    fn replacement(self, rng: &mut Rng, setup: &Setup) -> Vec<Fault> {
+        let Self { region, at, .. } = self;
+        let mut faults = self.slow_fetch(rng, setup);
+        let peers = (1..=setup.regions.len() as u16).filter(|peer| *peer != region);
+        let ask_on = rng.chance(800);
+        for shard in 0..setup.shards {
+            for member in 0..setup.regions[usize::from(region) - 1].members {
+                // Its replicas hear of nothing before it happens.
+                let (lag, time) = (rng.range(22, 30) * SEC, 40 * SEC);
+                let begins = rng.range(SEC, at);
+                faults.push(Fault::new(begins, Kind::ReplicaLag { region, shard, member, lag, time }));
+            }
+            let down = rng.range(50, 1500) * MS;
+            let lost = Kind::MasterPowerLoss { region, shard, down };
+            faults.push(Fault::while_fetching(at + 5 * SEC, lost));
+            // Questions for first pieces are not read again.
+            for peer in peers.clone().filter(|_| ask_on) {
+                let lost = Kind::LoseStream { region: peer, shard };
+                faults.push(Fault::while_fetching(at + 5 * SEC + 1, lost));
+            }
+        }
+        faults
+    }
+
+    fn overtaking(self, rng: &mut Rng, setup: &Setup) -> Vec<Fault> {
+        let Self { region, other, at, .. } = self;
+        let mut faults = self.slow_fetch(rng, setup);
+        for third in (1..=setup.regions.len() as u16).filter(|r| ![region, other].contains(r)) {
+            let (both, time) = (rng.chance(500), rng.range(3, 9) * SEC);
+            let cut = Kind::CutRegions { from: third, to: other, both, time };
+            faults.push(Fault::while_fetching(at + 5 * SEC, cut));
+        }
+        faults
+    }
+
+    /// What nobody has read of `region`'s stream is lost, and fetched by `other` over a slow link.
+    fn slow_fetch(self, rng: &mut Rng, setup: &Setup) -> Vec<Fault> {
+        let Self { region, other, at, .. } = self;
+        let mut faults = Vec::new();
+        let time = rng.range(2000, 3000) * MS;
+        for peer in (1..=setup.regions.len() as u16).filter(|peer| *peer != region) {
+            // What is to be missing at another copy must not be had from a third region.
+            if peer == other || self.about == About::Replacement {
+                let both = rng.chance(500);
+                faults.push(Fault::new(at, Kind::CutRegions { from: region, to: peer, both, time }));
+            }
+        }
+        for shard in 0..setup.shards {
+            faults.push(Fault::new(at + time - 50 * MS, Kind::LoseStream { region, shard }));
+        }
+        for proxy in 0..setup.regions[usize::from(other) - 1].proxies {
+            let (from, to) = (Place::Broker { region }, Place::Proxy { region: other, proxy });
+            let (extra, time) = (rng.range(200, 800) * MS, 16 * SEC);
+            faults.push(Fault::new(at + 9 * SEC, Kind::Slow { from, to, extra, time }));
+        }
+        faults
+    }
+
+    fn freezing(self, rng: &mut Rng, setup: &Setup) -> Vec<Fault> {
+        let Self { region, at, .. } = self;
+        let frozen = proxy(rng, setup, region);
+        // A server that comes back at once, and empty, is followed at once by all others.
+        let (time, down) = match self.about {
+            About::Blinking => (rng.range(1500, 4500) * MS, (20, 300)),
+            _ => (rng.range(46, 58) * SEC, (3500, 6000)),
+        };
+        let mut faults = vec![Fault::new(at, Kind::Pause { place: frozen, time })];
+        for shard in 0..setup.shards {
+            for member in 0..setup.regions[usize::from(region) - 1].members {
+                let (lag, time) = (rng.range(500, 2000) * MS, 4 * SEC);
+                faults.push(Fault::new(at - SEC, Kind::ReplicaLag { region, shard, member, lag, time }));
+                // Answers that are under way when it freezes.
+                let (from, extra) = (Place::Engine { region, shard, member }, rng.range(50, 350) * MS);
+                faults.push(Fault::new(at - SEC, Kind::Slow { from, to: frozen, extra, time: 2 * SEC }));
+            }
+            let (later, down) = (rng.range(1, 100) * MS, rng.range(down.0, down.1) * MS);
+            faults.push(Fault::new(at + later, Kind::MasterPowerLoss { region, shard, down }));
+        }
+        // Who takes over reads slowly what its stream holds of before.
+        let readers =
+            if self.about == About::Freezing { setup.regions[usize::from(region) - 1].proxies } else { 0 };
+        for proxy in 0..readers {
+            let (from, to) = (Place::Broker { region }, Place::Proxy { region, proxy });
+            let (extra, time) = (rng.range(50, 400) * MS, 8 * SEC);
+            faults.push(Fault::new(at + 2 * SEC, Kind::Slow { from, to, extra, time }));
+        }
+        faults
+    }
+
+    fn succession(self, rng: &mut Rng, setup: &Setup) -> Vec<Fault> {
+        let Self { region, at, .. } = self;
+        let mut faults = Vec::new();
+        for shard in 0..setup.shards {
+            let (later, down) = (rng.range(4500, 5000) * MS, rng.range(5100, 6000) * MS);
+            faults.push(Fault::new(at, Kind::MasterPowerLoss { region, shard, down }));
+            let down = rng.range(4, 7) * SEC;
+            faults.push(Fault::new(at + later, Kind::MasterPowerLoss { region, shard, down }));
+        }
+        faults
+    }
+
+    fn estrangement(self, rng: &mut Rng, setup: &Setup) -> Vec<Fault> {
+        let Self { region, other, at, .. } = self;
+        let shard = rng.below(u64::from(setup.shards)) as u16;
+        let member = rng.below(u64::from(setup.regions[usize::from(region) - 1].members)) as u8;
+        let place = Place::Engine { region, shard, member };
+        let end = if rng.chance(500) {
+            Kind::Fence { region, shard }
+        } else {
+            Kind::Kill { place, down: rng.range(50, 2500) * MS }
+        };
+        let (both, time) = (rng.chance(500), rng.range(36, 48) * SEC);
+        vec![
+            Fault::new(at - rng.range(500, 3000) * MS, end),
+            Fault::new(at, Kind::CutRegions { from: region, to: other, both, time }),
+        ]
+    }
+}
+
+/// Another region.
+pub(crate) fn other_than(rng: &mut Rng, regions: u64, region: u16) -> u16 {
+    (u64::from(region) + rng.range(1, regions - 1) - 1) as u16 % regions as u16 + 1
+}
+
+fn proxy(rng: &mut Rng, setup: &Setup, region: u16) -> Place {
+    let proxies = setup.regions[usize::from(region) - 1].proxies;
+    Place::Proxy { region, proxy: rng.below(u64::from(proxies)) as u8 }
+}
+
+fn lose_records(rng: &mut Rng, region: u16, shard: u16) -> Kind {
+    if rng.chance(500) {
+        Kind::Truncate { region, shard, keep: rng.below(3) as usize }
+    } else {
+        Kind::LoseStream { region, shard }
+    }
+}
+
+/// What another region had not read of a stream is lost; later, while it is fetched, servers die.
+fn lose_unread(rng: &mut Rng, setup: &Setup) -> Vec<Fault> {
+    let regions = setup.regions.len() as u64;
+    let region = rng.below(regions) as u16 + 1;
+    let other = other_than(rng, regions, region);
+    let shard = rng.below(u64::from(setup.shards)) as u16;
+    let (at, time) = (rng.below(setup.duration / 3), rng.range(1, 5) * SEC);
+    let cut = Kind::CutRegions { from: region, to: other, both: rng.chance(500), time };
+    let lost = Fault::new(at + time - 50 * MS, lose_records(rng, region, shard));
+    let mut faults = vec![Fault::new(at, cut), lost];
+    for _ in 0..rng.below(4) {
+        let at = rng.range(at + 9 * SEC, setup.duration);
+        let region = *rng.pick(&[region, other]);
+        let members = u64::from(setup.regions[usize::from(region) - 1].members);
+        let shard = rng.below(u64::from(setup.shards)) as u16;
+        let place = Place::Engine { region, shard, member: rng.below(members) as u8 };
+        let down = rng.range(50, 2500) * MS;
+        let kind = match rng.below(3) {
+            0 => Kind::Kill { place, down },
+            1 => Kind::PowerLoss { place, down },
+            _ => Kind::HostLoss { place, down },
+        };
+        faults.push(Fault::new(at, kind));
+    }
+    faults
+}
+
+/// All copies of a shard lose what was not fsynced, and every stream what could give it back.
+fn lose_a_shard(rng: &mut Rng, setup: &Setup) -> Vec<Fault> {
+    let region = rng.below(setup.regions.len() as u64) as u16 + 1;
+    let shard = rng.below(u64::from(setup.shards)) as u16;
+    let at = rng.range(setup.duration / 4, setup.duration * 3 / 4);
+    let power = Kind::ShardPowerLoss { region, shard, down: rng.range(50, 2500) * MS };
+    let streams = 1..=setup.regions.len() as u16;
+    let lost = streams.map(|region| Fault::new(at + MS, Kind::Truncate { region, shard, keep: 0 }));
+    std::iter::once(Fault::new(at, power)).chain(lost).collect()
+}
