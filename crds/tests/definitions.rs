@@ -4,12 +4,20 @@ use std::path::Path;
 
 #[test]
 fn definitions_are_up_to_date() {
+    is_up_to_date("multiactive.dev.yaml", &crds::definitions_yaml());
+}
+
+#[test]
+fn the_reference_is_up_to_date() {
+    is_up_to_date("../docs/api.md", &crds::reference());
+}
+
+fn is_up_to_date(file: &str, made: &str) {
     // Where the tree is now, and not where it was built.
     let package = std::env::var("CARGO_MANIFEST_DIR").unwrap();
-    let file = Path::new(&package).join("multiactive.dev.yaml");
-    let made = crds::definitions_yaml();
+    let file = Path::new(&package).join(file);
     if std::env::var_os("BLESS").is_some() {
-        std::fs::write(&file, &made).unwrap();
+        std::fs::write(&file, made).unwrap();
     }
     let committed = std::fs::read_to_string(&file).unwrap_or_default();
     assert!(made == committed, "{} is not what the types make: run `make generate`", file.display());

@@ -135,9 +135,10 @@ impl Cluster {
         }
         if !path.exists() {
             let user = format!("operator-{namespace}");
-            let binding =
-                ["create", "rolebinding", "operator", "--clusterrole=multiactive-operator", "-n", namespace];
-            self.kubectl(&[&binding[..], &[&format!("--user={user}")]].concat())?;
+            for role in ["multiactive-operator", "multiactive-operator-lease"] {
+                let (role_arg, user_arg) = (format!("--clusterrole={role}"), format!("--user={user}"));
+                self.kubectl(&["create", "rolebinding", role, &role_arg, &user_arg, "-n", namespace])?;
+            }
             let output = Command::new(&self.tool)
                 .args(["kubeconfig", "--user", &user, "--dir"])
                 .arg(self.folder.join("cluster"))
@@ -201,7 +202,15 @@ impl Namespace {
         let log = self.cluster.folder.join(format!("{}.operator.log", self.name));
         let file = std::fs::File::options().create(true).append(true).open(&log)?;
         let child = Command::new(operator_program()?)
-            .args(["run", "--watch-namespace", &self.name])
+            .args([
+                "run",
+                "--watch-namespace",
+                &self.name,
+                "--namespace",
+                &self.name,
+                "--listen",
+                "127.0.0.1:0",
+            ])
             .args(args)
             .env("KUBECONFIG", self.cluster.operators_kubeconfig(&self.name)?)
             .stdin(Stdio::null())
@@ -243,6 +252,11 @@ impl Operator {
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Asks it to end (SIGTERM).
+    pub fn terminate(&self) -> Result<()> {
+        crate::process::terminate(self.child.id())
     }
 
     /// Waits until it ends by itself; whether it did so without an error.

@@ -19,6 +19,11 @@ pub fn kill(pid: u32) -> Result<()> {
     send(pid, Signal::KILL)
 }
 
+/// `kill -TERM`.
+pub fn terminate(pid: u32) -> Result<()> {
+    send(pid, Signal::TERM)
+}
+
 /// `kill -STOP`.
 pub fn pause(pid: u32) -> Result<()> {
     send(pid, Signal::STOP)

@@ -9,9 +9,12 @@ use e2e::wait::wait_until;
 use crate::{LIMIT, is_reconciled, picture, small, wait_reconciled};
 
 /// Runs operators that crash after their first write, until one has nothing left to write. Returns how many crashed.
-fn crash_after_every_write(namespace: &Namespace) -> usize {
+fn crash_after_every_write(namespace: &Namespace, leases: &mut usize) -> usize {
     for crashes in 0..500 {
-        let mut operator = namespace.operator(&["--crash-after", "1"]).unwrap();
+        // Each has a Lease of its own, which is its first write: the one of the last would hold for a while.
+        let lease = format!("lease-{}", *leases);
+        *leases += 1;
+        let mut operator = namespace.operator(&["--crash-after", "2", "--lease", &lease]).unwrap();
         let crashed = wait_until("a crash, or the end of the work", LIMIT, || {
             if operator.wait_end(Duration::ZERO).is_ok() {
                 return Ok(true);
@@ -31,6 +34,7 @@ fn a_crash_after_any_write_changes_nothing_in_the_end() {
     let changed = small(", proxy: {replicas: 3}, replication: {ack: Local}");
     let whole = Cluster::shared().namespace("whole").unwrap();
     let broken = Cluster::shared().namespace("broken").unwrap();
+    let mut leases = 0;
     let same = |what: &str| {
         let [whole, broken] =
             [&whole, &broken].map(|of| format!("{:#?}", picture(of)).replace(&of.name, "NAMESPACE"));
@@ -40,14 +44,14 @@ fn a_crash_after_any_write_changes_nothing_in_the_end() {
     let _operator = whole.operator(&[]).unwrap();
     wait_reconciled(&whole, "shop");
     broken.apply(&small("")).unwrap();
-    let crashes = crash_after_every_write(&broken);
+    let crashes = crash_after_every_write(&broken, &mut leases);
     assert!(crashes > 30, "{crashes} crashes");
     same("the first round");
     for namespace in [&whole, &broken] {
         namespace.apply(&changed).unwrap();
     }
     wait_reconciled(&whole, "shop");
-    let crashes = crash_after_every_write(&broken);
+    let crashes = crash_after_every_write(&broken, &mut leases);
     assert!(crashes >= 4, "{crashes} crashes");
     same("a change");
 }

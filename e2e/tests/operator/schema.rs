@@ -278,8 +278,8 @@ fn what_cannot_change_is_refused() {
         "spec.redis.storage.className: Invalid value: \"object\": cannot change: the volumes are of that class",
     );
     refused(
-        "}}",
-        "}, broker: {replicas: 1}}",
+        "shards: 2",
+        "shards: 2, broker: {replicas: 1}",
         "spec.broker.replicas: Invalid value: \"integer\": cannot change",
     );
     namespace.apply(&spec("").replace("20Gi", "30Gi")).unwrap();

@@ -39,6 +39,18 @@ struct Run {
     #[arg(long, value_name = "FILE", env = "MAS_CATALOG")]
     catalog: Option<PathBuf>,
 
+    /// Where to answer probes (/healthz, /readyz) and serve /metrics
+    #[arg(long, value_name = "HOST:PORT", env = "MAS_LISTEN", default_value = "0.0.0.0:8080")]
+    listen: String,
+
+    /// The Lease, in the operator's own namespace, that several operators compete for: one of them acts
+    #[arg(long, value_name = "NAME", env = "MAS_LEASE", default_value = "multiactive-operator")]
+    lease: String,
+
+    /// This operator's name in the Lease [default: the host's name and the process id]
+    #[arg(long, value_name = "NAME", env = "MAS_IDENTITY")]
+    identity: Option<String>,
+
     /// How log lines are written to stderr
     #[arg(long, value_name = "FORMAT", default_value = "text", env = "MAS_LOG_FORMAT")]
     log_format: LogFormat,
@@ -87,10 +99,15 @@ fn serve(args: Run) -> Result<(), Box<dyn std::error::Error>> {
         .install_default()
         .map_err(|_| "installing the TLS provider: there is another one already")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let identity = args.identity.unwrap_or_else(|| format!("{}_{}", host.trim(), std::process::id()));
     let options = Options {
         watch_namespace: args.watch_namespace,
         namespace: args.namespace,
         catalog: args.catalog,
+        listen: args.listen,
+        lease: args.lease,
+        identity,
         crash_after: args.crash_after,
     };
     Ok(runtime.block_on(run(options, stop_signal()))?)

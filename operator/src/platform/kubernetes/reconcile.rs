@@ -15,6 +15,7 @@ use super::catalog::Catalog;
 use super::check::{Checked, check};
 use super::client::{ClientError, Namespace};
 use super::dereference::{World, dereference};
+use super::endpoint::Metrics;
 use super::status::{Round, build_store, build_waiting_region, update_region, update_store};
 
 /// Characters of a password: about 190 bits.
@@ -26,6 +27,7 @@ pub(crate) struct Context {
     pub(crate) catalog: Catalog,
     /// Where the operator itself runs.
     pub(crate) namespace: String,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 /// One round.

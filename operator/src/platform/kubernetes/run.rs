@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crds::{MultiActiveStore, StoreRegion};
-use futures_util::StreamExt as _;
+use futures_util::{FutureExt as _, StreamExt as _};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
@@ -19,6 +19,8 @@ use super::FIELD_MANAGER;
 use super::catalog::{Catalog, CatalogError};
 use super::client::ClientError;
 use super::crash::CrashLayer;
+use super::endpoint::{Metrics, serve};
+use super::lease::Election;
 use super::reconcile::{Context, reconcile};
 
 /// Stores that are reconciled at the same time, at most.
@@ -37,6 +39,12 @@ pub struct Options {
     pub namespace: String,
     /// The release catalog, if not the built-in one.
     pub catalog: Option<PathBuf>,
+    /// Where to answer probes and serve metrics, `host:port`.
+    pub listen: String,
+    /// Name of the Lease that several operators of one namespace compete for.
+    pub lease: String,
+    /// This operator's name in it: unique.
+    pub identity: String,
     /// For tests: end as if killed after so many requests that write.
     pub crash_after: Option<u64>,
 }
@@ -50,6 +58,17 @@ pub enum RunError {
     /// The catalog cannot be used.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
+    /// The port is taken, or no address.
+    #[error("listening on {address} failed: {source}; choose another --listen")]
+    Listen {
+        /// What was asked for.
+        address: String,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// Another operator may act now.
+    #[error("the lease was lost: another operator may act now, so this one ends and is started again")]
+    LeaseLost,
     /// The kinds are not there.
     #[error(
         "watching MultiActiveStores failed: {0}; are the CustomResourceDefinitions installed (operator crds | kubectl apply -f -)?"
@@ -68,18 +87,46 @@ pub async fn run(
         Some(namespace) => Api::namespaced(client.clone(), namespace),
         None => Api::all(client.clone()),
     };
+    let listener = tokio::net::TcpListener::bind(&options.listen)
+        .await
+        .map_err(|source| RunError::Listen { address: options.listen.clone(), source })?;
     stores
         .list(&kube::api::ListParams::default().limit(1))
         .await
         .map_err(|error| RunError::NoKinds(Box::new(error)))?;
-    let context = Arc::new(Context { client: client.clone(), catalog, namespace: options.namespace.clone() });
+    let metrics = Arc::new(Metrics::new());
+    tokio::spawn(serve(listener, Arc::clone(&metrics)));
+    let stop = stop.shared();
+    let election =
+        Election::new(client.clone(), &options.namespace, &options.lease, options.identity.clone());
+    tokio::select! {
+        () = election.win() => {}
+        () = stop.clone() => return Ok(()),
+    }
+    metrics.leads();
+    tracing::info!(watch = options.watch_namespace.as_deref().unwrap_or("all namespaces"), "operator leads");
+    let scope = Scope { client: client.clone(), namespace: options.watch_namespace };
+    let context = Arc::new(Context { client, catalog, namespace: options.namespace, metrics });
+    let ended = tokio::select! {
+        () = election.hold() => Err(RunError::LeaseLost),
+        () = watch(stores, &scope, context, stop) => Ok(()),
+    };
+    if ended.is_ok() {
+        election.release().await;
+        tracing::info!("operator stopped");
+    }
+    ended
+}
+
+/// Reconciles whatever changes, until `stop` is done and the rounds under way have ended.
+async fn watch(
+    stores: Api<MultiActiveStore>,
+    scope: &Scope,
+    context: Arc<Context>,
+    stop: impl Future<Output = ()> + Send + Sync + 'static,
+) {
     let all = watcher::Config::default();
     let ours = watcher::Config::default().labels(&format!("app.kubernetes.io/managed-by={FIELD_MANAGER}"));
-    let scope = Scope { client, namespace: options.watch_namespace.clone() };
-    tracing::info!(
-        watch = options.watch_namespace.as_deref().unwrap_or("all namespaces"),
-        "operator started"
-    );
     Controller::new(stores, all)
         .with_config(Config::default().concurrency(CONCURRENCY).debounce(Duration::from_millis(100)))
         .owns(scope.api::<StatefulSet>(), ours.clone())
@@ -97,8 +144,6 @@ pub async fn run(
             }
         })
         .await;
-    tracing::info!("operator stopped");
-    Ok(())
 }
 
 async fn connect(crash_after: Option<u64>) -> Result<kube::Client, kube::Error> {
@@ -128,8 +173,10 @@ impl Scope {
 }
 
 async fn one(store: Arc<MultiActiveStore>, context: Arc<Context>) -> Result<Action, ClientError> {
-    reconcile(store, context).await?;
-    Ok(Action::requeue(jittered(RESYNC)))
+    let (metrics, started) = (Arc::clone(&context.metrics), Instant::now());
+    let done = reconcile(store, context).await;
+    metrics.round(done.is_ok(), started.elapsed());
+    done.map(|()| Action::requeue(jittered(RESYNC)))
 }
 
 fn failed(_: Arc<MultiActiveStore>, error: &ClientError, _: Arc<Context>) -> Action {

@@ -1,0 +1,88 @@
+//! The operator's own port: `/healthz`, `/readyz`, `/metrics`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    outcome: &'static str,
+}
+
+/// What the operator counts.
+pub(crate) struct Metrics {
+    rounds: Family<Outcome, Counter>,
+    seconds: Histogram,
+    leads: Gauge,
+    is_watching: AtomicBool,
+    registry: Registry,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let mut all = Self {
+            rounds: Family::default(),
+            seconds: Histogram::new(exponential_buckets(0.01, 2.0, 12)),
+            leads: Gauge::default(),
+            is_watching: AtomicBool::new(false),
+            registry: Registry::with_prefix("mas_operator"),
+        };
+        let registry = &mut all.registry;
+        registry.register("reconciles", "Rounds of reconciling, by how they ended", all.rounds.clone());
+        registry.register_with_unit(
+            "reconcile_duration",
+            "Duration of a round",
+            Unit::Seconds,
+            all.seconds.clone(),
+        );
+        registry.register("leads", "1: this operator acts; 0: another one does", all.leads.clone());
+        all
+    }
+
+    /// A round ended.
+    pub(crate) fn round(&self, well: bool, took: Duration) {
+        self.rounds.get_or_create(&Outcome { outcome: if well { "done" } else { "failed" } }).inc();
+        self.seconds.observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn leads(&self) {
+        self.leads.set(1);
+        self.is_watching.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Serves them until the process ends. Who waits for the lease is ready, too: it would act if it had to.
+pub(crate) async fn serve(listener: tokio::net::TcpListener, metrics: Arc<Metrics>) {
+    let router = Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(text))
+        .with_state(metrics);
+    if let Err(error) = axum::serve(listener, router).await {
+        tracing::error!(%error, "the port for probes and metrics is closed");
+    }
+}
+
+async fn ready(State(metrics): State<Arc<Metrics>>) -> impl IntoResponse {
+    let leads = metrics.is_watching.load(Ordering::Relaxed);
+    (StatusCode::OK, if leads { "leads\n" } else { "waits for the lease\n" })
+}
+
+async fn text(State(metrics): State<Arc<Metrics>>) -> impl IntoResponse {
+    let mut text = String::new();
+    let encoded = prometheus_client::encoding::text::encode(&mut text, &metrics.registry);
+    let code = if encoded.is_ok() { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };
+    (code, [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
+}
