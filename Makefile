@@ -81,7 +81,7 @@ bench: build ## Plain Redis, nutcracker and a region of this store, side by side
 generate: ## Write the generated files again (docs/commands.md, crds/*.yaml ...)
 	./tools/generate
 
-images: ## Container images of redis with the engine, broker, proxy, operator (IMAGES=--help: options; docs/images.md)
+images: setup ## Container images of redis with the engine, broker, proxy, operator (IMAGES=--help: options; docs/images.md)
 	@./tools/images $(IMAGES)
 
 cluster-up: ## A real Kubernetes on this machine, for tests (docs/cluster.md; with KUBECONFIG set, that cluster is used instead)
