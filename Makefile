@@ -16,11 +16,14 @@ JOBS_SIM ?= $(shell nproc 2>/dev/null || echo 1)
 # How long `make fuzz` runs each target.
 SECONDS_FUZZ ?= 20
 
+# Options of `make images`.
+IMAGES ?=
+
 # How long `make jepsen` hurts its store, and further options (JEPSEN=--help).
 MINUTES ?= 2
 JEPSEN ?=
 
-.PHONY: help setup build demo test sim soak jepsen mutations fuzz fuzz-corpus lint bench generate cluster-up cluster-down cluster-test clean
+.PHONY: help setup build demo test sim soak jepsen mutations fuzz fuzz-corpus lint bench generate images cluster-up cluster-down cluster-test clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -77,6 +80,9 @@ bench: build ## Plain Redis, nutcracker and a region of this store, side by side
 
 generate: ## Write the generated files again (docs/commands.md, crds/*.yaml ...)
 	./tools/generate
+
+images: setup ## Container images of redis with the engine, broker, proxy, operator (IMAGES=--help: options; docs/images.md)
+	@./tools/images $(IMAGES)
 
 cluster-up: ## A real Kubernetes on this machine, for tests (docs/cluster.md; with KUBECONFIG set, that cluster is used instead)
 	@if [ -n "$$KUBECONFIG" ]; then echo "== cluster: KUBECONFIG is set: $$KUBECONFIG is used, and nothing is started"; else ./tools/cluster up; fi

@@ -191,7 +191,10 @@ heartbeat = 10
 /// Users of a broker in RabbitMQ's own format: the region's proxies may do everything with this store's streams, those of other
 /// regions may read them, and have queues of their own for heartbeats.
 pub(crate) fn definitions(store: &str, proxies: &str, peers: &str) -> String {
-    let own = format!("^(mas\\.{}\\..*|amq\\.gen.*)$", store.replace('-', "\\-"));
+    let store = store.replace('-', "\\-");
+    let own = format!("^(mas\\.{store}\\..*|amq\\.gen.*)$");
+    // Records go through the default exchange, by the stream's name. Who may write to it reaches every queue: no peers.
+    let written = format!("^(mas\\.{store}\\..*|amq\\.gen.*|amq\\.default)$");
     let permission = |user: &str, configure: &str, write: &str| json!({"user": user, "vhost": "/", "configure": configure, "write": write, "read": own});
     let user = |name: &str, password: &str| {
         json!({
@@ -205,7 +208,7 @@ pub(crate) fn definitions(store: &str, proxies: &str, peers: &str) -> String {
         "vhosts": [{"name": "/"}],
         "users": [user(BROKER_USER, proxies), user(PEER_USER, peers)],
         "permissions": [
-            permission(BROKER_USER, &own, &own),
+            permission(BROKER_USER, &own, &written),
             permission(PEER_USER, "^amq\\.gen.*$", "^amq\\.gen.*$"),
         ],
     });

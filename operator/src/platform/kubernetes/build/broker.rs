@@ -69,9 +69,20 @@ fn config(store: &Checked, region: &str) -> String {
         management: MANAGEMENT,
         users: BrokerUsers::Definitions(&format!("{SECRETS}/definitions.json")),
         nodes: &nodes,
-        memory: MEMORY,
+        memory: watermark(store),
         storage: Some(store.spec.broker.storage.as_bytes()),
     })
+}
+
+/// Memory at which a node holds publishers back: below its limit, where the kernel would end it, and before that there is no alarm.
+fn watermark(store: &Checked) -> u64 {
+    let resources = resources(store);
+    let limit = resources["limits"]["memory"].as_str().and_then(|limit| limit.parse().ok());
+    limit.map_or(MEMORY, crds::Quantity::as_bytes) / 10 * 6
+}
+
+fn resources(store: &Checked) -> Value {
+    pods::resources(store.spec.broker.resources.as_ref(), "250m", MEMORY)
 }
 
 fn stateful_set(store: &Checked, region: &CheckedRegion, name: &str, labels: &Value) -> Object {
@@ -100,9 +111,13 @@ fn stateful_set(store: &Checked, region: &CheckedRegion, name: &str, labels: &Va
             {"name": "RABBITMQ_ENABLED_PLUGINS_FILE", "value": "/etc/multiactive/enabled_plugins"},
             {"name": "RABBITMQ_MNESIA_BASE", "value": "/data"},
             {"name": "RABBITMQ_LOGS", "value": "-"},
+            // A log of upgrades goes there, whatever the other logs do.
+            {"name": "RABBITMQ_LOG_BASE", "value": "/tmp"},
+            // A dump of a crash is as large as the memory was, and has clients' data in it.
+            {"name": "ERL_CRASH_DUMP_SECONDS", "value": "0"},
         ],
         "ports": ports().map(|(name, port)| json!({"name": name, "containerPort": port})).collect::<Vec<_>>(),
-        "resources": pods::resources(broker.resources.as_ref(), "250m", MEMORY),
+        "resources": resources(store),
         "startupProbe": {"tcpSocket": {"port": "amqp"}, "periodSeconds": 5, "failureThreshold": 120},
         "readinessProbe": {"tcpSocket": {"port": "amqp"}, "periodSeconds": 5, "failureThreshold": 2},
         "securityContext": pods::container_security(),

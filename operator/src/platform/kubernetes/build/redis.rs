@@ -64,13 +64,15 @@ fn config(store: &Checked) -> String {
 
 fn stateful_set(store: &Checked, region: &CheckedRegion, name: &str, labels: &Value) -> Object {
     let redis = &store.spec.redis;
-    let probe = |what: &str| json!({"exec": {"command": ["mas-probe", what]}});
     let probed = |what: &str, period: u64, failures: u64, timeout: u64| {
-        let mut probe = probe(what);
-        probe["periodSeconds"] = json!(period);
-        probe["failureThreshold"] = json!(failures);
-        probe["timeoutSeconds"] = json!(timeout);
-        probe
+        // A little less than the kubelet waits, so that the answer is the reason and not that there was none.
+        let patience = (timeout * 1000 - 500).to_string();
+        json!({
+            "exec": {"command": ["mas-probe", what, "--timeout-ms", patience]},
+            "periodSeconds": period,
+            "failureThreshold": failures,
+            "timeoutSeconds": timeout,
+        })
     };
     let loading = 60 + redis.max_memory.as_bytes() / LOADS_PER_SECOND;
     let container = json!({
