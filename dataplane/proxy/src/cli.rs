@@ -13,6 +13,10 @@ pub struct Cli {
     #[arg(long, value_name = "FILE", env = "MAS_PROXY_CONFIG")]
     pub config: PathBuf,
 
+    /// This proxy's name, unique in its region, in place of the one in the configuration: proxies that share one file need it.
+    #[arg(long, value_name = "NAME", env = "MAS_PROXY_NAME")]
+    pub name: Option<String>,
+
     /// Read and check the configuration, say what is wrong with it, and end (exit code 64 if it cannot be used).
     #[arg(long)]
     pub check: bool,

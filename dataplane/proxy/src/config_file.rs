@@ -26,8 +26,8 @@ pub struct Watched {
     pub refused: watch::Receiver<Option<String>>,
 }
 
-/// Starts watching `path`, whose content now is `first`.
-pub fn watch(path: PathBuf, first: Settings) -> Watched {
+/// Starts watching `path`, whose content now is `first`; `name`: in place of the proxy's name in it.
+pub fn watch(path: PathBuf, name: Option<String>, first: Settings) -> Watched {
     let first = Arc::new(first);
     let (config_send, config) = watch::channel(first.config.clone());
     let (settings_send, settings) = watch::channel(first);
@@ -36,8 +36,9 @@ pub fn watch(path: PathBuf, first: Settings) -> Watched {
         loop {
             tokio::time::sleep(EVERY).await;
             let now = settings_send.borrow().clone();
-            let path = path.clone();
-            let Ok(read) = tokio::task::spawn_blocking(move || Settings::read(&path)).await else { return };
+            let (path, name) = (path.clone(), name.clone());
+            let read = tokio::task::spawn_blocking(move || Settings::read(&path, name.as_deref()));
+            let Ok(read) = read.await else { return };
             match change(&now, read) {
                 Ok(None) => {
                     refused_send.send_if_modified(|refused| refused.take().is_some());

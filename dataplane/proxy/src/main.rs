@@ -16,7 +16,7 @@ const BAD_CONFIGURATION: u8 = 64;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let settings = match Settings::read(&cli.config) {
+    let settings = match Settings::read(&cli.config, cli.name.as_deref()) {
         Ok(settings) => settings,
         Err(error) => {
             eprintln!("mas-proxy: {error}");
@@ -45,7 +45,7 @@ fn serve(cli: Cli, settings: Settings) -> anyhow::Result<()> {
     // The workers and the replication side have threads of their own; this one asks engines and answers admin requests.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let replicate = |wiring| Ok(Arc::new(Replicator::start(wiring)?) as Arc<dyn Replication>);
-    runtime.block_on(mas_proxy::run::run(cli.config, settings, replicate))
+    runtime.block_on(mas_proxy::run::run(cli.config, cli.name, settings, replicate))
 }
 
 fn start_log(cli: &Cli) -> anyhow::Result<()> {

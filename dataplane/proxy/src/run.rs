@@ -36,10 +36,11 @@ fn raise_open_files(connections: usize) {
     }
 }
 
-/// Serves until SIGTERM or SIGINT, then drains. `replicate` starts the replication side; it is called inside the
+/// Serves until SIGTERM or SIGINT, then drains. `name`: in place of the one in the file. `replicate` starts the replication side; it is called inside the
 /// runtime, before any port is bound.
 pub async fn run(
     path: std::path::PathBuf,
+    name: Option<String>,
     first: Settings,
     replicate: impl FnOnce(Wiring) -> anyhow::Result<Arc<dyn Replication>>,
 ) -> anyhow::Result<()> {
@@ -49,7 +50,7 @@ pub async fn run(
     raise_open_files(first.config.max_connections);
     let shards = usize::from(first.shards());
     let (listen, admin_address) = (first.listen, first.admin);
-    let watched = config_file::watch(path, first);
+    let watched = config_file::watch(path, name, first);
 
     let shared = Arc::new(Shared {
         totals: Totals::new(workers),

@@ -93,11 +93,14 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Reads and checks the file.
-    pub fn read(path: &Path) -> Result<Self, SettingsError> {
+    /// Reads and checks the file; `name`: in place of the proxy's name in it.
+    pub fn read(path: &Path, name: Option<&str>) -> Result<Self, SettingsError> {
         let text = read(path)?;
-        let config = serde_json::from_str(&text)
+        let mut config: ProxyConfig = serde_json::from_str(&text)
             .map_err(|source| SettingsError::Parse { path: path.to_owned(), source })?;
+        if let Some(name) = name {
+            name.clone_into(&mut config.proxy);
+        }
         Self::check(config)
     }
 
@@ -320,6 +323,14 @@ pub(crate) mod tests {
         assert!(old.check_change(&Settings::check(changed).expect("valid")).is_ok());
         let other = Settings::check(config(3)).expect("valid");
         assert!(old.check_change(&other).expect_err("fixed").to_string().starts_with("shards"));
+    }
+
+    #[test]
+    fn proxies_that_share_a_file_have_names_of_their_own() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), serde_json::to_vec(&config(1)).expect("json")).expect("written");
+        let name = |own: Option<&str>| Settings::read(file.path(), own).expect("valid").config.proxy.clone();
+        assert_eq!((name(None), name(Some("pod-7"))), ("p1".to_owned(), "pod-7".to_owned()));
     }
 
     #[test]
