@@ -107,10 +107,12 @@ impl Outbox {
         for (&incarnation, lane) in &mut self.lanes {
             for (seq, entry) in &mut lane.entries {
                 let Some(entry) = entry else { continue };
-                if entry.at_ms.saturating_add(min_age_ms) > now_ms {
+                // What is of a later time is old: the clock was set back.
+                if entry.at_ms <= now_ms && now_ms - entry.at_ms < min_age_ms {
                     continue;
                 }
-                if entry.claim.is_some_and(|(holder, until)| holder != proxy && until > now_ms) {
+                let holds = |until| is_held(until, claim_ms, now_ms);
+                if entry.claim.is_some_and(|(holder, until)| holder != proxy && holds(until)) {
                     continue;
                 }
                 size += entry.effect.len();
@@ -140,6 +142,12 @@ impl Outbox {
     pub fn first_of(&self, incarnation: Incarnation) -> Option<u64> {
         self.lanes.get(&incarnation)?.first()
     }
+}
+
+/// Whether a claim for `ttl_ms` that was good until `until_ms` still holds. One that seems to hold for longer than it can is of a
+/// clock that was set back since, and does not: claims only choose who does something, and must not keep everybody from it.
+pub fn is_held(until_ms: u64, ttl_ms: u64, now_ms: u64) -> bool {
+    until_ms > now_ms && until_ms - now_ms <= ttl_ms
 }
 
 #[cfg(test)]
@@ -195,5 +203,14 @@ mod tests {
         assert_eq!(o.sweep(2, 110, 10, 1000, 50).iter().map(|t| t.1).collect::<Vec<_>>(), [3]);
         assert_eq!(o.sweep(1, 111, 10, 1000, 50).len(), 2, "its own again");
         assert_eq!(o.sweep(2, 161, 10, 1000, 50).len(), 3);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_keeps_nobody_from_sweeping() {
+        let mut o = Outbox::default();
+        o.push(Incarnation(1), 1, Bytes::from_static(b"effect"), 20_000);
+        assert_eq!(o.sweep(1, 20_100, 50, 1000, 500).len(), 1);
+        // Proxy 1 is gone, and the clock is what it was 19 seconds ago.
+        assert_eq!(o.sweep(2, 1000, 50, 1000, 500).len(), 1);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use mas_core::outbox::is_held;
 use mas_core::stamp::RegionId;
 
 use crate::gate::{self, Gate};
@@ -152,12 +153,12 @@ impl Node {
     pub(crate) fn claim(&mut self, duty: &[u8], proxy: u64, ttl_ms: u64, now_ms: u64) -> (bool, u64) {
         if let Some((holder, until)) = self.claims.get(duty)
             && *holder != proxy
-            && *until > now_ms
+            && is_held(*until, ttl_ms, now_ms)
         {
             return (false, *holder);
         }
         if self.claims.len() >= CLAIMS_MAX && !self.claims.contains_key(duty) {
-            self.claims.retain(|_, (_, until)| *until > now_ms);
+            self.claims.retain(|_, (_, until)| is_held(*until, ttl_ms, now_ms));
             if self.claims.len() >= CLAIMS_MAX {
                 return (false, 0);
             }
@@ -222,6 +223,8 @@ mod tests {
         assert_eq!(node.claim(b"own", 2, 100, 50), (false, 1));
         assert_eq!(node.claim(b"own", 1, 100, 90), (true, 1), "renewed");
         assert_eq!(node.claim(b"own", 2, 100, 150), (false, 1));
+        assert_eq!(node.claim(b"own", 2, 100, 190), (true, 2));
+        assert_eq!(node.claim(b"own", 1, 100, 20), (true, 1), "the clock was set back");
         assert_eq!(node.claim(b"own", 2, 100, 190), (true, 2));
         for duty in 0..2000u32 {
             node.claim(&duty.to_be_bytes(), 1, 100, 200);

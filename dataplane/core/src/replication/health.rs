@@ -100,6 +100,8 @@ pub struct Health {
     /// The peer's clock at the newest heartbeat of which everything is here.
     level_clock_ms: u64,
     suspects: Option<Suspects>,
+    /// The own incarnation that the suspects were noted under.
+    live: Incarnation,
     missing: u64,
     state: Option<LinkState>,
     since_ms: u64,
@@ -119,6 +121,7 @@ impl Health {
             behind: 0,
             level_clock_ms: 0,
             suspects: None,
+            live: Incarnation::NONE,
             missing: 0,
             state: None,
             since_ms: 0,
@@ -146,6 +149,10 @@ impl Health {
 
     /// The own cover, as of now, and the own live incarnation.
     pub fn covered(&mut self, own: &Cover, live: Incarnation) {
+        if self.live != live {
+            // Another master here: what it lacks may be on its way to it.
+            (self.live, self.suspects) = (live, None);
+        }
         let live = Origin { region: self.own, incarnation: live };
         let none = SeqSet::default();
         let lacking =
@@ -340,6 +347,19 @@ mod tests {
             h.covered(&own(&[(1, 3)]), Incarnation(1));
         }
         assert_eq!((h.missing(), h.state(LINK, 0).0), (2, LinkState::Missing));
+    }
+
+    #[test]
+    fn what_a_new_master_here_lacks_is_looked_at_anew() {
+        let mut h = Health::new(PEER, OWN);
+        h.beat(LIVE, &beat(1, 1000, 5), 0);
+        h.covered(&own(&[(1, 3)]), Incarnation(1));
+        h.beat(LIVE, &beat(1, 1000 + MISSING_AFTER_MS, 5), 0);
+        h.covered(&own(&[(1, 2)]), Incarnation(2));
+        assert_eq!((h.missing(), h.lag_effects()), (0, 3), "it has only begun to read");
+        h.beat(LIVE, &beat(1, 1000 + 2 * MISSING_AFTER_MS, 5), 0);
+        h.covered(&own(&[(1, 2)]), Incarnation(2));
+        assert_eq!(h.missing(), 3);
     }
 
     #[test]

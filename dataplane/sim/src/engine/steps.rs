@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use bytes::Bytes;
+use mas_core::outbox::is_held;
 use mas_core::replication::heartbeat::Word;
 use mas_core::replication::reader::Merge;
 use mas_core::shard::{Identity, MergeError, Position, SkewLimits, local_entry};
@@ -314,7 +315,7 @@ impl Engine {
         self.check_promoted(&state, meant)?;
         if let Some((holder, until)) = state.claims.get(&duty)
             && *holder != proxy
-            && *until > now_ms
+            && is_held(*until, ttl_ms, now_ms)
         {
             return Ok(false);
         }
