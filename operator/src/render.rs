@@ -4,7 +4,7 @@ use std::path::Path;
 
 use base64::Engine as _;
 use crds::AppendOnly;
-use mas_core::config::{AckLevel, OnBrokerLoss};
+use mas_core::config::{AckLevel, OnBrokerLoss, Retention};
 use serde_json::json;
 
 /// What one Redis server needs to know.
@@ -245,6 +245,14 @@ pub(crate) fn on_broker_loss(wanted: crds::OnBrokerLoss) -> OnBrokerLoss {
     match wanted {
         crds::OnBrokerLoss::Degrade => OnBrokerLoss::Degrade,
         crds::OnBrokerLoss::Reject => OnBrokerLoss::Reject,
+    }
+}
+
+/// The same of what the streams keep.
+pub(crate) fn retention(replication: &crds::Replication) -> Retention {
+    Retention {
+        seconds: replication.retention.as_millis().div_ceil(1000),
+        bytes: replication.retention_bytes.as_bytes(),
     }
 }
 

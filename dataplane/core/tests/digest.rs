@@ -12,7 +12,6 @@ use mas_core::shard::Shard;
 use mas_core::slot::{SLOTS, slot_of};
 use mas_core::stamp::{RegionId, ShardId};
 use mas_core::transfer::{Cursor, PieceBounds, State, Want};
-use mas_core::wire::Writer;
 use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
@@ -76,9 +75,7 @@ fn transfer(regions: &mut [Region], now: u64) {
         let want = Want { of: RegionId(3), transfer: now, since, cursor };
         let source = &mut regions[2];
         let (next, chunk) = source.shard.export(&want, PieceBounds { keys: 2, bytes: 60 }, &mut source.map);
-        let mut w = Writer::default();
-        w.bytes(&chunk);
-        let state = State { to: RegionId(2), index: 0, count: 1, bytes: w.finish() };
+        let state = State::parts(RegionId(2), &[chunk]).remove(0);
         let record = Record { id: 5, shard: ShardId(0), origin: source.origin(), body: Body::State(state) };
         regions[1].merge(3, &[record.encode()], now);
         cursor = next;

@@ -8,7 +8,6 @@ use common::{Region, Write};
 use mas_core::record::{Body, Record};
 use mas_core::stamp::{RegionId, ShardId};
 use mas_core::transfer::{Cursor, PieceBounds, State, Want};
-use mas_core::wire::Writer;
 use proptest::prelude::*;
 
 const SMALL: PieceBounds = PieceBounds { keys: 1, bytes: 40 };
@@ -17,9 +16,7 @@ const SMALL: PieceBounds = PieceBounds { keys: 1, bytes: 40 };
 fn piece(regions: &mut [Region], from: usize, to: usize, want: &Want) -> (Cursor, bytes::Bytes) {
     let source = &mut regions[from];
     let (next, chunk) = source.shard.export(want, SMALL, &mut source.map);
-    let mut w = Writer::default();
-    w.bytes(&chunk);
-    let state = State { to: RegionId(to as u16 + 1), index: 0, count: 1, bytes: w.finish() };
+    let state = State::parts(RegionId(to as u16 + 1), &[chunk]).remove(0);
     let record = Record { id: 5, shard: ShardId(0), origin: source.origin(), body: Body::State(state) };
     (next, record.encode())
 }

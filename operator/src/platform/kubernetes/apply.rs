@@ -6,7 +6,7 @@ use kube::core::Resource as _;
 use serde_json::{Value, json};
 
 use super::client::{ClientError, Namespace};
-use super::object::Object;
+use super::object::{Object, digest_of};
 
 /// Name of the annotation with the digest of what was applied last: a field that is no longer wanted changes it.
 const APPLIED: &str = "multiactive.dev/applied";
@@ -61,8 +61,8 @@ fn complete(mut object: Object, owner: &Owner) -> Object {
             "blockOwnerDeletion": true,
         }]);
     }
-    let digest = xxhash_rust::xxh3::xxh3_64(object.json.to_string().as_bytes());
-    object.json["metadata"]["annotations"][APPLIED] = json!(format!("{digest:016x}"));
+    let digest = digest_of(&object.json.to_string());
+    object.json["metadata"]["annotations"][APPLIED] = json!(digest);
     object
 }
 

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 
 use mas_core::config::ProxyConfig;
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::catalog::Catalog;
 use super::dereference::World;
@@ -94,12 +93,6 @@ impl Checked {
 
     pub(crate) fn broker_passwords(&self, region: &str) -> BrokerPasswords {
         self.passwords.brokers.get(region).cloned().unwrap_or_default()
-    }
-
-    /// A short name for a text: another text, another name.
-    #[allow(clippy::unused_self)] // reads as what it is for
-    pub(crate) fn digest_of(&self, text: &str) -> String {
-        format!("{:016x}", xxh3_64(text.as_bytes()))
     }
 }
 

@@ -1,7 +1,6 @@
 //! The operator's own port: `/healthz`, `/readyz`, `/metrics`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -26,7 +25,6 @@ pub(crate) struct Metrics {
     rounds: Family<Outcome, Counter>,
     seconds: Histogram,
     leads: Gauge,
-    is_watching: AtomicBool,
     registry: Registry,
 }
 
@@ -36,7 +34,6 @@ impl Metrics {
             rounds: Family::default(),
             seconds: Histogram::new(exponential_buckets(0.01, 2.0, 12)),
             leads: Gauge::default(),
-            is_watching: AtomicBool::new(false),
             registry: Registry::with_prefix("mas_operator"),
         };
         let registry = &mut all.registry;
@@ -59,7 +56,6 @@ impl Metrics {
 
     pub(crate) fn leads(&self) {
         self.leads.set(1);
-        self.is_watching.store(true, Ordering::Relaxed);
     }
 }
 
@@ -76,7 +72,7 @@ pub(crate) async fn serve(listener: tokio::net::TcpListener, metrics: Arc<Metric
 }
 
 async fn ready(State(metrics): State<Arc<Metrics>>) -> impl IntoResponse {
-    let leads = metrics.is_watching.load(Ordering::Relaxed);
+    let leads = metrics.leads.get() == 1;
     (StatusCode::OK, if leads { "leads\n" } else { "waits for the lease\n" })
 }
 

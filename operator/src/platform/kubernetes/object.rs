@@ -61,6 +61,11 @@ impl fmt::Display for Kind {
     }
 }
 
+/// A short name for a text: another text, another name.
+pub(crate) fn digest_of(text: &str) -> String {
+    format!("{:016x}", xxhash_rust::xxh3::xxh3_64(text.as_bytes()))
+}
+
 /// One object.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Object {

@@ -27,8 +27,9 @@ use super::reconcile::{Context, reconcile};
 const CONCURRENCY: u16 = 8;
 /// Everything is looked at again after this time, whatever was seen.
 const RESYNC: Duration = Duration::from_mins(5);
-/// After a round that failed; longer each time.
-const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_mins(1));
+/// Pauses after a round that failed: somebody was faster, and the watch brings what there is now; or something else.
+const AFTER_CONFLICT: Duration = Duration::from_millis(500);
+const AFTER_FAILURE: Duration = Duration::from_secs(5);
 
 /// How to run.
 #[derive(Clone, Debug)]
@@ -180,9 +181,7 @@ async fn one(store: Arc<MultiActiveStore>, context: Arc<Context>) -> Result<Acti
 }
 
 fn failed(_: Arc<MultiActiveStore>, error: &ClientError, _: Arc<Context>) -> Action {
-    // Somebody was faster: the watch brings what there is now.
-    let pause = if error.is_conflict() { RETRY.0 } else { RETRY.0 * 10 };
-    Action::requeue(jittered(pause.min(RETRY.1)))
+    Action::requeue(jittered(if error.is_conflict() { AFTER_CONFLICT } else { AFTER_FAILURE }))
 }
 
 fn jittered(pause: Duration) -> Duration {

@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use mas_core::config::{
-    BrokerConfig, ClientAuth, PeerConfig, ProxyConfig, RegionRef, Retention, ShardConfig,
-};
+use mas_core::config::{BrokerConfig, ClientAuth, PeerConfig, ProxyConfig, RegionRef, ShardConfig};
 use serde::{Deserialize, Serialize};
 
 use super::binaries::Binaries;
@@ -69,10 +67,7 @@ pub(super) fn build_config(
         ack: render::ack_level(replication.ack),
         remote_acks: replication.remote_acks,
         on_broker_loss: render::on_broker_loss(replication.on_broker_loss),
-        retention: Retention {
-            seconds: replication.retention.as_millis().div_ceil(1000),
-            bytes: replication.retention_bytes.as_bytes(),
-        },
+        retention: render::retention(replication),
         max_lag_ms: replication.max_lag.as_millis(),
         engine_password_file: Some(passwords.engine.clone()),
         client_auth: passwords

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::pods;
 use crate::platform::kubernetes::check::{Checked, CheckedRegion};
 use crate::platform::kubernetes::labels::{self, Part};
-use crate::platform::kubernetes::object::{Kind, Object};
+use crate::platform::kubernetes::object::{Kind, Object, digest_of};
 use crate::render::{self, BrokerFile, BrokerUsers};
 
 /// AMQP.
@@ -26,14 +26,15 @@ pub(super) fn objects(store: &Checked, region: &CheckedRegion) -> Vec<Object> {
     let (of, here) = (&store.spec.name, &region.spec.name);
     let name = labels::part_name(of, here, Part::Broker);
     let labels = labels::part(of, here, region.id, Part::Broker);
-    let files = json!({"rabbitmq.conf": config(store, here), "enabled_plugins": PLUGINS});
+    let config = config(store, here);
+    let files = json!({"rabbitmq.conf": config, "enabled_plugins": PLUGINS});
     let ports: Vec<Value> =
         ports().map(|(name, port)| json!({"name": name, "port": port, "targetPort": name})).collect();
     vec![
         Object::new(Kind::ConfigMap, name.clone(), &labels, json!({"data": files})),
         pods::headless_service(&name, &labels, &json!(ports)),
         pods::disruption_budget(&name, &labels),
-        stateful_set(store, region, &name, &labels),
+        stateful_set(store, region, &name, &labels, &config),
     ]
 }
 
@@ -85,7 +86,7 @@ fn resources(store: &Checked) -> Value {
     pods::resources(store.spec.broker.resources.as_ref(), "250m", MEMORY)
 }
 
-fn stateful_set(store: &Checked, region: &CheckedRegion, name: &str, labels: &Value) -> Object {
+fn stateful_set(store: &Checked, region: &CheckedRegion, name: &str, labels: &Value, config: &str) -> Object {
     let broker = &store.spec.broker;
     let cookie = format!("install -m 0400 {SECRETS}/erlang-cookie {HOME}/.erlang.cookie");
     let home = json!({"name": "home", "mountPath": HOME});
@@ -141,7 +142,7 @@ fn stateful_set(store: &Checked, region: &CheckedRegion, name: &str, labels: &Va
     let template = json!({
         "metadata": {
             "labels": labels,
-            "annotations": {"multiactive.dev/config": store.digest_of(&config(store, &region.spec.name))},
+            "annotations": {"multiactive.dev/config": digest_of(config)},
         },
         "spec": pods::spec(&region.spec.placement, labels, 120, inner),
     });

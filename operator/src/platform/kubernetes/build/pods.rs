@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::{Affinity, PodAffinityTerm, PodAntiAffinity, Wei
 use serde_json::{Value, json};
 
 use crate::platform::kubernetes::labels;
+use crate::platform::kubernetes::object::{Kind, Object};
 
 /// The user that everything runs as.
 const USER: u32 = 10_001;
@@ -91,19 +92,13 @@ pub(super) fn resources(wanted: Option<&crds::Resources>, cpu: &str, memory: u64
 }
 
 /// At most one of these pods may be away for a planned reason.
-pub(super) fn disruption_budget(name: &str, labels: &Value) -> crate::platform::kubernetes::object::Object {
-    use crate::platform::kubernetes::object::{Kind, Object};
+pub(super) fn disruption_budget(name: &str, labels: &Value) -> Object {
     let body = json!({"spec": {"maxUnavailable": 1, "selector": {"matchLabels": labels::selector(labels)}}});
     Object::new(Kind::PodDisruptionBudget, name.to_owned(), labels, body)
 }
 
 /// A headless Service that gives each pod of a StatefulSet its name, ready or not: an engine that is fenced must be found.
-pub(super) fn headless_service(
-    name: &str,
-    labels: &Value,
-    ports: &Value,
-) -> crate::platform::kubernetes::object::Object {
-    use crate::platform::kubernetes::object::{Kind, Object};
+pub(super) fn headless_service(name: &str, labels: &Value, ports: &Value) -> Object {
     let body = json!({"spec": {
         "clusterIP": "None",
         "publishNotReadyAddresses": true,
@@ -121,8 +116,7 @@ pub(super) fn stateful_set(
     keeps_data: bool,
     template: &Value,
     claim: &Value,
-) -> crate::platform::kubernetes::object::Object {
-    use crate::platform::kubernetes::object::{Kind, Object};
+) -> Object {
     let retention = if keeps_data { "Retain" } else { "Delete" };
     let body = json!({"spec": {
         "serviceName": name,

@@ -1,8 +1,6 @@
 //! The region's front: the proxies, the Service that clients connect to, and the Secret that tells them how.
 
-use mas_core::config::{
-    BrokerConfig, ClientAuth, PeerConfig, ProxyConfig, RegionRef, Retention, ShardConfig,
-};
+use mas_core::config::{BrokerConfig, ClientAuth, PeerConfig, ProxyConfig, RegionRef, ShardConfig};
 use serde_json::{Value, json};
 
 use super::{broker, pods, redis};
@@ -69,10 +67,7 @@ pub(super) fn config(store: &Checked, region: &CheckedRegion) -> ProxyConfig {
         ack: render::ack_level(replication.ack),
         remote_acks: replication.remote_acks,
         on_broker_loss: render::on_broker_loss(replication.on_broker_loss),
-        retention: Retention {
-            seconds: replication.retention.as_millis().div_ceil(1000),
-            bytes: replication.retention_bytes.as_bytes(),
-        },
+        retention: render::retention(replication),
         max_lag_ms: replication.max_lag.as_millis(),
         engine_password_file: Some(secret("engine")),
         client_auth: Some(ClientAuth {

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::pods;
 use crate::platform::kubernetes::check::{Checked, CheckedRegion};
 use crate::platform::kubernetes::labels;
-use crate::platform::kubernetes::object::{Kind, Object};
+use crate::platform::kubernetes::object::{Kind, Object, digest_of};
 use crate::render::{self, RedisConfig, Users};
 
 /// Port of every Redis server.
@@ -42,7 +42,7 @@ fn of_shard(store: &Checked, region: &CheckedRegion, shard: u16) -> Vec<Object> 
             &json!([{"name": "redis", "port": PORT, "targetPort": "redis"}]),
         ),
         pods::disruption_budget(&name, &labels),
-        stateful_set(store, region, &name, &labels),
+        stateful_set(store, region, &name, &labels, &config),
     ]
 }
 
@@ -62,7 +62,7 @@ fn config(store: &Checked) -> String {
     })
 }
 
-fn stateful_set(store: &Checked, region: &CheckedRegion, name: &str, labels: &Value) -> Object {
+fn stateful_set(store: &Checked, region: &CheckedRegion, name: &str, labels: &Value, config: &str) -> Object {
     let redis = &store.spec.redis;
     let probed = |what: &str, period: u64, failures: u64, timeout: u64| {
         // A little less than the kubelet waits, so that the answer is the reason and not that there was none.
@@ -108,7 +108,7 @@ fn stateful_set(store: &Checked, region: &CheckedRegion, name: &str, labels: &Va
     let template = json!({
         "metadata": {
             "labels": labels,
-            "annotations": {"multiactive.dev/config": store.digest_of(&config(store))},
+            "annotations": {"multiactive.dev/config": digest_of(config)},
         },
         "spec": pods::spec(&region.spec.placement, labels, 60, inner),
     });
