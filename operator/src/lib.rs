@@ -1,5 +1,6 @@
 //! Runs multi-active stores: the procedures, written once, and the platforms that carry them out.
 
+mod health;
 pub mod platform;
 mod render;
 

@@ -154,7 +154,7 @@ pub fn bootstrap_obstacles<'a>(members: impl Iterator<Item = (String, &'a Seen)>
             Seen::Answers { identity, .. } if !identity.empty || identity.epoch > 0 => Some(Notice {
                 reason: "RetainedDataMismatch",
                 message: format!(
-                    "{name} holds data of an earlier store that this record knows nothing of: give back its state.json, or use another state directory"
+                    "{name} holds data of an earlier store that this record knows nothing of: give back the record that belongs to it, or use other volumes"
                 ),
             }),
             Seen::Answers { .. } => None,
@@ -189,6 +189,16 @@ pub fn step(control: &mut Control, place: &Place, record: &Record, members: &[Se
         promote(control, record, members, now.saturating_sub(since), now, &mut plan);
     }
     plan
+}
+
+/// The record of a shard of which nothing is left but the highest epoch ever issued (a copy that is made before an epoch is
+/// used): who serves under it, is whom it was issued to. What that one held then is not known any more.
+pub fn reconstruct(epoch: u64, members: &[Seen]) -> Record {
+    let serves = |id: &Identity| {
+        id.role == Role::Master && id.state != EngineState::Fenced && id.epoch == epoch && epoch > 0
+    };
+    let master = members.iter().position(|seen| seen.identity().is_some_and(serves));
+    Record { epoch, master, basis: None }
 }
 
 /// The members whose cover should be compared with the master's: making them replicas might discard something.
@@ -233,7 +243,7 @@ fn disagreement(place: &Place, record: &Record, members: &[Seen]) -> Option<Noti
         (id.epoch > record.epoch || stranger).then(|| Notice {
             reason: "RecordMismatch",
             message: format!(
-                "redis-{i} says epoch {}, the record epoch {} for {}: nothing is done until they agree (was state.json put back from a copy?)",
+                "redis-{i} says epoch {}, the record epoch {} for {}: nothing is done until they agree (was the record put back from a copy?)",
                 id.epoch,
                 record.epoch,
                 record.master.map_or("nobody".into(), |m| format!("redis-{m}"))

@@ -69,7 +69,10 @@ async fn count(status: &StoreStatus) -> Counts {
         }
     }
     let proxies = status.processes.iter().filter(|row| row.component.contains("/proxy-"));
-    let metrics = join_all(proxies.map(async |row| Some((row, fetch_metrics(row.port?).await?)))).await;
+    let metrics = join_all(
+        proxies.map(async |row| Some((row, fetch_metrics(&format!("127.0.0.1:{}", row.port?)).await?))),
+    )
+    .await;
     for (row, text) in metrics.into_iter().flatten() {
         let (proxy, pid) = (row.component.clone(), row.pid);
         counts.insert(Counter::Merged { proxy: proxy.clone(), pid }, sum_of(&text, "merged_effects_total"));

@@ -1,12 +1,14 @@
 //! Brings the cluster to what was built: reads each object, and sends it only if something that we set is missing or another.
 //! A quiet store causes no writes.
 
+use std::collections::BTreeMap;
+
 use kube::api::DynamicObject;
 use kube::core::Resource as _;
 use serde_json::{Value, json};
 
 use super::client::{ClientError, Namespace};
-use super::object::{Object, digest_of};
+use super::object::{Kind, Object, digest_of};
 
 /// Name of the annotation with the digest of what was applied last: a field that is no longer wanted changes it.
 const APPLIED: &str = "multiactive.dev/applied";
@@ -18,6 +20,8 @@ pub(crate) struct Applied {
     pub(crate) changed: Vec<String>,
     /// Objects that belong to somebody else, and were left alone.
     pub(crate) taken: Vec<String>,
+    /// The template that each StatefulSet's pods should run by now.
+    pub(crate) revisions: BTreeMap<String, String>,
 }
 
 /// Who owns what goes with the store.
@@ -38,15 +42,52 @@ pub(crate) async fn apply(
         let live = namespace.get(wanted.kind, &wanted.name).await?;
         let shown = format!("{} {}", wanted.kind, wanted.name);
         match compare(&wanted, live.as_ref(), owner) {
-            Difference::None => {}
+            Difference::None => applied.revisions.extend(live.as_ref().and_then(revision)),
             Difference::Taken => applied.taken.push(shown),
             Difference::Some => {
+                if wanted.kind == Kind::StatefulSet
+                    && let Some(live) = &live
+                {
+                    grow(namespace, &wanted, live).await?;
+                }
                 namespace.apply(&wanted).await?;
                 applied.changed.push(shown);
             }
         }
     }
     Ok(applied)
+}
+
+/// The template that a StatefulSet's pods should run, once its controller has seen the last change.
+fn revision(live: &DynamicObject) -> Option<(String, String)> {
+    let status = live.data.get("status")?;
+    let seen = status.get("observedGeneration")?.as_i64() == live.metadata.generation;
+    let revision = status.get("updateRevision")?.as_str()?.to_owned();
+    Some((live.metadata.name.clone()?, revision)).filter(|_| seen)
+}
+
+const STORAGE: &str = "/spec/volumeClaimTemplates/0/spec/resources/requests/storage";
+
+/// Grows the claims of a StatefulSet. Its template of them is immutable: the StatefulSet is deleted, its pods stay, and the next apply
+/// makes it anew around them.
+async fn grow(namespace: &Namespace, wanted: &Object, live: &DynamicObject) -> Result<(), ClientError> {
+    let storage = |object: &Value| object.pointer(STORAGE)?.as_str().map(ToOwned::to_owned);
+    let (Some(new), Some(old)) = (storage(&wanted.json), live.data.pointer(STORAGE).and_then(Value::as_str))
+    else {
+        return Ok(());
+    };
+    let bytes = |text: &str| text.parse().map_or(0, crds::Quantity::as_bytes);
+    if bytes(&new) <= bytes(old) {
+        return Ok(());
+    }
+    let replicas = wanted.json.pointer("/spec/replicas").and_then(Value::as_u64).unwrap_or_default();
+    for ordinal in 0..replicas {
+        let claim = format!("data-{}-{ordinal}", wanted.name);
+        if namespace.grow_claim(&claim, &new).await? {
+            tracing::info!(claim, from = old, to = new, "claim grown");
+        }
+    }
+    namespace.orphan(&wanted.name, live.metadata.uid.as_deref().unwrap_or_default()).await
 }
 
 /// Adds owner and digest.
@@ -61,8 +102,15 @@ fn complete(mut object: Object, owner: &Owner) -> Object {
             "blockOwnerDeletion": true,
         }]);
     }
-    let digest = digest_of(&object.json.to_string());
-    object.json["metadata"]["annotations"][APPLIED] = json!(digest);
+    match object.over.as_deref() {
+        // Others write it, too, and know of no digest.
+        Some("") => {}
+        Some(version) => object.json["metadata"]["resourceVersion"] = json!(version),
+        None => {
+            let digest = digest_of(&object.json.to_string());
+            object.json["metadata"]["annotations"][APPLIED] = json!(digest);
+        }
+    }
     object
 }
 
@@ -89,7 +137,12 @@ fn compare(wanted: &Object, live: Option<&DynamicObject>, owner: &Owner) -> Diff
         return Difference::Taken;
     }
     let live = serde_json::to_value(live).unwrap_or_default();
-    if contains(&live, &wanted.json) { Difference::None } else { Difference::Some }
+    // What has changed since it was read is no difference: the next round reads it.
+    let mut wanted = wanted.json.clone();
+    if let Some(meta) = wanted["metadata"].as_object_mut() {
+        meta.remove("resourceVersion");
+    }
+    if contains(&live, &wanted) { Difference::None } else { Difference::Some }
 }
 
 /// Whether `live` has all that is wanted. Defaults of the API server, and other managers' fields, are beside it.

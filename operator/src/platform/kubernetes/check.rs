@@ -28,6 +28,8 @@ pub struct Checked {
     pub namespace: String,
     /// What it is, for good.
     pub identity: Identity,
+    /// Version of the record that this comes from; empty: there was none.
+    pub(crate) identity_version: String,
     /// The entry of the catalog.
     pub release: String,
     pub(crate) passwords: Passwords,
@@ -46,6 +48,8 @@ pub(crate) struct CheckedRegion {
     pub(crate) is_member: bool,
     /// What its proxies were told last.
     pub(crate) proxy_config: Option<ProxyConfig>,
+    /// Proxies to run now.
+    pub(crate) proxy_replicas: u16,
 }
 
 /// All passwords of a store.
@@ -136,18 +140,42 @@ pub fn check(
                 id: member.map_or(0, |member| member.id),
                 is_member: member.is_some(),
                 proxy_config: world.proxy_configs.get(&region.name).cloned(),
+                proxy_replicas: proxy_replicas(world, &spec, &identity, &region.name),
             }
         })
         .collect();
     let passwords = passwords(world, &spec, &identity, new_password)?;
     let operator_namespace = operator_namespace.to_owned();
-    Ok(Checked { spec, namespace, identity, release, passwords, images, regions, operator_namespace })
+    let identity_version = world.identity.as_ref().map(|(_, version)| version.clone()).unwrap_or_default();
+    Ok(Checked {
+        spec,
+        namespace,
+        identity,
+        identity_version,
+        release,
+        passwords,
+        images,
+        regions,
+        operator_namespace,
+    })
+}
+
+/// Until a store is founded: no proxy before all nodes of its region's broker are ready, and then one, which declares the streams alone.
+/// RabbitMQ 3.10 forms its coordinator of streams at the first declaration, of the nodes that are there; and two at once make two.
+fn proxy_replicas(world: &World, spec: &crds::Validated, identity: &Identity, region: &str) -> u16 {
+    let wanted = spec.proxy.replicas;
+    if identity.founded.is_some() || spec.broker.replicas == 1 {
+        return wanted;
+    }
+    let running = world.proxies.get(region).copied().unwrap_or_default();
+    let formed = world.ready_brokers.get(region).is_some_and(|ready| *ready >= spec.broker.replicas);
+    running.max(u16::from(formed)).min(wanted)
 }
 
 /// The record that there is, with new regions taken in, or a new one.
 fn identity(world: &World, spec: &crds::Validated) -> Result<Identity, Refusal> {
     let name = labels::identity_name(&spec.name);
-    let Some(text) = &world.identity else { return Ok(Identity::new(spec)) };
+    let Some((text, _)) = &world.identity else { return Ok(Identity::new(spec)) };
     let mut identity = Identity::parse(text).map_err(|why| Refusal {
         reason: "RetainedDataMismatch",
         message: format!(

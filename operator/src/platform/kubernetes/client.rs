@@ -1,10 +1,14 @@
 //! Access to the API server: every call that the operator makes goes through here, and names the object that it is about.
 
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::api::{Api, DynamicObject, Patch, PatchParams, ValidationDirective};
-use serde_json::Value;
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Secret};
+use kube::api::{
+    Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy,
+    ValidationDirective,
+};
+use serde_json::{Value, json};
 
 use super::FIELD_MANAGER;
+use super::identity::KEY;
 use super::object::{Kind, Object};
 
 /// A call that failed.
@@ -45,6 +49,74 @@ impl Namespace {
         self.api(kind).get_opt(name).await.map_err(|source| fail("getting", kind, name, source))
     }
 
+    /// A small number in an object, by JSON pointer.
+    pub(crate) async fn number(
+        &self,
+        kind: Kind,
+        name: &str,
+        pointer: &str,
+    ) -> Result<Option<u16>, ClientError> {
+        let found = self.get(kind, name).await?;
+        let number = |object: DynamicObject| object.data.pointer(pointer)?.as_u64()?.try_into().ok();
+        Ok(found.and_then(number))
+    }
+
+    /// The text of an identity record, and its version.
+    pub(crate) async fn identity(&self, name: &str) -> Result<Option<(String, String)>, ClientError> {
+        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.name);
+        let found =
+            api.get_opt(name).await.map_err(|source| fail("getting", Kind::ConfigMap, name, source))?;
+        Ok(found.and_then(|map| Some((map.data?.remove(KEY)?, map.metadata.resource_version?))))
+    }
+
+    /// Writes an identity record over `version`.
+    pub(crate) async fn write_identity(
+        &self,
+        name: &str,
+        text: &str,
+        version: &str,
+    ) -> Result<(), ClientError> {
+        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.name);
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
+        let patch = json!({"metadata": {"resourceVersion": version}, "data": {KEY: text}});
+        let written = api.patch(name, &params, &Patch::Merge(&patch)).await;
+        written.map(drop).map_err(|source| fail("writing", Kind::ConfigMap, name, source))
+    }
+
+    /// Asks for more storage for a claim; whether it had less.
+    pub(crate) async fn grow_claim(&self, name: &str, storage: &str) -> Result<bool, ClientError> {
+        let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &self.name);
+        let fail = |verb, source| ClientError {
+            verb,
+            kind: "PersistentVolumeClaim".into(),
+            name: name.to_owned(),
+            source: Box::new(source),
+        };
+        let Some(claim) = api.get_opt(name).await.map_err(|source| fail("getting", source))? else {
+            return Ok(false);
+        };
+        let has = claim.spec.and_then(|spec| spec.resources?.requests?.remove("storage"));
+        let bytes = |text: &str| text.parse().map_or(0, crds::Quantity::as_bytes);
+        if has.is_some_and(|has| bytes(&has.0) >= bytes(storage)) {
+            return Ok(false);
+        }
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
+        let patch = json!({"spec": {"resources": {"requests": {"storage": storage}}}});
+        let grown = api.patch(name, &params, &Patch::Merge(&patch)).await;
+        grown.map(|_| true).map_err(|source| fail("growing", source))
+    }
+
+    /// Deletes a StatefulSet and leaves its pods, if it is still the one with this `uid`.
+    pub(crate) async fn orphan(&self, name: &str, uid: &str) -> Result<(), ClientError> {
+        let params = DeleteParams {
+            propagation_policy: Some(PropagationPolicy::Orphan),
+            preconditions: Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None }),
+            ..DeleteParams::default()
+        };
+        let deleted = self.api(Kind::StatefulSet).delete(name, &params).await;
+        deleted.map(drop).map_err(|source| fail("deleting", Kind::StatefulSet, name, source))
+    }
+
     /// One text of a ConfigMap.
     pub(crate) async fn text(&self, name: &str, key: &str) -> Result<Option<String>, ClientError> {
         let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.name);
@@ -67,8 +139,15 @@ impl Namespace {
         }))
     }
 
-    /// Server-side apply: our fields become these, everybody else's stay.
+    /// Server-side apply: our fields become these, everybody else's stay. What must not exist yet is created.
     pub(crate) async fn apply(&self, object: &Object) -> Result<(), ClientError> {
+        if object.over.as_deref() == Some("") {
+            let fail = |source| fail("creating", object.kind, &object.name, source);
+            let new: DynamicObject =
+                serde_json::from_value(object.json.clone()).map_err(|e| fail(kube::Error::SerdeError(e)))?;
+            let params = PostParams { field_manager: Some(FIELD_MANAGER.into()), ..PostParams::default() };
+            return self.api(object.kind).create(&params, &new).await.map(drop).map_err(fail);
+        }
         let params = PatchParams {
             field_manager: Some(FIELD_MANAGER.into()),
             force: true,
@@ -93,9 +172,9 @@ impl Namespace {
             + std::fmt::Debug
             + serde::de::DeserializeOwned,
     {
-        let mut body = serde_json::json!({"status": status});
+        let mut body = json!({"status": status});
         if let Some(version) = version {
-            body["metadata"] = serde_json::json!({"resourceVersion": version});
+            body["metadata"] = json!({"resourceVersion": version});
         }
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
         let api: Api<K> = Api::namespaced(self.client.clone(), &self.name);
@@ -111,7 +190,7 @@ impl Namespace {
     pub(crate) async fn pin_release(&self, store: &str, release: &str) -> Result<(), ClientError> {
         let api: Api<crds::MultiActiveStore> = Api::namespaced(self.client.clone(), &self.name);
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
-        let patch = serde_json::json!({"spec": {"release": release}});
+        let patch = json!({"spec": {"release": release}});
         let patched = api.patch(store, &params, &Patch::Merge(&patch)).await;
         patched.map(drop).map_err(|source| ClientError {
             verb: "pinning the release of",

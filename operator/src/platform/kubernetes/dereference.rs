@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crds::{MultiActiveStore, StoreRegion};
+use crds::MultiActiveStore;
 use mas_core::config::ProxyConfig;
 
 use super::client::{ClientError, Namespace};
-use super::identity::KEY;
 use super::labels::{self, Part};
 use super::object::Kind;
 
@@ -15,16 +14,18 @@ use super::object::Kind;
 pub struct World {
     /// The store as it was read.
     pub store: MultiActiveStore,
-    /// The text of its identity record.
-    pub identity: Option<String>,
+    /// The text of its identity record, and its version.
+    pub identity: Option<(String, String)>,
     /// Its passwords.
     pub credentials: Option<BTreeMap<String, String>>,
     /// The client's credentials, where the manifest names a Secret: user and password.
     pub client: Option<(String, String)>,
     /// What each region's proxies were told last.
     pub proxy_configs: BTreeMap<String, ProxyConfig>,
-    /// The regions' rows.
-    pub regions: BTreeMap<String, StoreRegion>,
+    /// How many proxies each region's Deployment has; only of interest before the store is founded.
+    pub proxies: BTreeMap<String, u16>,
+    /// How many nodes of each region's broker are ready; the same.
+    pub ready_brokers: BTreeMap<String, u16>,
 }
 
 /// Reads all of it.
@@ -41,24 +42,30 @@ pub(crate) async fn dereference(
         }),
     };
     let mut proxy_configs = BTreeMap::new();
-    let mut regions = BTreeMap::new();
+    let (mut proxies, mut ready_brokers) = (BTreeMap::new(), BTreeMap::new());
     for region in &store.spec.regions {
-        let of = region.name.clone();
-        let told = namespace.text(&labels::part_name(&name, &of, Part::Proxy), "proxy.json").await?;
+        let told = namespace.text(&labels::part_name(&name, &region.name, Part::Proxy), "proxy.json").await?;
         if let Some(config) = told.and_then(|text| serde_json::from_str(&text).ok()) {
-            proxy_configs.insert(of.clone(), config);
+            proxy_configs.insert(region.name.clone(), config);
         }
-        let row = namespace.get(Kind::StoreRegion, &labels::region_name(&name, &of)).await?;
-        if let Some(row) = row.and_then(|row| row.try_parse().ok()) {
-            regions.insert(of, row);
+        let of_part = |part| labels::part_name(&name, &region.name, part);
+        if let Some(number) =
+            namespace.number(Kind::Deployment, &of_part(Part::Proxy), "/spec/replicas").await?
+        {
+            proxies.insert(region.name.clone(), number);
+        }
+        let broker = of_part(Part::Broker);
+        if let Some(number) = namespace.number(Kind::StatefulSet, &broker, "/status/readyReplicas").await? {
+            ready_brokers.insert(region.name.clone(), number);
         }
     }
     Ok(World {
         store: store.clone(),
-        identity: namespace.text(&labels::identity_name(&name), KEY).await?,
+        identity: namespace.identity(&labels::identity_name(&name)).await?,
         credentials: namespace.secret(&labels::credentials_name(&name)).await?,
         client,
         proxy_configs,
-        regions,
+        proxies,
+        ready_brokers,
     })
 }

@@ -83,6 +83,17 @@ impl Identity {
         }
     }
 
+    /// Notes that `epoch` was issued for a shard; whether that is news.
+    pub(crate) fn raise(&mut self, region: &str, shard: u16, epoch: u64) -> bool {
+        let region = self.regions.iter_mut().find(|known| known.name == region);
+        let known = region.and_then(|region| region.epochs.get_mut(usize::from(shard)));
+        known.is_some_and(|known| {
+            let news = epoch > *known;
+            *known = epoch.max(*known);
+            news
+        })
+    }
+
     /// The region of that name, if it is a member.
     pub fn region(&self, name: &str) -> Option<&RegionIdentity> {
         self.regions.iter().find(|region| region.name == name)

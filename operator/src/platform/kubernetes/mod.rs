@@ -10,6 +10,7 @@ mod client;
 mod crash;
 mod dereference;
 mod endpoint;
+mod health;
 mod identity;
 mod labels;
 mod lease;

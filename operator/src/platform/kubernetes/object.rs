@@ -75,6 +75,8 @@ pub struct Object {
     pub name: String,
     /// It goes with the store. What does not stays with the volumes.
     pub owned: bool,
+    /// It is written only over this `resourceVersion`; empty: only if there is none yet. What others write too is not overrun.
+    pub over: Option<String>,
     /// The whole object, `apiVersion` and `metadata` included.
     pub json: Value,
 }
@@ -89,12 +91,17 @@ impl Object {
         if let Value::Object(body) = body {
             json.extend(body);
         }
-        Self { kind, name, owned: true, json: Value::Object(json) }
+        Self { kind, name, owned: true, over: None, json: Value::Object(json) }
     }
 
     /// The same, and it stays when the store goes.
     pub(crate) fn kept(self) -> Self {
         Self { owned: false, ..self }
+    }
+
+    /// The same, written only over this version.
+    pub(crate) fn over(self, version: &str) -> Self {
+        Self { over: Some(version.to_owned()), ..self }
     }
 
     /// The same with annotations.

@@ -1,10 +1,10 @@
-//! One round for one store: dereference, check, build, apply, report. Every round may be the first and may be cut short anywhere:
+//! One round for one store: dereference, check, build, apply. Every round may be the first and may be cut short anywhere:
 //! nothing is remembered between two of them but what is in the cluster.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crds::MultiActiveStore;
-use jiff::Timestamp;
 use kube::core::Resource as _;
 use rand::Rng as _;
 use rand::distr::Alphanumeric;
@@ -14,9 +14,10 @@ use super::build::build;
 use super::catalog::Catalog;
 use super::check::{Checked, check};
 use super::client::{ClientError, Namespace};
-use super::dereference::{World, dereference};
+use super::dereference::dereference;
 use super::endpoint::Metrics;
-use super::status::{Round, build_store, build_waiting_region, update_region, update_store};
+use super::health::Health;
+use super::status::Round;
 
 /// Characters of a password: about 190 bits.
 const PASSWORD: usize = 32;
@@ -28,24 +29,43 @@ pub(crate) struct Context {
     /// Where the operator itself runs.
     pub(crate) namespace: String,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) health: Health,
+    pub(crate) failures: Failures,
 }
 
-/// One round.
+/// One round. Its outcome is told to the health loop, which reports it.
 pub(crate) async fn reconcile(
     store: Arc<MultiActiveStore>,
     context: Arc<Context>,
 ) -> Result<(), ClientError> {
-    let meta = store.meta();
-    if meta.deletion_timestamp.is_some() {
+    if store.meta().deletion_timestamp.is_some() {
         // What is owned goes by itself; what is kept, is kept.
         return Ok(());
     }
+    match round(&store, &context).await {
+        Ok(done) => {
+            context.failures.forget(&store);
+            context.health.tell(store, done);
+            Ok(())
+        }
+        Err(error) => {
+            // Somebody was faster, and the watch brings what there is now: nothing that a person should know.
+            if !error.is_conflict() {
+                context.health.tell(store, Round::Failed(error.to_string()));
+            }
+            Err(error)
+        }
+    }
+}
+
+async fn round(store: &MultiActiveStore, context: &Context) -> Result<Round, ClientError> {
+    let meta = store.meta();
     let namespace = Namespace::new(context.client.clone(), meta.namespace.as_deref().unwrap_or_default());
-    let world = dereference(&store, &namespace).await?;
+    let world = dereference(store, &namespace).await?;
     let mut new_password =
         || rand::rng().sample_iter(Alphanumeric).take(PASSWORD).map(char::from).collect::<String>();
     let checked = match check(&world, &context.catalog, &context.namespace, &mut new_password) {
-        Ok(checked) => checked,
+        Ok(checked) => Arc::new(checked),
         Err(refusal) => {
             tracing::warn!(
                 store = meta.name,
@@ -54,15 +74,14 @@ pub(crate) async fn reconcile(
                 why = refusal.message,
                 "refused"
             );
-            return report(&namespace, &world, &Round::Refused(&refusal)).await;
+            return Ok(Round::Refused(refusal));
         }
     };
     if checked.spec.paused {
-        return report(&namespace, &world, &Round::Paused(&checked)).await;
+        return Ok(Round::Paused(checked));
     }
-    let applied = carry_out(&namespace, &store, &checked).await?;
-    let round = Round::Applied { store: &checked, taken: &applied.taken };
-    report(&namespace, &world, &round).await
+    let applied = carry_out(&namespace, store, &checked).await?;
+    Ok(Round::Applied(checked, applied))
 }
 
 async fn carry_out(
@@ -84,14 +103,28 @@ async fn carry_out(
     Ok(applied)
 }
 
-async fn report(namespace: &Namespace, world: &World, round: &Round<'_>) -> Result<(), ClientError> {
-    let generation = world.store.metadata.generation;
-    if let Round::Applied { store, .. } = round {
-        let waiting = store.regions.iter().filter(|region| !region.is_member);
-        for row in waiting.filter_map(|region| world.regions.get(&region.spec.name)) {
-            update_region(namespace, row, &build_waiting_region(row, generation)).await?;
-        }
+/// How often a store's rounds have failed, one after the other.
+#[derive(Default)]
+pub(crate) struct Failures(Mutex<HashMap<String, u32>>);
+
+impl Failures {
+    fn forget(&self, store: &MultiActiveStore) {
+        self.counts().remove(&key(store));
     }
-    let status = build_store(world, round, Timestamp::now());
-    update_store(namespace, world, &status).await.map(drop)
+
+    /// Counts one more; how many there are now.
+    pub(crate) fn count(&self, store: &MultiActiveStore) -> u32 {
+        let mut counts = self.counts();
+        let count = counts.entry(key(store)).or_default();
+        *count += 1;
+        *count
+    }
+
+    fn counts(&self) -> MutexGuard<'_, HashMap<String, u32>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn key(store: &MultiActiveStore) -> String {
+    store.metadata.uid.clone().unwrap_or_default()
 }

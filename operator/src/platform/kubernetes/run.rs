@@ -1,11 +1,12 @@
 //! The operator's process: watches stores and what was made of them, and reconciles, some at a time.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crds::{MultiActiveStore, StoreRegion};
-use futures_util::{FutureExt as _, StreamExt as _};
+use futures_util::{FutureExt as _, Stream, StreamExt as _};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
@@ -13,23 +14,27 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::Api;
 use kube::client::ClientBuilder;
 use kube::runtime::controller::{Action, Config, Controller};
-use kube::runtime::watcher;
+use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::reflector::ObjectRef;
+use kube::runtime::{WatchStreamExt as _, watcher};
 
 use super::FIELD_MANAGER;
 use super::catalog::{Catalog, CatalogError};
 use super::client::ClientError;
 use super::crash::CrashLayer;
 use super::endpoint::{Metrics, serve};
+use super::health::{Health, Pods, Shared};
 use super::lease::Election;
-use super::reconcile::{Context, reconcile};
+use super::reconcile::{Context, Failures, reconcile};
 
 /// Stores that are reconciled at the same time, at most.
 const CONCURRENCY: u16 = 8;
 /// Everything is looked at again after this time, whatever was seen.
 const RESYNC: Duration = Duration::from_mins(5);
-/// Pauses after a round that failed: somebody was faster, and the watch brings what there is now; or something else.
+/// Pause after a round in which somebody was faster: the watch brings what there is now.
 const AFTER_CONFLICT: Duration = Duration::from_millis(500);
-const AFTER_FAILURE: Duration = Duration::from_secs(5);
+/// First pause after a round that failed for another reason; the next is twice as long, up to [`RESYNC`].
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
 
 /// How to run.
 #[derive(Clone, Debug)]
@@ -107,27 +112,37 @@ pub async fn run(
     metrics.leads();
     tracing::info!(watch = options.watch_namespace.as_deref().unwrap_or("all namespaces"), "operator leads");
     let scope = Scope { client: client.clone(), namespace: options.watch_namespace };
-    let context = Arc::new(Context { client, catalog, namespace: options.namespace, metrics });
+    let controller = controller(stores, &scope);
+    let (pods, watch_pods) = Pods::watch(scope.api());
+    let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: Some(options.identity) };
+    let recorder = Recorder::new(client.clone(), reporter);
+    let shared = Shared { client: client.clone(), pods, stores: controller.store(), recorder };
+    let context = Arc::new(Context {
+        client,
+        catalog,
+        namespace: options.namespace,
+        metrics,
+        health: Health::new(shared),
+        failures: Failures::default(),
+    });
     let ended = tokio::select! {
         () = election.hold() => Err(RunError::LeaseLost),
-        () = watch(stores, &scope, context, stop) => Ok(()),
+        () = watch_pods => Ok(()),
+        () = watch(controller, Arc::clone(&context), stop) => Ok(()),
     };
     if ended.is_ok() {
+        context.health.stop().await;
         election.release().await;
         tracing::info!("operator stopped");
     }
     ended
 }
 
-/// Reconciles whatever changes, until `stop` is done and the rounds under way have ended.
-async fn watch(
-    stores: Api<MultiActiveStore>,
-    scope: &Scope,
-    context: Arc<Context>,
-    stop: impl Future<Output = ()> + Send + Sync + 'static,
-) {
+/// What starts a round: a store, and whatever is made of it, rows' status aside: that is what the health loop writes.
+fn controller(stores: Api<MultiActiveStore>, scope: &Scope) -> Controller<MultiActiveStore> {
     let all = watcher::Config::default();
     let ours = watcher::Config::default().labels(&format!("app.kubernetes.io/managed-by={FIELD_MANAGER}"));
+    let rows = row_changes(watcher(scope.api::<StoreRegion>(), ours.clone()).default_backoff());
     Controller::new(stores, all)
         .with_config(Config::default().concurrency(CONCURRENCY).debounce(Duration::from_millis(100)))
         .owns(scope.api::<StatefulSet>(), ours.clone())
@@ -135,8 +150,48 @@ async fn watch(
         .owns(scope.api::<Service>(), ours.clone())
         .owns(scope.api::<ConfigMap>(), ours.clone())
         .owns(scope.api::<NetworkPolicy>(), ours.clone())
-        .owns(scope.api::<PodDisruptionBudget>(), ours.clone())
-        .owns(scope.api::<StoreRegion>(), ours)
+        .owns(scope.api::<PodDisruptionBudget>(), ours)
+        .reconcile_on(rows)
+}
+
+/// The stores of rows that were made, changed in what rounds set, or deleted.
+fn row_changes(
+    events: impl Stream<Item = watcher::Result<watcher::Event<StoreRegion>>> + Send,
+) -> impl Stream<Item = ObjectRef<MultiActiveStore>> + Send {
+    let mut known = HashMap::new();
+    events.filter_map(move |event| {
+        let changed = match event {
+            Ok(watcher::Event::Apply(row) | watcher::Event::InitApply(row)) => {
+                let meta = &row.metadata;
+                let now = (meta.generation, meta.labels.clone(), meta.owner_references.clone());
+                let last = known.insert((meta.namespace.clone(), meta.name.clone()), now.clone());
+                (last.as_ref() != Some(&now)).then_some(row)
+            }
+            Ok(watcher::Event::Delete(row)) => {
+                known.remove(&(row.metadata.namespace.clone(), row.metadata.name.clone()));
+                Some(row)
+            }
+            Ok(watcher::Event::Init | watcher::Event::InitDone) => None,
+            Err(error) => {
+                tracing::warn!(%error, "watching StoreRegions failed; trying again");
+                None
+            }
+        };
+        let of = |row: StoreRegion| {
+            let namespace = row.metadata.namespace.unwrap_or_default();
+            ObjectRef::new(&row.spec.store_ref.name).within(&namespace)
+        };
+        std::future::ready(changed.map(of))
+    })
+}
+
+/// Reconciles whatever changes, until `stop` is done and the rounds under way have ended.
+async fn watch(
+    controller: Controller<MultiActiveStore>,
+    context: Arc<Context>,
+    stop: impl Future<Output = ()> + Send + Sync + 'static,
+) {
+    controller
         .graceful_shutdown_on(stop)
         .run(one, failed, context)
         .for_each(|done| async {
@@ -180,8 +235,15 @@ async fn one(store: Arc<MultiActiveStore>, context: Arc<Context>) -> Result<Acti
     done.map(|()| Action::requeue(jittered(RESYNC)))
 }
 
-fn failed(_: Arc<MultiActiveStore>, error: &ClientError, _: Arc<Context>) -> Action {
-    Action::requeue(jittered(if error.is_conflict() { AFTER_CONFLICT } else { AFTER_FAILURE }))
+#[allow(clippy::needless_pass_by_value)] // as kube wants it
+fn failed(store: Arc<MultiActiveStore>, error: &ClientError, context: Arc<Context>) -> Action {
+    let pause = if error.is_conflict() {
+        AFTER_CONFLICT
+    } else {
+        let doubled = context.failures.count(&store).saturating_sub(1).min(16);
+        AFTER_FAILURE.saturating_mul(1 << doubled).min(RESYNC)
+    };
+    Action::requeue(jittered(pause))
 }
 
 fn jittered(pause: Duration) -> Duration {

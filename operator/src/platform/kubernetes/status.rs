@@ -1,66 +1,110 @@
 //! What is reported: conditions with the times of their changes, and a row a region. Built by pure functions; written only when it
 //! says something new.
 
-use crds::{Binding, MultiActiveStoreStatus, RegionPhase, RegionSummary, StoreRegion, StoreRegionStatus};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crds::{
+    Binding, MultiActiveStore, MultiActiveStoreStatus, RegionPhase, RegionSummary, StoreRegionStatus,
+};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serde_json::{Value, json};
 
+use super::apply::Applied;
 use super::build::client_port;
 use super::check::{Checked, Refusal};
 use super::client::{ClientError, Namespace};
-use super::dereference::World;
+use super::health::Pods;
 use super::labels;
 
 /// How a round ended.
-#[derive(Debug)]
-pub(crate) enum Round<'a> {
+pub(crate) enum Round {
     /// Nothing was done.
-    Refused(&'a Refusal),
+    Refused(Refusal),
+    /// Something could not be read or written; it is tried again.
+    Failed(String),
     /// `spec.paused`.
-    Paused(&'a Checked),
+    Paused(Arc<Checked>),
     /// The objects are as they should be, save those that belong to somebody else.
-    Applied { store: &'a Checked, taken: &'a [String] },
+    Applied(Arc<Checked>, Applied),
 }
 
-impl Round<'_> {
-    const fn store(&self) -> Option<&Checked> {
+impl Round {
+    /// The store, if it may be built.
+    pub(crate) fn store(&self) -> Option<&Checked> {
         match self {
-            Self::Refused(_) => None,
-            Self::Paused(store) | Self::Applied { store, .. } => Some(store),
+            Self::Refused(_) | Self::Failed(_) => None,
+            Self::Paused(store) | Self::Applied(store, _) => Some(store),
         }
     }
 }
 
-/// The store's status after a round.
-pub(crate) fn build_store(world: &World, round: &Round<'_>, now: Timestamp) -> MultiActiveStoreStatus {
-    let last = world.store.status.clone().unwrap_or_default();
-    let generation = world.store.metadata.generation;
+/// Pods that run an older template than their StatefulSet has.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Outdated(Vec<String>);
+
+impl Outdated {
+    pub(crate) fn find(round: &Round, pods: &Pods) -> Self {
+        let Round::Applied(store, applied) = round else { return Self::default() };
+        Self(pods.outdated(&store.namespace, &applied.revisions))
+    }
+}
+
+/// Where a region's clients connect.
+pub(crate) fn endpoint(store: &str, region: &str, namespace: &str) -> String {
+    format!("{}.{namespace}.svc:{}", labels::region_name(store, region), client_port())
+}
+
+/// The store's status after a round. `rows`: of its regions, by name.
+pub(crate) fn build_store(
+    store: &MultiActiveStore,
+    last: Option<&MultiActiveStoreStatus>,
+    round: &Round,
+    rows: &BTreeMap<String, StoreRegionStatus>,
+    outdated: &Outdated,
+    now: Timestamp,
+) -> MultiActiveStoreStatus {
+    let last = last.cloned().unwrap_or_default();
+    let generation = store.metadata.generation;
     let regions = round.store().map_or_else(
         || last.regions.clone(),
-        |store| store.regions.iter().map(|region| summary(world, store, region)).collect(),
+        |store| store.regions.iter().map(|region| summary(rows, store, region, &last)).collect(),
     );
     let active = regions.iter().filter(|region| region.phase == RegionPhase::Active).count();
-    let wanted = conditions(world, round, &regions, active);
+    let wanted = conditions(rows, round, &regions, active, outdated);
     let why = wanted.iter().find(|wanted| wanted.bad).map(|wanted| wanted.message.clone());
+    let lags = rows.values().flat_map(|row| &row.links).filter_map(|link| link.lag_millis);
     MultiActiveStoreStatus {
         observed_generation: generation,
         conditions: wanted.into_iter().map(|wanted| wanted.keep(&last.conditions, generation, now)).collect(),
-        regions_active: Some(format!("{active}/{}", world.store.spec.regions.len())),
-        max_lag: last.max_lag,
+        regions_active: Some(format!("{active}/{}", store.spec.regions.len())),
+        max_lag: lags.max().map(super::health::words),
         why,
         regions,
     }
 }
 
-fn summary(world: &World, store: &Checked, region: &super::check::CheckedRegion) -> RegionSummary {
+/// What is wrong with the store as a whole: a reason and a sentence.
+pub(crate) fn trouble(status: &MultiActiveStoreStatus) -> Option<(String, String)> {
+    let progressing = status.conditions.iter().find(|condition| condition.type_ == "Progressing")?;
+    let quiet = ["Reconciled", "Paused"].contains(&progressing.reason.as_str());
+    (!quiet).then(|| (progressing.reason.clone(), progressing.message.clone()))
+}
+
+fn summary(
+    rows: &BTreeMap<String, StoreRegionStatus>,
+    store: &Checked,
+    region: &super::check::CheckedRegion,
+    last: &MultiActiveStoreStatus,
+) -> RegionSummary {
     let (of, name) = (&store.spec.name, &region.spec.name);
-    let row = world.regions.get(name).and_then(|row| row.status.clone()).unwrap_or_default();
-    let host = format!("{}.{}.svc:{}", labels::region_name(of, name), store.namespace, client_port());
+    let known = last.regions.iter().find(|known| known.name == *name).map(|known| known.phase);
     RegionSummary {
         name: name.clone(),
-        phase: row.phase,
-        endpoint: region.is_member.then_some(host),
+        // A row that could not be read just now is as it was.
+        phase: rows.get(name).map(|row| row.phase).or(known).unwrap_or_default(),
+        endpoint: region.is_member.then(|| endpoint(of, name, &store.namespace)),
         binding: region.is_member.then(|| Binding { name: labels::app_name(of, name) }),
     }
 }
@@ -79,7 +123,7 @@ impl Wanted {
         let status = if holds { "True" } else { "False" };
         let bad = match kind {
             "Available" => !holds,
-            "Degraded" | "Paused" => holds,
+            "Degraded" | "Paused" | "RestartPending" => holds,
             _ => false,
         };
         Self { kind, status, reason: reason.to_owned(), message, bad }
@@ -99,12 +143,18 @@ impl Wanted {
     }
 }
 
-fn conditions(world: &World, round: &Round<'_>, regions: &[RegionSummary], active: usize) -> Vec<Wanted> {
+fn conditions(
+    rows: &BTreeMap<String, StoreRegionStatus>,
+    round: &Round,
+    regions: &[RegionSummary],
+    active: usize,
+    outdated: &Outdated,
+) -> Vec<Wanted> {
     let waiting: Vec<String> = regions
         .iter()
         .filter(|region| region.phase != RegionPhase::Active)
         .map(|region| {
-            let row = world.regions.get(&region.name).and_then(|row| row.status.as_ref()?.why.clone());
+            let row = rows.get(&region.name).and_then(|row| row.why.clone());
             format!(
                 "{} is {:?}{}",
                 region.name,
@@ -133,10 +183,14 @@ fn conditions(world: &World, round: &Round<'_>, regions: &[RegionSummary], activ
             Wanted::new("Progressing", false, "Paused", "nothing is changed".into()),
             available,
         ],
-        Round::Applied { taken: [], .. } => {
+        Round::Failed(words) => vec![
+            Wanted { bad: true, ..Wanted::new("Progressing", false, "ApplyFailed", words.clone()) },
+            available,
+        ],
+        Round::Applied(_, applied) if applied.taken.is_empty() => {
             vec![Wanted::new("Progressing", active < all, "Reconciled", words.clone()), available]
         }
-        Round::Applied { taken, .. } => vec![
+        Round::Applied(_, Applied { taken, .. }) => vec![
             Wanted {
                 bad: true,
                 ..Wanted::new(
@@ -153,54 +207,41 @@ fn conditions(world: &World, round: &Round<'_>, regions: &[RegionSummary], activ
         ],
     };
     list.push(Wanted::new("Degraded", active > 0 && active < all, "Regions", words));
+    if let Outdated(pods) = outdated
+        && !pods.is_empty()
+    {
+        let words = format!(
+            "{} run an older template: delete one at a time, replicas before masters, and wait until each is ready",
+            pods.join(", ")
+        );
+        list.push(Wanted::new("RestartPending", true, "PodsOutdated", words));
+    }
     list
 }
 
 /// The row of a region that is no member yet.
-pub(crate) fn build_waiting_region(row: &StoreRegion, generation: Option<i64>) -> StoreRegionStatus {
+pub(crate) fn build_waiting_region(row: &StoreRegionStatus, generation: Option<i64>) -> StoreRegionStatus {
     StoreRegionStatus {
         observed_generation: generation,
         phase: RegionPhase::Provisioning,
         why: Some("waits for scale-out, which does not exist yet".into()),
-        ..row.status.clone().unwrap_or_default()
+        ..row.clone()
     }
 }
 
-/// Writes the store's status, if it says something new.
+/// Writes the store's status over `base`, if that is still what there is.
 pub(crate) async fn update_store(
     namespace: &Namespace,
-    world: &World,
+    base: &MultiActiveStore,
     status: &MultiActiveStoreStatus,
-) -> Result<bool, ClientError> {
-    let name = world.store.metadata.name.as_deref().unwrap_or_default();
-    let last = world.store.status.clone().unwrap_or_default();
-    if *status == last {
-        return Ok(false);
-    }
-    let _: crds::MultiActiveStore =
-        namespace.patch_status(name, None, &replacing(&json!(last), &json!(status))).await?;
-    Ok(true)
-}
-
-/// Writes a region's status, if it says something new.
-pub(crate) async fn update_region(
-    namespace: &Namespace,
-    row: &StoreRegion,
-    status: &StoreRegionStatus,
-) -> Result<bool, ClientError> {
-    let last = row.status.clone().unwrap_or_default();
-    if *status == last {
-        return Ok(false);
-    }
-    let name = row.metadata.name.as_deref().unwrap_or_default();
-    let version = row.metadata.resource_version.as_deref();
-    let _: StoreRegion =
-        namespace.patch_status(name, version, &replacing(&json!(last), &json!(status))).await?;
-    Ok(true)
+) -> Result<MultiActiveStore, ClientError> {
+    let name = base.metadata.name.as_deref().unwrap_or_default();
+    let patch = replacing(&json!(base.status.clone().unwrap_or_default()), &json!(status));
+    namespace.patch_status(name, base.metadata.resource_version.as_deref(), &patch).await
 }
 
 /// A merge patch that also takes away what is not said any more.
-fn replacing(last: &Value, next: &Value) -> Value {
+pub(crate) fn replacing(last: &Value, next: &Value) -> Value {
     let mut patch = next.clone();
     for name in last.as_object().into_iter().flat_map(|last| last.keys()) {
         if next.get(name).is_none() {

@@ -13,18 +13,20 @@ use tokio::time::{sleep, timeout};
 
 use super::binaries::Binaries;
 use super::component::Component;
-use super::controller::{Member, ShardController, ShardView, look_at};
-use super::engine::Engine;
 use super::layout::{Layout, LayoutError, make_private_folder, write_private};
-use super::process::{Keeper, Order, ProcessPhase, ProcessSpec, Spawner};
-use super::proxies::{self, PasswordFiles, ProxyReport};
-use super::record::{self, RecordFile};
+use super::process::{Keeper, Order, ProcessPhase, ProcessSpec, ProcessStatus, Spawner};
+use super::proxies::{self, PasswordFiles};
+use super::record::{self, RecordFile, ShardLedger};
 use super::secrets::{self, Secret};
 use super::shared::Shared;
 use super::stale::{self, Roster};
 use super::store::{Options, StartError};
-use super::world::{self, RegionPlan, World};
+use super::world::{self, RegionPlan, World, address};
 use super::{broker, control, ports, relay};
+use crate::health::engine::Engine;
+use crate::health::member::{End, look_at};
+use crate::health::proxy::{self, ProxyReport};
+use crate::health::shard::{ShardController, ShardView};
 use crate::procedures::shard::{Notice, Place, bootstrap_obstacles};
 use crate::render::{self, RedisConfig, Users};
 
@@ -35,6 +37,8 @@ const FOUNDING_PATIENCE: Duration = Duration::from_mins(3);
 /// How long the first proxy may take to declare the streams.
 const DECLARING_PATIENCE: Duration = Duration::from_secs(20);
 const PROBE: Duration = Duration::from_millis(250);
+
+type Member = crate::health::member::Member<ProcessStatus>;
 
 struct Passwords {
     engine: Secret,
@@ -93,8 +97,7 @@ pub(super) async fn assemble(
             for node in nodes {
                 let keeper = keep(redis(&layout, &binaries, &store, node, &passwords)?, false);
                 keepers.insert(node.component.clone(), Arc::clone(&keeper));
-                let engine = Engine::new(node, &passwords.engine.value);
-                of_shard.push(Arc::new(Member::new(node.clone(), engine, keeper)));
+                of_shard.push((node.component.clone(), Arc::new(member(node, &keeper, &passwords.engine))));
             }
             members.insert((region.name.clone(), shard), of_shard);
         }
@@ -141,6 +144,17 @@ pub(super) async fn assemble(
     let listener = control::bind(&shared.layout)?;
     tasks.spawn(control::serve(listener, Arc::clone(&shared)));
     Ok((shared, lock))
+}
+
+fn member(node: &world::RedisNode, keeper: &Arc<Keeper>, password: &Secret) -> Member {
+    let host = address(node.port);
+    let engine = Engine::new(node.component.to_string(), &password.value, Some(host.clone()));
+    let of = Arc::clone(keeper);
+    let end: End = Box::new(move || {
+        let keeper = Arc::clone(&of);
+        Box::pin(async move { keeper.order(Order::Kill { hold: false }).await })
+    });
+    Member::new(host, engine, keeper.status(), Some(end))
 }
 
 fn passwords(layout: &Layout, store: &crds::Validated) -> Result<Passwords, LayoutError> {
@@ -226,7 +240,7 @@ async fn start_relays(
     Ok(cuts)
 }
 
-type Members = BTreeMap<(String, u16), Vec<Arc<Member>>>;
+type Members = BTreeMap<(String, u16), Vec<(Component, Arc<Member>)>>;
 type ShardViews = BTreeMap<(String, u16), watch::Receiver<ShardView>>;
 
 async fn start_controllers(
@@ -245,16 +259,20 @@ async fn start_controllers(
     for region in &world.regions {
         for (shard, _) in (0u16..).zip(&region.shards) {
             let key = (region.name.clone(), shard);
-            for member in &members[&key] {
+            for (_, member) in &members[&key] {
                 tasks.spawn(Arc::clone(member).watch());
             }
             let (view, seen) = watch::channel(ShardView::default());
             let controller = ShardController {
                 name: format!("{}/shard-{shard}", region.name),
                 place: Place { store: store.name.clone(), region: region.id, shard },
-                members: members[&key].clone(),
-                record: Arc::clone(record),
-                layout: layout.clone(),
+                members: members[&key].iter().map(|(_, member)| Arc::clone(member)).collect(),
+                ledger: ShardLedger {
+                    shard: format!("{}/shard-{shard}", region.name),
+                    record: Arc::clone(record),
+                    layout: layout.clone(),
+                    members: members[&key].iter().map(|(component, _)| component.clone()).collect(),
+                },
                 view,
             };
             tasks.spawn(controller.run(founded_seen.clone(), started));
@@ -277,7 +295,10 @@ async fn found(
     loop {
         let seen: Vec<_> = members
             .values()
-            .flat_map(|shard| shard.iter().map(|m| m.node.component.to_string()).zip(look_at(shard)))
+            .flat_map(|shard| {
+                let (names, members): (Vec<_>, Vec<_>) = shard.iter().cloned().unzip();
+                names.into_iter().map(|name| name.to_string()).zip(look_at(&members))
+            })
             .collect();
         let mut obstacles = bootstrap_obstacles(seen.iter().map(|(name, seen)| (name.clone(), seen)));
         if obstacles.is_empty() {
@@ -367,19 +388,11 @@ fn start_gates(
     }
 }
 
-/// Until a proxy publishes: it has declared the region's streams before.
+/// Until a proxy has declared the region's streams.
 async fn has_declared(admin: u16) {
-    while !proxies::fetch_metrics(admin).await.is_some_and(|metrics| publishes(&metrics)) {
+    while !proxy::has_declared(&address(admin)).await {
         sleep(PROBE).await;
     }
-}
-
-/// Whether a proxy has had a connection to publish on.
-fn publishes(metrics: &str) -> bool {
-    let rows = metrics.lines().filter(|row| row.starts_with("mas_replication_reconnects_total{"));
-    let mut counts =
-        rows.filter(|row| row.contains("purpose=\"publish\"")).filter_map(|row| row.rsplit(' ').next());
-    counts.any(|count| count != "0")
 }
 
 fn start_proxy_probes(
@@ -396,7 +409,7 @@ fn start_proxy_probes(
             loop {
                 let running = process.borrow_and_update().phase == ProcessPhase::Running;
                 report.send_replace(if running {
-                    proxies::fetch_report(admin).await
+                    proxy::fetch_report(&address(admin)).await
                 } else {
                     ProxyReport::default()
                 });
@@ -406,19 +419,4 @@ fn start_proxy_probes(
         seen.insert(node.component.clone(), receiver);
     }
     seen
-}
-
-#[cfg(test)]
-mod tests {
-    use super::publishes;
-
-    #[test]
-    fn a_proxy_that_was_connected_publishes() {
-        let row = |purpose: &str, count: u64| {
-            format!("mas_replication_reconnects_total{{region=\"a\",purpose=\"{purpose}\"}} {count}\n")
-        };
-        assert!(publishes(&(row("read", 1) + &row("publish", 1))));
-        assert!(!publishes(&(row("read", 1) + &row("publish", 0))));
-        assert!(!publishes(""));
-    }
 }

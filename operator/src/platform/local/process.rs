@@ -23,6 +23,7 @@ use tokio::time::{sleep, timeout};
 
 use super::Component;
 use super::stale::{Roster, group_runs};
+use crate::health::member::{Phase, Process};
 
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
@@ -73,6 +74,20 @@ pub(super) struct ProcessStatus {
     pub(super) paused: bool,
     pub(super) restarts: u32,
     pub(super) last_exit: Option<String>,
+}
+
+impl Process for ProcessStatus {
+    fn phase(&self) -> Phase {
+        match (self.paused, self.phase) {
+            (true, _) => Phase::Paused,
+            (false, ProcessPhase::Running) => Phase::Running,
+            (false, ProcessPhase::Restarting | ProcessPhase::Held | ProcessPhase::Stopped) => Phase::Absent,
+        }
+    }
+
+    fn life(&self) -> Option<String> {
+        self.pid.map(|pid| pid.to_string())
+    }
 }
 
 /// Orders to a keeper.

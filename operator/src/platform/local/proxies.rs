@@ -1,14 +1,12 @@
-//! The proxies of a region: their configuration files, their processes, and what their admin endpoints report.
+//! The proxies of a region: their configuration files and their processes.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use mas_core::config::{BrokerConfig, ClientAuth, PeerConfig, ProxyConfig, RegionRef, ShardConfig};
-use serde::{Deserialize, Serialize};
 
 use super::binaries::Binaries;
-use super::http;
 use super::layout::{Layout, LayoutError, make_private_folder, write_private};
 use super::process::ProcessSpec;
 use super::world::{ProxyNode, RegionPlan, World, address};
@@ -106,52 +104,4 @@ pub(super) fn prepare(
         folder,
         grace: Duration::from_secs(10),
     })
-}
-
-/// What a proxy's admin endpoint says (`GET /status`). Everything may be missing.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(super) struct ProxyReport {
-    /// The proxy answers `GET /readyz` with 200.
-    #[serde(skip)]
-    pub(super) ready: bool,
-    pub(super) links: Vec<LinkReport>,
-    pub(super) ack: AckReport,
-}
-
-/// One peer's stream of one shard, as a proxy sees it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(super) struct LinkReport {
-    pub(super) peer: String,
-    pub(super) shard: Option<u16>,
-    pub(super) state: String,
-    pub(super) lag_millis: Option<u64>,
-    pub(super) lag_effects: Option<u64>,
-    pub(super) backlog_bytes: Option<u64>,
-    pub(super) since: serde_json::Value,
-}
-
-/// Acknowledgement levels, wanted and in effect.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(super) struct AckReport {
-    pub(super) configured: String,
-    pub(super) effective: String,
-}
-
-/// Asks a proxy how it is. No answer: not ready, nothing known.
-pub(super) async fn fetch_report(admin: u16) -> ProxyReport {
-    let admin = address(admin);
-    let (ready, status) = tokio::join!(http::get(&admin, "/readyz"), http::get(&admin, "/status"));
-    let report = match status {
-        Some((200, body)) => serde_json::from_str(&body).unwrap_or_default(),
-        Some(_) | None => ProxyReport::default(),
-    };
-    ProxyReport { ready: ready.is_some_and(|(code, _)| code == 200), ..report }
-}
-
-/// The metrics of the proxy with this admin port, in Prometheus' text format; nothing if it does not answer in time.
-pub async fn fetch_metrics(admin: u16) -> Option<String> {
-    http::get(&address(admin), "/metrics").await.and_then(|(code, body)| (code == 200).then_some(body))
 }

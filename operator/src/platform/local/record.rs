@@ -4,12 +4,16 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use mas_core::slot::even_ranges;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
+use super::Component;
 use super::layout::{Layout, LayoutError, io_error, write_private};
+use super::set_aside::set_aside;
+use crate::health::shard::Ledger;
 use crate::procedures::shard;
 
 /// Version of the file's format.
@@ -34,6 +38,9 @@ pub enum RecordError {
     /// Something that cannot be changed.
     #[error("{0}")]
     Immutable(String),
+    /// A member's files were not copied.
+    #[error("{0}")]
+    SetAside(String),
     /// Somebody else has issued an epoch.
     #[error(
         "promoting {shard} under epoch {epoch} failed: the record already says {recorded}; it is looked at again"
@@ -272,6 +279,35 @@ impl RecordFile {
             Ok(())
         })
         .await
+    }
+}
+
+/// One shard in the record.
+pub(super) struct ShardLedger {
+    pub(super) shard: String,
+    pub(super) record: Arc<RecordFile>,
+    pub(super) layout: Layout,
+    pub(super) members: Vec<Component>,
+}
+
+impl Ledger for ShardLedger {
+    type Error = RecordError;
+
+    async fn record(&self, _: &[shard::Seen]) -> Result<shard::Record, RecordError> {
+        Ok(self.record.shard(&self.shard).await.for_procedure())
+    }
+
+    async fn issue(&self, epoch: u64, member: usize, basis: &shard::Basis) -> Result<(), RecordError> {
+        self.record.issue(&self.shard, epoch, member, basis).await
+    }
+
+    async fn set_aside(&self, member: usize, epoch: u64) -> Result<(), RecordError> {
+        let (layout, component) = (self.layout.clone(), self.members[member].clone());
+        let label = format!("before-epoch-{epoch}");
+        tokio::task::spawn_blocking(move || set_aside(&layout, &component, &label))
+            .await
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+            .map_err(|error| RecordError::SetAside(error.to_string()))
     }
 }
 

@@ -8,16 +8,15 @@ use tokio::sync::{Notify, watch};
 
 use super::component::Component;
 use super::control::Fault;
-use super::controller::{ShardView, find_set_aside};
 use super::layout::Layout;
 use super::process::{Keeper, Order, ProcessPhase};
-use super::proxies::ProxyReport;
-use super::status::{
-    BrokerStatus, Condition, PhaseInput, ProcessRow, RegionStatus, StoreStatus, build_cuts, build_link,
-    build_phase, build_shard,
-};
+use super::set_aside::find_set_aside;
+use super::status::{BrokerStatus, Condition, ProcessRow, RegionStatus, StoreStatus, build_cuts};
 use super::store::StoreError;
 use super::world::{RegionPlan, World, address};
+use crate::health::proxy::ProxyReport;
+use crate::health::shard::ShardView;
+use crate::health::status::{PhaseInput, build_link, build_phase, build_shard};
 use crate::procedures::shard::{Notice, Seen};
 
 /// Restarts after which a component is reported as one that does not stay up.

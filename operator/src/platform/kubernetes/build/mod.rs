@@ -34,5 +34,15 @@ pub(crate) const fn client_port() -> u16 {
     proxy::CLIENTS
 }
 
+/// Where proxies are asked.
+pub(crate) const fn admin_port() -> u16 {
+    proxy::ADMIN
+}
+
+/// Where engines are asked.
+pub(crate) const fn redis_port() -> u16 {
+    redis::PORT
+}
+
 #[cfg(test)]
 mod tests;

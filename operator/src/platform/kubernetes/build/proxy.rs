@@ -127,7 +127,7 @@ fn deployment(store: &Checked, region: &CheckedRegion, name: &str, labels: &Valu
         ],
     });
     let body = json!({"spec": {
-        "replicas": proxy.replicas,
+        "replicas": region.proxy_replicas,
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
         "selector": {"matchLabels": labels::selector(labels)},
         // The configuration is watched: a change of it starts nothing anew.

@@ -20,7 +20,8 @@ fn world(spec: &str) -> World {
         credentials: None,
         client: None,
         proxy_configs: BTreeMap::new(),
-        regions: BTreeMap::new(),
+        proxies: BTreeMap::new(),
+        ready_brokers: BTreeMap::new(),
     }
 }
 

@@ -1,4 +1,4 @@
-//! A GET over plain HTTP/1.0 on loopback, for the proxies' admin endpoints. Bounded in time and size.
+//! A GET over plain HTTP/1.0 for the proxies' admin endpoints. Bounded in time and size.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 const MAX_BODY: u64 = 4 << 20;
 
 /// Fetches `path` from `address`; the status code and the body, or nothing if it does not answer in time.
-pub(super) async fn get(address: &str, path: &str) -> Option<(u16, String)> {
+pub(crate) async fn get(address: &str, path: &str) -> Option<(u16, String)> {
     timeout(TIMEOUT, fetch(address, path)).await.ok().flatten()
 }
 

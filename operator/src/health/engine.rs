@@ -9,7 +9,6 @@ use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, Value, cmd};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use super::world::RedisNode;
 use crate::procedures::identity::Identity;
 use crate::render::REPLICATION_USER;
 
@@ -19,7 +18,7 @@ const PROMOTE: Duration = Duration::from_secs(5);
 
 /// A call that did not succeed.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum EngineError {
+pub(crate) enum EngineError {
     /// No connection, no answer in time, or an error reply.
     #[error("asking {engine} for {what} failed: {source}")]
     Redis { engine: String, what: &'static str, source: redis::RedisError },
@@ -33,7 +32,7 @@ pub(super) enum EngineError {
 
 impl EngineError {
     /// The server did answer, if only with an error.
-    pub(super) fn is_an_answer(&self) -> bool {
+    pub(crate) fn is_an_answer(&self) -> bool {
         match self {
             Self::Redis { source, .. } => source.code().is_some(),
             Self::Timeout { .. } => false,
@@ -44,33 +43,46 @@ impl EngineError {
 
 /// One answer of a healthy server.
 #[derive(Debug)]
-pub(super) enum Answer {
+pub(crate) enum Answer {
     Loading,
     Identity {
         identity: Box<Identity>,
-        /// Port of the master that it replicates from.
-        follows: Option<u16>,
+        /// `host:port` of the master that it replicates from, as it was told.
+        follows: Option<String>,
     },
 }
 
 /// One Redis server.
-pub(super) struct Engine {
+pub(crate) struct Engine {
     name: String,
-    url: String,
-    connection: Mutex<Option<MultiplexedConnection>>,
+    password: String,
+    connection: Mutex<Connection>,
+}
+
+/// Where it is, and the connection there.
+#[derive(Default)]
+struct Connection {
+    address: Option<String>,
+    open: Option<MultiplexedConnection>,
 }
 
 impl Engine {
-    pub(super) fn new(node: &RedisNode, password: &str) -> Self {
-        Self {
-            name: node.component.to_string(),
-            url: format!("redis://:{password}@127.0.0.1:{}/", node.port),
-            connection: Mutex::new(None),
+    /// `address`: `host:port`, if it is known already.
+    pub(crate) fn new(name: String, password: &str, address: Option<String>) -> Self {
+        let connection = Mutex::new(Connection { address, open: None });
+        Self { name, password: password.to_owned(), connection }
+    }
+
+    /// It is to be found there from now on.
+    pub(crate) async fn move_to(&self, address: &str) {
+        let mut held = self.connection.lock().await;
+        if held.address.as_deref() != Some(address) {
+            *held = Connection { address: Some(address.to_owned()), open: None };
         }
     }
 
     /// Who it is and whom it follows.
-    pub(super) async fn ask(&self) -> Result<Answer, EngineError> {
+    pub(crate) async fn ask(&self) -> Result<Answer, EngineError> {
         let flat = match self.call::<Value>("its identity", &cmd("MAS.IDENTITY"), CALL).await {
             Ok(value) => strings(&value),
             Err(EngineError::Redis { source, .. }) if source.code() == Some("LOADING") => {
@@ -82,14 +94,14 @@ impl Engine {
             .map_err(|error| EngineError::Odd { engine: self.name.clone(), message: error.to_string() })?;
         let role = strings(&self.call::<Value>("its role", &cmd("ROLE"), CALL).await?);
         let follows = match role.as_slice() {
-            [role, _host, port, ..] if role == "slave" => port.parse().ok(),
+            [role, host, port, ..] if role == "slave" => Some(format!("{host}:{port}")),
             _ => None,
         };
         Ok(Answer::Identity { identity: Box::new(identity), follows })
     }
 
     /// Which effects it holds, of all origins.
-    pub(super) async fn cover(&self) -> Result<Cover, EngineError> {
+    pub(crate) async fn cover(&self) -> Result<Cover, EngineError> {
         let answer: Vec<Value> = self.call("its cover", &cmd("MAS.COVER"), CALL).await?;
         let odd = |message: String| EngineError::Odd { engine: self.name.clone(), message };
         let Some(Value::BulkString(bytes)) = answer.into_iter().next() else {
@@ -99,7 +111,7 @@ impl Engine {
     }
 
     /// Promotes it; from then on replicas may log in.
-    pub(super) async fn promote(
+    pub(crate) async fn promote(
         &self,
         epoch: u64,
         store: &str,
@@ -117,7 +129,7 @@ impl Engine {
     }
 
     /// Lets replicas log in, or not.
-    pub(super) async fn open_to_replicas(&self, open: bool) -> Result<(), EngineError> {
+    pub(crate) async fn open_to_replicas(&self, open: bool) -> Result<(), EngineError> {
         let switch = if open { "on" } else { "off" };
         let acl = cmd("ACL").arg("SETUSER").arg(REPLICATION_USER).arg(switch).to_owned();
         self.call::<Value>("its replication user", &acl, CALL).await?;
@@ -129,15 +141,16 @@ impl Engine {
     }
 
     /// Fences a superseded master.
-    pub(super) async fn fence(&self) -> Result<(), EngineError> {
+    pub(crate) async fn fence(&self) -> Result<(), EngineError> {
         self.call::<Value>("its fence", &cmd("MAS.FENCE"), CALL).await?;
         self.open_to_replicas(false).await
     }
 
-    /// Makes it a replica of the server on `port`.
-    pub(super) async fn follow(&self, port: u16) -> Result<(), EngineError> {
+    /// Makes it a replica of the server at `master`, `host:port`.
+    pub(crate) async fn follow(&self, master: &str) -> Result<(), EngineError> {
         self.open_to_replicas(false).await?;
-        let order = cmd("REPLICAOF").arg("127.0.0.1").arg(port).to_owned();
+        let (host, port) = master.rsplit_once(':').unwrap_or((master, ""));
+        let order = cmd("REPLICAOF").arg(host).arg(port).to_owned();
         self.call::<Value>("its replication", &order, CALL).await?;
         Ok(())
     }
@@ -158,21 +171,24 @@ impl Engine {
             Ok(Ok(_)) => false,
         };
         if broken {
-            *self.connection.lock().await = None;
+            self.connection.lock().await.open = None;
         }
         result.map_err(late)?.map_err(fail)
     }
 
     async fn connect(&self) -> Result<MultiplexedConnection, redis::RedisError> {
         let mut held = self.connection.lock().await;
-        if let Some(connection) = held.as_ref() {
+        if let Some(connection) = &held.open {
             return Ok(connection.clone());
         }
+        let Some(address) = &held.address else {
+            return Err((redis::ErrorKind::InvalidClientConfig, "its address is not known yet").into());
+        };
+        let url = format!("redis://:{}@{address}/", self.password);
         // The limits are those of the call.
         let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
-        let connection =
-            Client::open(self.url.as_str())?.get_multiplexed_async_connection_with_config(&config).await?;
-        *held = Some(connection.clone());
+        let connection = Client::open(url)?.get_multiplexed_async_connection_with_config(&config).await?;
+        held.open = Some(connection.clone());
         Ok(connection)
     }
 }

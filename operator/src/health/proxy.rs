@@ -1,0 +1,80 @@
+//! What a proxy says about itself on its admin endpoint.
+
+use serde::{Deserialize, Serialize};
+
+use super::http;
+
+/// What a proxy's admin endpoint says (`GET /status`). Everything may be missing.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct ProxyReport {
+    /// The proxy answers `GET /readyz` with 200.
+    #[serde(skip)]
+    pub(crate) ready: bool,
+    pub(crate) links: Vec<LinkReport>,
+    pub(crate) ack: AckReport,
+}
+
+/// One peer's stream of one shard, as a proxy sees it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct LinkReport {
+    pub(crate) peer: String,
+    pub(crate) shard: Option<u16>,
+    pub(crate) state: String,
+    pub(crate) lag_millis: Option<u64>,
+    pub(crate) lag_effects: Option<u64>,
+    pub(crate) backlog_bytes: Option<u64>,
+    pub(crate) since: serde_json::Value,
+}
+
+/// Acknowledgement levels, wanted and in effect.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct AckReport {
+    pub(crate) configured: String,
+    pub(crate) effective: String,
+}
+
+/// Asks a proxy how it is. No answer: not ready, nothing known.
+pub(crate) async fn fetch_report(admin: &str) -> ProxyReport {
+    let (ready, status) = tokio::join!(http::get(admin, "/readyz"), http::get(admin, "/status"));
+    let report = match status {
+        Some((200, body)) => serde_json::from_str(&body).unwrap_or_default(),
+        Some(_) | None => ProxyReport::default(),
+    };
+    ProxyReport { ready: ready.is_some_and(|(code, _)| code == 200), ..report }
+}
+
+/// The metrics of the proxy with this admin endpoint (`host:port`), in Prometheus' text format; nothing if it does not answer in time.
+pub async fn fetch_metrics(admin: &str) -> Option<String> {
+    http::get(admin, "/metrics").await.and_then(|(code, body)| (code == 200).then_some(body))
+}
+
+/// Whether a proxy has declared its region's streams: it publishes only afterwards.
+pub(crate) async fn has_declared(admin: &str) -> bool {
+    fetch_metrics(admin).await.is_some_and(|metrics| publishes(&metrics))
+}
+
+/// Whether a proxy has had a connection to publish on.
+fn publishes(metrics: &str) -> bool {
+    let rows = metrics.lines().filter(|row| row.starts_with("mas_replication_reconnects_total{"));
+    let mut counts =
+        rows.filter(|row| row.contains("purpose=\"publish\"")).filter_map(|row| row.rsplit(' ').next());
+    counts.any(|count| count != "0")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::publishes;
+
+    #[test]
+    fn a_proxy_that_was_connected_publishes() {
+        let row = |purpose: &str, count: u64| {
+            format!("mas_replication_reconnects_total{{region=\"a\",purpose=\"{purpose}\"}} {count}\n")
+        };
+        assert!(publishes(&(row("read", 1) + &row("publish", 1))));
+        assert!(!publishes(&(row("read", 1) + &row("publish", 0))));
+        assert!(!publishes(""));
+    }
+}

@@ -1,0 +1,176 @@
+//! The pods as the API server tells of them: which process of ours runs where.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use kube::api::Api;
+use kube::runtime::reflector::{self, ObjectRef};
+use kube::runtime::{WatchStreamExt as _, watcher};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::health::member::{Phase, Process};
+use crate::platform::kubernetes::FIELD_MANAGER;
+use crate::platform::kubernetes::labels::{self, Part};
+
+/// All pods that the operator's objects have made. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Pods {
+    known: reflector::Store<Pod>,
+    changes: watch::Receiver<u64>,
+}
+
+impl Pods {
+    /// Watches them, for as long as the second part is polled.
+    pub(crate) fn watch(api: Api<Pod>) -> (Self, impl Future<Output = ()> + Send) {
+        let (known, writer) = reflector::store();
+        let (change, changes) = watch::channel(0);
+        let ours =
+            watcher::Config::default().labels(&format!("app.kubernetes.io/managed-by={FIELD_MANAGER}"));
+        let stream = reflector::reflector(writer, watcher(api, ours)).default_backoff();
+        let run = stream.for_each(move |event| {
+            match event {
+                Ok(_) => change.send_modify(|changes| *changes += 1),
+                Err(error) => tracing::warn!(%error, "watching pods failed; trying again"),
+            }
+            std::future::ready(())
+        });
+        (Self { known, changes }, run)
+    }
+
+    /// Until they are known.
+    pub(crate) async fn wait_known(&self) {
+        let _ = self.known.wait_until_ready().await;
+    }
+
+    /// Until something changes, or `most` is over.
+    pub(crate) async fn changed(&mut self, most: Duration) {
+        let _ = timeout(most, self.changes.changed()).await;
+    }
+
+    /// One pod's process.
+    pub(crate) fn process(&self, namespace: &str, name: &str, what: Part, port: u16) -> PodProcess {
+        let pod = self.known.get(&ObjectRef::new(name).within(namespace));
+        pod.map_or_else(PodProcess::default, |pod| PodProcess::of(&pod, what, port))
+    }
+
+    /// The pods of a part of a region.
+    pub(crate) fn of_part(&self, namespace: &str, store: &str, region: u16, part: Part) -> Vec<Arc<Pod>> {
+        let region = region.to_string();
+        self.known.state_filter(|pod| {
+            let of = |key: &str| pod.metadata.labels.as_ref()?.get(key).map(String::as_str);
+            pod.metadata.namespace.as_deref() == Some(namespace)
+                && of(labels::STORE) == Some(store)
+                && of(labels::REGION_ID) == Some(&region)
+                && of("app.kubernetes.io/component") == Some(part.as_str())
+        })
+    }
+
+    /// Pods whose StatefulSet has another template by now. `revisions`: the current one of each StatefulSet.
+    pub(crate) fn outdated(&self, namespace: &str, revisions: &BTreeMap<String, String>) -> Vec<String> {
+        let is = |pod: &Pod| {
+            let meta = &pod.metadata;
+            let mut owners = meta.owner_references.iter().flatten();
+            let wanted = owners.find_map(|owner| revisions.get(&owner.name));
+            let runs = meta.labels.as_ref().and_then(|labels| labels.get("controller-revision-hash"));
+            meta.namespace.as_deref() == Some(namespace)
+                && wanted.is_some()
+                && runs.is_some()
+                && runs != wanted
+        };
+        let mut names: Vec<String> =
+            self.known.state_filter(is).into_iter().filter_map(|pod| pod.metadata.name.clone()).collect();
+        names.sort();
+        names
+    }
+}
+
+/// The process in a pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PodProcess {
+    running: bool,
+    life: Option<String>,
+    address: Option<String>,
+    /// As the kubelet's readiness probe found it last.
+    pub(crate) ready: bool,
+}
+
+impl PodProcess {
+    /// A container that waits or has ended, and a pod that is gone or was never placed, are evidence. A kubelet that is not
+    /// heard of is none: what it said last stands.
+    pub(crate) fn of(pod: &Pod, what: Part, port: u16) -> Self {
+        let Some(status) = &pod.status else { return Self::default() };
+        let containers = status.container_statuses.as_deref().unwrap_or_default();
+        let Some(container) = containers.iter().find(|container| container.name == what.as_str()) else {
+            return Self::default();
+        };
+        Self {
+            running: is_running(container),
+            life: container.container_id.clone(),
+            address: status.pod_ip.as_deref().map(|ip| host_port(ip, port)),
+            ready: container.ready
+                && status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True"),
+        }
+    }
+
+    /// Where it answers, if it runs.
+    pub(crate) fn reachable(&self) -> Option<&str> {
+        self.address.as_deref().filter(|_| self.running)
+    }
+}
+
+fn is_running(container: &ContainerStatus) -> bool {
+    container.state.as_ref().is_some_and(|state| state.running.is_some())
+}
+
+fn host_port(ip: &str, port: u16) -> String {
+    if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") }
+}
+
+impl Process for PodProcess {
+    fn phase(&self) -> Phase {
+        if self.running { Phase::Running } else { Phase::Absent }
+    }
+
+    fn life(&self) -> Option<String> {
+        self.life.clone()
+    }
+
+    fn address(&self) -> Option<String> {
+        self.address.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn process(status: &str) -> PodProcess {
+        let pod = serde_yaml::from_str(&format!("{{metadata: {{name: p}}, status: {status}}}")).unwrap();
+        PodProcess::of(&pod, Part::Redis, 6379)
+    }
+
+    #[test]
+    fn what_ended_is_absent_and_what_was_seen_running_is_not() {
+        let runs = process(
+            "{phase: Running, podIP: 10.1.0.3, conditions: [{type: Ready, status: 'False'}], containerStatuses: [{name: redis, ready: false, \
+             restartCount: 1, image: i, imageID: i, containerID: 'c://2', state: {running: {}}}]}",
+        );
+        assert_eq!((runs.phase(), runs.life().as_deref()), (Phase::Running, Some("c://2")));
+        assert_eq!(
+            (runs.reachable(), runs.ready),
+            (Some("10.1.0.3:6379"), false),
+            "a node that is not heard of: no evidence"
+        );
+        let ended = process(
+            "{phase: Running, podIP: 10.1.0.3, containerStatuses: [{name: redis, ready: false, restartCount: 1, image: i, imageID: i, \
+             containerID: 'c://2', state: {terminated: {exitCode: 137}}}]}",
+        );
+        assert_eq!((ended.phase(), ended.reachable()), (Phase::Absent, None));
+        assert_eq!(process("{phase: Pending}").phase(), Phase::Absent);
+        assert_eq!(host_port("fd00::1", 1), "[fd00::1]:1");
+    }
+}

@@ -1,0 +1,220 @@
+//! Where decisions about shards are recorded: a region's `StoreRegion` (epochs, by compare-and-swap on its resourceVersion), and a copy of
+//! the epochs in the store's identity record, which outlives it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crds::{ShardState, StoreRegion, StoreRegionStatus};
+use serde_json::json;
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+use crate::health::shard::Ledger;
+use crate::platform::kubernetes::client::{ClientError, Namespace};
+use crate::platform::kubernetes::identity::Identity;
+use crate::platform::kubernetes::object::Kind;
+use crate::platform::kubernetes::status::replacing;
+use crate::procedures::shard::{Basis, Record, Seen, reconstruct};
+
+/// How long a write may take; what was not answered is looked at anew.
+const CALL: Duration = Duration::from_secs(3);
+
+/// Why nothing could be recorded.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RecordError {
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error("no answer from the API server within {} s", CALL.as_secs())]
+    Late,
+    #[error("the {0} is missing; it is made again by the next round")]
+    Missing(String),
+    #[error("the identity record cannot be read: {0}")]
+    Unreadable(String),
+    #[error("promoting under epoch {wanted} failed: {recorded} was issued already; it is looked at again")]
+    Overtaken { wanted: u64, recorded: u64 },
+    #[error(
+        "redis-{0} was superseded while it held effects that no broker has confirmed, and they could not be published: it is left as it is. \
+         Look at it (redis-cli), then delete its claim and its pod, and it is synchronized anew"
+    )]
+    HoldsMore(usize),
+}
+
+/// A store's identity record, as the health loop changes it.
+pub(crate) struct IdentityRecord {
+    pub(crate) namespace: Namespace,
+    pub(crate) name: String,
+}
+
+impl IdentityRecord {
+    pub(crate) async fn read(&self) -> Result<(Identity, String), RecordError> {
+        let found = within(self.namespace.identity(&self.name)).await?;
+        let (text, version) =
+            found.ok_or_else(|| RecordError::Missing(format!("ConfigMap {}", self.name)))?;
+        Ok((Identity::parse(&text).map_err(RecordError::Unreadable)?, version))
+    }
+
+    /// Changes it, if nobody else has meanwhile. `change` says whether there is something to write.
+    pub(crate) async fn update(
+        &self,
+        change: impl FnOnce(&mut Identity) -> bool + Send,
+    ) -> Result<(), RecordError> {
+        let (mut identity, version) = self.read().await?;
+        if change(&mut identity) {
+            within(self.namespace.write_identity(&self.name, &identity.text(), &version)).await?;
+        }
+        Ok(())
+    }
+}
+
+async fn within<T>(call: impl Future<Output = Result<T, ClientError>>) -> Result<T, RecordError> {
+    Ok(timeout(CALL, call).await.map_err(|_| RecordError::Late)??)
+}
+
+/// A region's row. All that writes its status goes through here, one after the other.
+pub(crate) struct Row {
+    namespace: Namespace,
+    name: String,
+    region: String,
+    identity: Arc<IdentityRecord>,
+    held: Mutex<Option<StoreRegion>>,
+}
+
+impl Row {
+    pub(crate) fn new(
+        namespace: Namespace,
+        name: String,
+        region: String,
+        identity: Arc<IdentityRecord>,
+    ) -> Self {
+        Self { namespace, name, region, identity, held: Mutex::new(None) }
+    }
+
+    /// The row as it was read or written last.
+    pub(crate) async fn status(&self) -> Result<StoreRegionStatus, RecordError> {
+        let mut held = self.held.lock().await;
+        Ok(self.load(&mut held).await?.status.unwrap_or_default())
+    }
+
+    async fn load(&self, held: &mut Option<StoreRegion>) -> Result<StoreRegion, RecordError> {
+        if let Some(row) = held {
+            return Ok(row.clone());
+        }
+        let found = within(self.namespace.get(Kind::StoreRegion, &self.name)).await?;
+        let row = found.and_then(|row| row.try_parse::<StoreRegion>().ok());
+        let row = row.ok_or_else(|| RecordError::Missing(format!("StoreRegion {}", self.name)))?;
+        *held = Some(row.clone());
+        Ok(row)
+    }
+
+    async fn write(
+        &self,
+        held: &mut Option<StoreRegion>,
+        next: &StoreRegionStatus,
+    ) -> Result<(), RecordError> {
+        let row = self.load(held).await?;
+        let last = row.status.clone().unwrap_or_default();
+        // Whatever comes of it, what is held is not current any more.
+        *held = None;
+        let patch = replacing(&json!(last), &json!(next));
+        let version = row.metadata.resource_version.as_deref();
+        *held = Some(within(self.namespace.patch_status(&self.name, version, &patch)).await?);
+        Ok(())
+    }
+
+    /// Writes what `build` makes of the row as it was, beside what was decided: epochs, their holders and what these had. Returns the row
+    /// before and after, if it was written.
+    pub(crate) async fn report(
+        &self,
+        build: impl FnOnce(&StoreRegionStatus) -> Option<StoreRegionStatus> + Send,
+    ) -> Result<Option<(StoreRegionStatus, StoreRegionStatus)>, RecordError> {
+        let mut held = self.held.lock().await;
+        let last = self.load(&mut held).await?.status.unwrap_or_default();
+        let Some(next) = build(&last).filter(|next| *next != last) else { return Ok(None) };
+        self.write(&mut held, &next).await?;
+        Ok(Some((last, next)))
+    }
+
+    async fn record(&self, shard: u16, members: &[Seen]) -> Result<Record, RecordError> {
+        let mut held = self.held.lock().await;
+        let status = self.load(&mut held).await?.status.unwrap_or_default();
+        if let Some(state) = status.shards.iter().find(|state| state.shard == shard && state.epoch > 0) {
+            return Ok(Record {
+                epoch: state.epoch,
+                master: state.master.map(usize::from),
+                basis: state
+                    .basis
+                    .as_ref()
+                    .map(|basis| Basis { incarnation: basis.incarnation.clone(), seq: basis.seq }),
+            });
+        }
+        // The row is new, or was lost: the identity record knows the highest epoch, the engines the rest.
+        let (identity, _) = self.identity.read().await?;
+        let of = identity.region(&self.region).and_then(|region| region.epochs.get(usize::from(shard)));
+        let record = reconstruct(of.copied().unwrap_or_default(), members);
+        if let (1.., Some(master)) = (record.epoch, record.master) {
+            tracing::info!(
+                row = self.name,
+                shard,
+                record.epoch,
+                master,
+                "the row was lost: taken from the engines"
+            );
+            let state = ShardState {
+                shard,
+                epoch: record.epoch,
+                master: u16::try_from(master).ok(),
+                ..ShardState::default()
+            };
+            self.write(&mut held, &with(status, state)).await?;
+        }
+        Ok(record)
+    }
+
+    async fn issue(&self, shard: u16, epoch: u64, member: usize, basis: &Basis) -> Result<(), RecordError> {
+        let mut held = self.held.lock().await;
+        let status = self.load(&mut held).await?.status.unwrap_or_default();
+        let recorded = status.shards.iter().find(|s| s.shard == shard).map_or(0, |state| state.epoch);
+        if recorded >= epoch {
+            return Err(RecordError::Overtaken { wanted: epoch, recorded });
+        }
+        let state = ShardState {
+            shard,
+            epoch,
+            master: u16::try_from(member).ok(),
+            basis: Some(crds::Basis { incarnation: basis.incarnation.clone(), seq: basis.seq }),
+            ..ShardState::default()
+        };
+        self.write(&mut held, &with(status, state)).await?;
+        drop(held);
+        self.identity.update(|identity| identity.raise(&self.region, shard, epoch)).await
+    }
+}
+
+fn with(mut status: StoreRegionStatus, state: ShardState) -> StoreRegionStatus {
+    status.shards.retain(|other| other.shard != state.shard);
+    status.shards.push(state);
+    status.shards.sort_by_key(|state| state.shard);
+    status
+}
+
+/// One shard of a row.
+pub(crate) struct ShardLedger {
+    pub(crate) row: Arc<Row>,
+    pub(crate) shard: u16,
+}
+
+impl Ledger for ShardLedger {
+    type Error = RecordError;
+
+    async fn record(&self, members: &[Seen]) -> Result<Record, RecordError> {
+        self.row.record(self.shard, members).await
+    }
+
+    async fn issue(&self, epoch: u64, member: usize, basis: &Basis) -> Result<(), RecordError> {
+        self.row.issue(self.shard, epoch, member, basis).await
+    }
+
+    async fn set_aside(&self, member: usize, _: u64) -> Result<(), RecordError> {
+        Err(RecordError::HoldsMore(member))
+    }
+}

@@ -1,0 +1,452 @@
+//! One store's task.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crds::{MultiActiveStore, MultiActiveStoreStatus, StoreRegionStatus};
+use futures_util::future::join_all;
+use jiff::Timestamp;
+use kube::runtime::reflector::ObjectRef;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use super::pods::PodProcess;
+use super::record::{IdentityRecord, RecordError, Row, ShardLedger};
+use super::rows::{self, Measured, ShardMeasured};
+use super::{Latest, Pods, Shared};
+use crate::health::engine::Engine;
+use crate::health::member::{Member, look_at};
+use crate::health::proxy::{ProxyReport, fetch_report, has_declared};
+use crate::health::shard::{ShardController, ShardView};
+use crate::health::status::{build_link, build_shard};
+use crate::platform::kubernetes::build;
+use crate::platform::kubernetes::check::Checked;
+use crate::platform::kubernetes::client::Namespace;
+use crate::platform::kubernetes::labels::{self, Part};
+use crate::platform::kubernetes::status::{self, Outdated};
+use crate::procedures::shard::{Notice, Place, Seen, bootstrap_obstacles};
+
+/// How often the store is looked at as a whole.
+const TICK: Duration = Duration::from_millis(500);
+/// How often its proxies are asked.
+const ASK_PROXIES: Duration = Duration::from_secs(1);
+/// Pause of a row that could not be written.
+const AFTER_FAILURE: Duration = Duration::from_secs(2);
+
+/// Looks after the store until it is gone.
+pub(super) async fn run(shared: Shared, mut latest: watch::Receiver<Arc<Latest>>) {
+    let key = ObjectRef::from_obj(&*latest.borrow().store);
+    let uid = latest.borrow().store.metadata.uid.clone();
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut runner: Option<Runner> = None;
+    let mut report = StoreReport::default();
+    shared.pods.wait_known().await;
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            changed = latest.changed() => if changed.is_err() { return },
+        }
+        let live = shared.stores.get(&key).filter(|live| live.metadata.uid == uid);
+        let Some(live) = live.filter(|live| live.metadata.deletion_timestamp.is_none()) else { return };
+        let now = Arc::clone(&latest.borrow_and_update());
+        if let Some(checked) = now.round.store() {
+            let plan = Plan::of(checked);
+            if runner.as_ref().is_none_or(|runner| runner.plan != plan) {
+                runner = Some(Runner::start(&shared, plan));
+            }
+        }
+        let generation = now.store.metadata.generation;
+        let mut rows = BTreeMap::new();
+        if let Some(runner) = &mut runner {
+            runner.found(&shared, &live).await;
+            rows = runner.report(&shared, &live, generation).await;
+        }
+        report.write(&shared, &live, &now, &rows).await;
+    }
+}
+
+/// The only writer of the store's status.
+#[derive(Default)]
+struct StoreReport {
+    /// What was written last, and over which version.
+    written: Option<(Option<String>, MultiActiveStore)>,
+    said: Option<String>,
+}
+
+impl StoreReport {
+    async fn write(
+        &mut self,
+        shared: &Shared,
+        live: &Arc<MultiActiveStore>,
+        latest: &Latest,
+        rows: &BTreeMap<String, StoreRegionStatus>,
+    ) {
+        // The watch may not have brought our own last write yet.
+        let base = match &self.written {
+            Some((over, written)) if *over == live.metadata.resource_version => written,
+            Some(_) | None => live,
+        };
+        let outdated = Outdated::find(&latest.round, &shared.pods);
+        let next = status::build_store(
+            &latest.store,
+            base.status.as_ref(),
+            &latest.round,
+            rows,
+            &outdated,
+            Timestamp::now(),
+        );
+        if base.status.as_ref() == Some(&next) {
+            return;
+        }
+        let namespace =
+            Namespace::new(shared.client.clone(), live.metadata.namespace.as_deref().unwrap_or_default());
+        match status::update_store(&namespace, base, &next).await {
+            Ok(written) => self.written = Some((live.metadata.resource_version.clone(), written)),
+            Err(error) => {
+                // Somebody was faster, and the watch brings what there is now; or the API server is away.
+                self.written = None;
+                tracing::debug!(%error, "the store's status was not written");
+                return;
+            }
+        }
+        self.tell(shared, live, &next).await;
+    }
+
+    async fn tell(&mut self, shared: &Shared, live: &MultiActiveStore, next: &MultiActiveStoreStatus) {
+        let bad = status::trouble(next);
+        let said = bad.as_ref().map(|(reason, _)| reason.clone());
+        if let Some((reason, words)) = bad.filter(|_| said != self.said) {
+            shared.publish(live, true, &reason, words).await;
+        }
+        self.said = said;
+    }
+}
+
+/// What decides which engines there are.
+#[derive(Clone, PartialEq, Eq)]
+struct Plan {
+    store: String,
+    namespace: String,
+    /// Members with their ids.
+    regions: Vec<(String, u16)>,
+    /// Those that are none yet.
+    waiting: Vec<String>,
+    shards: u16,
+    members: u16,
+    brokers: u16,
+    proxies: u16,
+    max_lag_ms: u64,
+    engine_password: String,
+    founded: bool,
+}
+
+impl Plan {
+    fn of(store: &Checked) -> Self {
+        Self {
+            store: store.spec.name.clone(),
+            namespace: store.namespace.clone(),
+            regions: store.members().map(|region| (region.spec.name.clone(), region.id)).collect(),
+            waiting: store.regions.iter().filter(|r| !r.is_member).map(|r| r.spec.name.clone()).collect(),
+            shards: store.spec.shards,
+            members: store.spec.redis.replicas + 1,
+            brokers: store.spec.broker.replicas,
+            proxies: store.spec.proxy.replicas,
+            max_lag_ms: store.spec.replication.max_lag.as_millis(),
+            engine_password: store.passwords.engine.clone(),
+            founded: store.identity.founded.is_some(),
+        }
+    }
+}
+
+/// The tasks that look after the engines and proxies of one plan. They end with it.
+struct Runner {
+    plan: Plan,
+    regions: Vec<Region>,
+    waiting: Vec<(String, Arc<Row>)>,
+    identity: Arc<IdentityRecord>,
+    founded: watch::Sender<bool>,
+    obstacles: Vec<Notice>,
+    _tasks: JoinSet<()>,
+}
+
+struct Region {
+    name: String,
+    id: u16,
+    row: Arc<Row>,
+    shards: Vec<Shard>,
+    proxies: watch::Receiver<Vec<ProxyReport>>,
+    written: Instant,
+    failed: Option<Instant>,
+}
+
+struct Shard {
+    names: Vec<String>,
+    members: Vec<Arc<Member<PodProcess>>>,
+    view: watch::Receiver<ShardView>,
+}
+
+impl Runner {
+    fn start(shared: &Shared, plan: Plan) -> Self {
+        let namespace = Namespace::new(shared.client.clone(), &plan.namespace);
+        let name = labels::identity_name(&plan.store);
+        let identity = Arc::new(IdentityRecord { namespace: namespace.clone(), name });
+        let (founded, seen) = watch::channel(plan.founded);
+        let mut tasks = JoinSet::new();
+        let mut pumped = Vec::new();
+        let started = Instant::now();
+        let row = |region: &str| {
+            let name = labels::region_name(&plan.store, region);
+            Arc::new(Row::new(namespace.clone(), name, region.to_owned(), Arc::clone(&identity)))
+        };
+        let mut regions = Vec::new();
+        for (region, id) in &plan.regions {
+            let row = row(region);
+            let mut shards = Vec::new();
+            for shard in 0..plan.shards {
+                let (names, members) = members(&plan, region, shard, &mut pumped);
+                for member in &members {
+                    tasks.spawn(Arc::clone(member).watch());
+                }
+                let (view, seen_view) = watch::channel(ShardView::default());
+                let controller = ShardController {
+                    name: labels::shard_name(&plan.store, region, shard),
+                    place: Place { store: plan.store.clone(), region: *id, shard },
+                    members: members.clone(),
+                    ledger: ShardLedger { row: Arc::clone(&row), shard },
+                    view,
+                };
+                tasks.spawn(controller.run(seen.clone(), started));
+                shards.push(Shard { names, members, view: seen_view });
+            }
+            let (reports, proxies) = watch::channel(Vec::new());
+            let (pods, of) = (shared.pods.clone(), (plan.namespace.clone(), plan.store.clone(), *id));
+            tasks.spawn(ask_proxies(pods, of, reports));
+            let name = region.clone();
+            regions.push(Region {
+                name,
+                id: *id,
+                row,
+                shards,
+                proxies,
+                written: Instant::now(),
+                failed: None,
+            });
+        }
+        tasks.spawn(pump(shared.pods.clone(), plan.namespace.clone(), pumped));
+        let waiting = plan.waiting.iter().map(|name| (name.clone(), row(name))).collect();
+        Self { plan, regions, waiting, identity, founded, obstacles: Vec::new(), _tasks: tasks }
+    }
+
+    /// Founds the store once every broker has its streams, and every engine answers and is empty.
+    async fn found(&mut self, shared: &Shared, live: &MultiActiveStore) {
+        if *self.founded.borrow() {
+            return;
+        }
+        let seen: Vec<(String, Seen)> = self
+            .regions
+            .iter()
+            .flat_map(|region| &region.shards)
+            .flat_map(|shard| shard.names.iter().cloned().zip(look_at(&shard.members)))
+            .collect();
+        self.obstacles = bootstrap_obstacles(seen.iter().map(|(name, seen)| (name.clone(), seen)));
+        if !self.obstacles.is_empty() {
+            return;
+        }
+        for region in &self.regions {
+            if !self.has_declared(shared, region).await {
+                let message = format!("the broker of {} has no streams yet", region.name);
+                self.obstacles.push(Notice { reason: "DeclaringStreams", message });
+                return;
+            }
+        }
+        let now = Timestamp::now().to_string();
+        let regions: Vec<&String> = self.plan.regions.iter().map(|(name, _)| name).collect();
+        let mut done = false;
+        let written = self.identity.update(|identity| {
+            let same = identity.regions.iter().map(|region| &region.name).eq(regions);
+            done = same;
+            if same && identity.founded.is_none() {
+                identity.founded = Some(now);
+            }
+            same
+        });
+        match written.await {
+            Ok(()) if done => {
+                tracing::info!(store = self.plan.store, namespace = self.plan.namespace, "founded");
+                self.founded.send_replace(true);
+                shared
+                    .publish(
+                        live,
+                        false,
+                        "Founded",
+                        "all engines are empty and all streams declared: the store is founded".into(),
+                    )
+                    .await;
+            }
+            Ok(()) => {}
+            Err(error) => {
+                self.obstacles = vec![Notice { reason: "RecordFailed", message: error.to_string() }];
+            }
+        }
+    }
+
+    async fn has_declared(&self, shared: &Shared, region: &Region) -> bool {
+        let pods = shared.pods.of_part(&self.plan.namespace, &self.plan.store, region.id, Part::Proxy);
+        let proxies: Vec<_> =
+            pods.iter().map(|pod| PodProcess::of(pod, Part::Proxy, build::admin_port())).collect();
+        let asked = proxies.iter().filter_map(PodProcess::reachable).map(has_declared);
+        join_all(asked).await.contains(&true)
+    }
+
+    /// Writes the regions' rows; returns all of them.
+    async fn report(
+        &mut self,
+        shared: &Shared,
+        live: &MultiActiveStore,
+        generation: Option<i64>,
+    ) -> BTreeMap<String, StoreRegionStatus> {
+        let measured: Vec<Measured> =
+            self.regions.iter().map(|region| self.measure(shared, region, generation)).collect();
+        let reports = self.regions.iter_mut().zip(measured).map(|(region, measured)| async move {
+            let status = region.report(shared, live, &measured).await;
+            (region.name.clone(), status)
+        });
+        let mut rows: BTreeMap<_, _> =
+            join_all(reports).await.into_iter().filter_map(|(name, status)| Some((name, status?))).collect();
+        for (name, row) in &self.waiting {
+            let written = row.report(|last| Some(status::build_waiting_region(last, generation))).await;
+            if let Err(error) = written {
+                tracing::debug!(%error, region = name, "a row was not written");
+            }
+            rows.extend(row.status().await.ok().map(|status| (name.clone(), status)));
+        }
+        rows
+    }
+
+    fn measure(&self, shared: &Shared, region: &Region, generation: Option<i64>) -> Measured {
+        let plan = &self.plan;
+        let reports = region.proxies.borrow().clone();
+        let peers = plan.regions.iter().map(|(name, _)| name).filter(|name| **name != region.name);
+        let brokers = shared.pods.of_part(&plan.namespace, &plan.store, region.id, Part::Broker);
+        let shards: Vec<ShardMeasured> =
+            (0u16..).zip(&region.shards).map(|(number, shard)| shard.measure(number)).collect();
+        let answers = |shard: &Shard| {
+            shard.view.borrow().members.iter().any(|seen| matches!(seen, Seen::Answers { .. }))
+        };
+        Measured {
+            any_engine_answers: region.shards.iter().any(answers),
+            links: peers.map(|peer| build_link(peer, plan.shards, &reports)).collect(),
+            ready_proxies: reports.iter().filter(|report| report.ready).count(),
+            proxies: plan.proxies,
+            ready_brokers: brokers.iter().filter(|pod| PodProcess::of(pod, Part::Broker, 0).ready).count(),
+            brokers: plan.brokers,
+            ack: reports.iter().map(|report| &report.ack.effective).find(|ack| !ack.is_empty()).cloned(),
+            max_lag_ms: plan.max_lag_ms,
+            store_waits: self.obstacles.first().map(|notice| notice.message.clone()),
+            endpoint: status::endpoint(&plan.store, &region.name, &plan.namespace),
+            generation,
+            shards,
+        }
+    }
+}
+
+impl Region {
+    /// Writes the row if that is due; returns it.
+    async fn report(
+        &mut self,
+        shared: &Shared,
+        live: &MultiActiveStore,
+        measured: &Measured,
+    ) -> Option<StoreRegionStatus> {
+        if self.failed.is_some_and(|failed| failed.elapsed() < AFTER_FAILURE) {
+            return self.row.status().await.ok();
+        }
+        self.failed = None;
+        let since = self.written.elapsed();
+        let written = self.row.report(|last| {
+            let next = rows::build(measured, last, Timestamp::now());
+            rows::is_due(last, &next, since).then_some(next)
+        });
+        match written.await {
+            Ok(Some((last, next))) => {
+                self.written = Instant::now();
+                for (bad, reason, words) in rows::events(&self.name, &last, &next) {
+                    shared.publish(live, bad, reason, words).await;
+                }
+                Some(next)
+            }
+            Ok(None) => self.row.status().await.ok(),
+            Err(error) => {
+                if !matches!(&error, RecordError::Client(error) if error.is_conflict()) {
+                    tracing::debug!(%error, region = self.name, "a row was not written");
+                    self.failed = Some(Instant::now());
+                }
+                None
+            }
+        }
+    }
+}
+
+impl Shard {
+    fn measure(&self, number: u16) -> ShardMeasured {
+        let view = self.view.borrow();
+        let status = build_shard(number, &view.members, view.master, &self.names);
+        let notices = view.notices.iter().map(|notice| (notice.reason, notice.message.clone())).collect();
+        ShardMeasured { status, notices }
+    }
+}
+
+type Pumped = Vec<(String, watch::Sender<PodProcess>)>;
+
+/// A shard's members, by pod name.
+fn members(
+    plan: &Plan,
+    region: &str,
+    shard: u16,
+    pumped: &mut Pumped,
+) -> (Vec<String>, Vec<Arc<Member<PodProcess>>>) {
+    let set = labels::shard_name(&plan.store, region, shard);
+    let member = |ordinal: u16| {
+        let pod = format!("{set}-{ordinal}");
+        let host = format!("{pod}.{set}.{}.svc:{}", plan.namespace, build::redis_port());
+        let (sender, process) = watch::channel(PodProcess::default());
+        pumped.push((pod.clone(), sender));
+        let engine = Engine::new(pod.clone(), &plan.engine_password, None);
+        (pod, Arc::new(Member::new(host, engine, process, None)))
+    };
+    (0..plan.members).map(member).unzip()
+}
+
+/// Tells the members of their pods.
+async fn pump(mut pods: Pods, namespace: String, members: Pumped) {
+    loop {
+        for (pod, process) in &members {
+            let now = pods.process(&namespace, pod, Part::Redis, build::redis_port());
+            process.send_if_modified(|last| {
+                let changed = *last != now;
+                *last = now;
+                changed
+            });
+        }
+        pods.changed(ASK_PROXIES).await;
+    }
+}
+
+/// Asks all proxies of a region again and again.
+async fn ask_proxies(
+    pods: Pods,
+    (namespace, store, region): (String, String, u16),
+    reports: watch::Sender<Vec<ProxyReport>>,
+) {
+    loop {
+        let found = pods.of_part(&namespace, &store, region, Part::Proxy);
+        let of: Vec<_> =
+            found.iter().map(|pod| PodProcess::of(pod, Part::Proxy, build::admin_port())).collect();
+        let asked = join_all(of.iter().filter_map(PodProcess::reachable).map(fetch_report)).await;
+        reports.send_replace(asked);
+        sleep(ASK_PROXIES).await;
+    }
+}
