@@ -24,6 +24,8 @@ import (
 	proxy "k8s.io/kubernetes/cmd/kube-proxy/app"
 	scheduler "k8s.io/kubernetes/cmd/kube-scheduler/app"
 	kubelet "k8s.io/kubernetes/cmd/kubelet/app"
+
+	"mas-cluster/internal/volumes"
 )
 
 // components are the programs inside this one, by the names that they have as programs of their own. Each reads os.Args
@@ -36,6 +38,7 @@ var components = map[string]func() int{
 	"kube-proxy":              func() int { return cli.Run(proxy.NewProxyCommand()) },
 	"kubelet":                 func() int { return cli.Run(kubelet.NewKubeletCommand(context.Background())) },
 	"coredns":                 func() int { coremain.Run(); return 0 },
+	"volume-provisioner":      volumes.Run,
 	"kubectl":                 runKubectl,
 }
 

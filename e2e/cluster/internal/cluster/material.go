@@ -83,6 +83,7 @@ func WriteMaterial(layout Layout, ports Ports, options Options, specs []node.Spe
 		layout.Kubeconfig(): admin,
 		layout.Config("kube-controller-manager.kubeconfig"): controllersUser,
 		layout.Config("kube-scheduler.kubeconfig"):          schedulerUser,
+		layout.Config("volume-provisioner.kubeconfig"):      {Name: "system:volume-provisioner", Groups: admin.Groups},
 	}
 	for _, spec := range specs {
 		users[spec.Kubeconfig("kubelet")] = pki.Subject{Name: "system:node:" + spec.Name(), Groups: []string{"system:nodes"}}
