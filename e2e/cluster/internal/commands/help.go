@@ -26,6 +26,9 @@ up takes
   --logs DIR             a folder for the logs that is kept (otherwise they are in the cluster's folder and go with it)
   --timeout SECONDS      how long it may take until everything is ready (120)
 
+cut takes
+  --peers                cut the node off from the other nodes alone; this machine and the API server are still reached
+
 kubeconfig takes
   --user NAME            the user's name
   --group GROUP          a group that the user is in (may be repeated)

@@ -79,6 +79,28 @@ func (p Plan) Switch(i int, connected bool) error {
 	return runIP([][]string{{"link", "set", p.Veth(i), state}})
 }
 
+// SwitchPeers connects the node whose first process is pid with the other nodes, or cuts it off from them: of what comes and goes by
+// its cable, only what is from or for this machine then passes.
+func (p Plan) SwitchPeers(pid int, connected bool) error {
+	for _, rule := range [][]string{
+		{"raw", "PREROUTING", "--in-interface", cable, "!", "--source", p.Host(), "--jump", "DROP"},
+		{"mangle", "POSTROUTING", "--out-interface", cable, "!", "--destination", p.Host(), "--jump", "DROP"},
+	} {
+		iptables := func(action string) error {
+			return run("nsenter", append([]string{"--target", strconv.Itoa(pid), "--mount", "--net", "--",
+				"iptables", "--wait", "--table", rule[0], action}, rule[1:]...)...)
+		}
+		action := map[bool]string{true: "--delete", false: "--insert"}[connected]
+		if there := iptables("--check") == nil; there != connected {
+			continue
+		}
+		if err := iptables(action); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Clean removes what the kernel does not remove with the nodes' processes. It is no error if nothing is there.
 func (p Plan) Clean() error {
 	if len(p.Names) == 0 {
