@@ -144,8 +144,12 @@ func (s Spec) network() error {
 	return nil
 }
 
-// cgroups makes the node's group in every hierarchy. In that of processors a new group has none until it is told.
+// cgroups makes the node's group in every hierarchy. In that of processors a new group has none until it is told. What pods of an
+// earlier start left goes first: kubelet would look for each of them for some seconds.
 func (s Spec) cgroups() error {
+	if err := removeCgroups(s.Plan.Cgroup(s.Number)); err != nil {
+		return err
+	}
 	hierarchies, err := filepath.Glob(filepath.Join(cgroups, "*", "cgroup.procs"))
 	if err != nil {
 		return err
