@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"mas-cluster/internal/cluster"
+	"mas-cluster/internal/node"
 	"mas-cluster/internal/pki"
 	"mas-cluster/internal/process"
 )
@@ -37,6 +38,7 @@ func (e Environment) Run(name string, args []string) int {
 		"stop":       func(args []string) (int, error) { return change(newFlags("stop"), "stopped", cluster.Stop, args) },
 		"load":       func(args []string) (int, error) { return change(newFlags("load"), "on all nodes", cluster.Load, args) },
 		"cut":        cut,
+		"missing":    missing, // for tools/cluster, which installs them
 		"heal":       func(args []string) (int, error) { return change(newFlags("heal"), "connected", cluster.Heal, args) },
 		"start":      func(args []string) (int, error) { return change(newFlags("start"), "ready", cluster.Start, args) },
 	}
@@ -223,6 +225,13 @@ func kubeconfig(args []string) (int, error) {
 	}
 	_, err = os.Stdout.Write(text)
 	return 0, err
+}
+
+func missing([]string) (int, error) {
+	for _, name := range node.Missing() {
+		fmt.Println(name)
+	}
+	return 0, nil
 }
 
 func cut(args []string) (int, error) {

@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -29,23 +31,24 @@ func Check() error {
 	if os.Geteuid() != 0 {
 		return errors.New("checking for nodes: nodes need root; without --nodes the control plane alone needs none")
 	}
+	if missing := Missing(); len(missing) > 0 {
+		return fmt.Errorf("checking for nodes: missing programs: apt-get install --no-install-recommends %s", strings.Join(missing, " "))
+	}
+	if _, err := os.Stat(filepath.Join(cgroups, "memory")); err != nil {
+		return errors.New("checking for nodes: this machine has cgroups of version 2 only, which was not tried: nodes need version 1")
+	}
+	return nil
+}
+
+// Missing are the Debian packages that nodes need and this machine does not have.
+func Missing() []string {
 	missing := map[string]bool{}
 	for program, debian := range needs {
 		if _, err := exec.LookPath(program); err != nil {
 			missing[debian] = true
 		}
 	}
-	if len(missing) > 0 {
-		var names []string
-		for name := range missing {
-			names = append(names, name)
-		}
-		return fmt.Errorf("checking for nodes: missing programs: apt-get install --no-install-recommends %s", strings.Join(names, " "))
-	}
-	if _, err := os.Stat(filepath.Join(cgroups, "memory")); err != nil {
-		return errors.New("checking for nodes: this machine has cgroups of version 2 only, which was not tried: nodes need version 1")
-	}
-	return nil
+	return slices.Sorted(maps.Keys(missing))
 }
 
 // Connect makes the network that the nodes will be connected to.
