@@ -35,6 +35,7 @@ kubeconfig takes
   --namespace NAMESPACE  the namespace that commands are about if they name none
 
 What runs is etcd, kube-apiserver, kube-controller-manager and kube-scheduler, each a child process of a small
-supervisor. A node is a process in process, mount and network namespaces of its own, with containerd, kubelet and
-kube-proxy in it. With a component's name as the first argument this program is that component: kube-apiserver --help.
+supervisor; with nodes, also a provisioner of volumes. A node is a process in process, mount and network namespaces of
+its own, with containerd, kubelet, kube-proxy and CoreDNS in it. With a component's name as the first argument this
+program is that component: kube-apiserver --help.
 `
