@@ -5,6 +5,11 @@ import (
 	"os"
 	_ "time/tzdata" // CronJobs name time zones, and this machine may have no zone files
 
+	"github.com/coredns/coredns/coremain"
+	_ "github.com/coredns/coredns/plugin/errors"
+	_ "github.com/coredns/coredns/plugin/kubernetes"
+	_ "github.com/coredns/coredns/plugin/ready"
+	_ "github.com/coredns/coredns/plugin/template"
 	"go.etcd.io/etcd/server/v3/etcdmain"
 	_ "k8s.io/client-go/plugin/pkg/client/auth" // kubeconfigs that log in by other ways than certificates
 	"k8s.io/component-base/cli"
@@ -19,6 +24,8 @@ import (
 	proxy "k8s.io/kubernetes/cmd/kube-proxy/app"
 	scheduler "k8s.io/kubernetes/cmd/kube-scheduler/app"
 	kubelet "k8s.io/kubernetes/cmd/kubelet/app"
+
+	"mas-cluster/internal/volumes"
 )
 
 // components are the programs inside this one, by the names that they have as programs of their own. Each reads os.Args
@@ -30,6 +37,8 @@ var components = map[string]func() int{
 	"kube-scheduler":          func() int { return cli.Run(scheduler.NewSchedulerCommand()) },
 	"kube-proxy":              func() int { return cli.Run(proxy.NewProxyCommand()) },
 	"kubelet":                 func() int { return cli.Run(kubelet.NewKubeletCommand(context.Background())) },
+	"coredns":                 func() int { coremain.Run(); return 0 },
+	"volume-provisioner":      volumes.Run,
 	"kubectl":                 runKubectl,
 }
 

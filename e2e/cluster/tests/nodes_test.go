@@ -79,8 +79,7 @@ func TestThreeNodesRunPods(t *testing.T) {
 	p.must("heal", "node-2", "--dir", p.dir)
 	p.wait("the pod is reached again", reached)
 
-	p.must("stop", "node-3", "--dir", p.dir)
-	p.must("start", "node-3", "--dir", p.dir)
+	p.namesAndVolumes()
 	p.remember()
 	p.must("down", "--dir", p.dir)
 	p.nothingIsLeft()
@@ -103,24 +102,30 @@ func TestAKilledSupervisorTakesTheNodesAlong(t *testing.T) {
 	p.nothingIsLeft()
 }
 
-// load gives the nodes an image with this program in it.
+// load gives the nodes images with this program in it, and with the tests in it: see look.
 func (p *place) load() {
 	p.Helper()
 	path := os.Getenv("MAS_CLUSTER")
 	if path == "" {
 		p.Skip("the program's path is not known: run this with tools/cluster test")
 	}
-	program, err := os.ReadFile(path)
+	tests, err := os.Executable()
 	if err != nil {
 		p.Fatal(err)
 	}
-	image, err := node.Image("localhost/program:1", program)
-	if err != nil {
-		p.Fatal(err)
+	for name, path := range map[string]string{"program": path, "look": tests} {
+		program, err := os.ReadFile(path)
+		if err != nil {
+			p.Fatal(err)
+		}
+		image, err := node.Image("localhost/"+name+":1", program)
+		if err != nil {
+			p.Fatal(err)
+		}
+		file := filepath.Join(p.TempDir(), name+".tar")
+		if err := os.WriteFile(file, image, 0o600); err != nil {
+			p.Fatal(err)
+		}
+		p.must("load", file, "--dir", p.dir)
 	}
-	file := filepath.Join(p.TempDir(), "image.tar")
-	if err := os.WriteFile(file, image, 0o600); err != nil {
-		p.Fatal(err)
-	}
-	p.must("load", file, "--dir", p.dir)
 }

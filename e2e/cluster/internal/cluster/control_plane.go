@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"fmt"
+	"path/filepath"
 	"strconv"
 )
 
@@ -34,7 +35,11 @@ func (p Ports) Server() string { return fmt.Sprintf("https://%s:%d", p.Host, p.A
 
 // ControlPlane is the control plane's components in the order in which they are started. It only says how; nothing is started.
 func ControlPlane(layout Layout, ports Ports, options Options) []Component {
-	return []Component{etcd(layout, ports), apiServer(layout, ports, options), controllers(layout, ports), scheduler(layout, ports)}
+	components := []Component{etcd(layout, ports), apiServer(layout, ports, options), controllers(layout, ports), scheduler(layout, ports)}
+	if options.Nodes > 0 {
+		components = append(components, provisioner(layout, ports))
+	}
+	return components
 }
 
 func etcd(layout Layout, ports Ports) Component {
@@ -132,6 +137,14 @@ func scheduler(layout Layout, ports Ports) Component {
 	args := []string{"--kube-api-qps=300", "--kube-api-burst=600"}
 	return Component{Name: "kube-scheduler", Ready: local(ports.Scheduler) + "/readyz",
 		Args: append(args, clientArgs(layout, "kube-scheduler", ports.Scheduler)...)}
+}
+
+// provisioner makes its StorageClass when it is ready.
+func provisioner(layout Layout, ports Ports) Component {
+	return Component{Name: "volume-provisioner", Ready: ports.Server() + "/apis/storage.k8s.io/v1/storageclasses/standard", Args: []string{
+		"--kubeconfig=" + layout.Config("volume-provisioner.kubeconfig"),
+		"--nodes=" + filepath.Dir(layout.Node("any")),
+	}}
 }
 
 // clientArgs are those that the two clients of the API server have in common.

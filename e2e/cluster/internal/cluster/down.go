@@ -77,7 +77,8 @@ func change(dir, component string, stop bool) error {
 		return fmt.Errorf("%s %s: no cluster runs in %s: start it with `up` first", verb, component, dir)
 	}
 	find := func(c ComponentRecord) bool { return c.Name == component }
-	if !slices.ContainsFunc(record.Components, find) {
+	i := slices.IndexFunc(record.Components, find)
+	if i < 0 {
 		var names []string
 		for _, c := range record.Components {
 			names = append(names, c.Name)
@@ -98,6 +99,10 @@ func change(dir, component string, stop bool) error {
 	prober, err := NewProber(layout)
 	if err != nil {
 		return err
+	}
+	if record.Components[i].Process == nil {
+		// Kubernetes counts in seconds.
+		prober.Since = time.Now().Truncate(time.Second)
 	}
 	for deadline := time.Now().Add(downTimeout); ; time.Sleep(probeEvery) {
 		record, running, err := Look(layout)

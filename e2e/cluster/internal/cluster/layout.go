@@ -97,7 +97,7 @@ func (l Layout) MakeFolders() error {
 		return fmt.Errorf("preparing the folder of logs: %w", err)
 	}
 	// Those of an earlier cluster, in a folder that is kept: who counts the lines of a log means this cluster's.
-	for _, name := range []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "audit"} {
+	for _, name := range []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "volume-provisioner", "audit"} {
 		if err := os.Remove(l.Log(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("preparing the folder of logs: %w", err)
 		}

@@ -83,9 +83,11 @@ func WriteMaterial(layout Layout, ports Ports, options Options, specs []node.Spe
 		layout.Kubeconfig(): admin,
 		layout.Config("kube-controller-manager.kubeconfig"): controllersUser,
 		layout.Config("kube-scheduler.kubeconfig"):          schedulerUser,
+		layout.Config("volume-provisioner.kubeconfig"):      {Name: "system:volume-provisioner", Groups: admin.Groups},
 	}
 	for _, spec := range specs {
 		users[spec.Kubeconfig("kubelet")] = pki.Subject{Name: "system:node:" + spec.Name(), Groups: []string{"system:nodes"}}
+		users[spec.Kubeconfig("coredns")] = pki.Subject{Name: "system:coredns", Groups: admin.Groups}
 		users[spec.Kubeconfig("kube-proxy")] = pki.Subject{Name: "system:kube-proxy"}
 		if files[layout.Config(spec.Name()+".json")], err = json.Marshal(spec); err != nil {
 			return fmt.Errorf("writing a node's specification: %w", err)

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"mas-cluster/internal/node"
 )
 
 // Load gives every running node an image, from a file as `docker save` or `buildah push docker-archive:` writes it.
@@ -38,12 +40,23 @@ func Load(dir, file string) error {
 }
 
 // Cut pulls a node's cable: nobody reaches the node or its pods, and they reach nobody.
-func Cut(dir, name string) error { return cable(dir, name, "cutting off", false) }
+func Cut(dir, name string) error {
+	return connect(dir, name, "cutting off", func(plan node.Plan, i, _ int) error { return plan.Switch(i, false) })
+}
 
-// Heal plugs the cable in again.
-func Heal(dir, name string) error { return cable(dir, name, "connecting", true) }
+// CutPeers cuts a node and its pods off from the other nodes and theirs. This machine, with the API server, is still connected.
+func CutPeers(dir, name string) error {
+	return connect(dir, name, "cutting off", func(plan node.Plan, _, pid int) error { return plan.SwitchPeers(pid, false) })
+}
 
-func cable(dir, name, verb string, connected bool) error {
+// Heal undoes both.
+func Heal(dir, name string) error {
+	return connect(dir, name, "connecting", func(plan node.Plan, i, pid int) error {
+		return errors.Join(plan.SwitchPeers(pid, true), plan.Switch(i, true))
+	})
+}
+
+func connect(dir, name, verb string, change func(plan node.Plan, i, pid int) error) error {
 	record, err := withNodes(dir, verb+" "+name)
 	if err != nil {
 		return err
@@ -52,10 +65,15 @@ func cable(dir, name, verb string, connected bool) error {
 	if i < 0 {
 		return fmt.Errorf("%s %s: no such node: name one of %s", verb, name, strings.Join(record.Nodes.Names, ", "))
 	}
-	if err := record.Nodes.Switch(i, connected); err != nil {
-		return fmt.Errorf("%s %s: %w", verb, name, err)
+	for _, c := range record.Components {
+		if c.Name == name && c.Process != nil {
+			if err := change(record.Nodes, i, c.Process.PID); err != nil {
+				return fmt.Errorf("%s %s: %w", verb, name, err)
+			}
+			return nil
+		}
 	}
-	return nil
+	return fmt.Errorf("%s %s: it is stopped", verb, name)
 }
 
 func withNodes(dir, action string) (Record, error) {

@@ -14,7 +14,11 @@ import (
 )
 
 // Prober asks components as the administrator.
-type Prober struct{ client *http.Client }
+type Prober struct {
+	client *http.Client
+	// Since is when a node was started: what it said of itself before that does not count.
+	Since time.Time
+}
 
 // NewProber reads the certificates of a cluster.
 func NewProber(layout Layout) (*Prober, error) {
@@ -33,7 +37,7 @@ func NewProber(layout Layout) (*Prober, error) {
 		TLSClientConfig:   &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12},
 		DisableKeepAlives: true,
 	}
-	return &Prober{&http.Client{Transport: transport, Timeout: 3 * time.Second}}, nil
+	return &Prober{client: &http.Client{Transport: transport, Timeout: 3 * time.Second}}, nil
 }
 
 // Get is nil if a URL answers 200, and does not answer with a node that is not ready; otherwise it is what it answers.
@@ -48,7 +52,7 @@ func (p *Prober) Get(url string) error {
 		return err
 	}
 	if response.StatusCode == http.StatusOK {
-		return nodeProblem(text)
+		return p.nodeProblem(text)
 	}
 	var bad []string
 	for _, line := range strings.Split(string(text), "\n") {
@@ -64,22 +68,27 @@ func (p *Prober) Get(url string) error {
 }
 
 // nodeProblem says what a node says of itself, if this is a node and not ready.
-func nodeProblem(answer []byte) error {
+func (p *Prober) nodeProblem(answer []byte) error {
 	var node struct {
 		Kind   string
 		Status struct {
-			Conditions []struct{ Type, Status, Message string }
+			Conditions []struct {
+				Type, Status, Message string
+				LastHeartbeatTime     time.Time
+			}
 		}
 	}
 	if json.Unmarshal(answer, &node) != nil || node.Kind != "Node" {
 		return nil
 	}
 	for _, condition := range node.Status.Conditions {
-		if condition.Type == "Ready" && condition.Status == "True" {
-			return nil
-		} else if condition.Type == "Ready" {
-			return errors.New(condition.Message)
+		if condition.Type != "Ready" || condition.LastHeartbeatTime.Before(p.Since) {
+			continue
 		}
+		if condition.Status == "True" {
+			return nil
+		}
+		return errors.New(condition.Message)
 	}
 	return errors.New("the node has not said how it is")
 }

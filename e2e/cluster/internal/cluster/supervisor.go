@@ -176,7 +176,7 @@ func (s *supervisor) start(ctx context.Context) error {
 
 	ctx, stop := context.WithTimeoutCause(ctx, s.options.Timeout, errTimeout)
 	defer stop()
-	// The last two need the API server and not each other.
+	// Those after the API server need it and not each other.
 	for _, together := range [][]*child{s.children[:1], s.children[1:2], s.children[2:]} {
 		for _, c := range together {
 			if err := s.startChild(c); err != nil {

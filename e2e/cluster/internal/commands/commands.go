@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"mas-cluster/internal/cluster"
+	"mas-cluster/internal/node"
 	"mas-cluster/internal/pki"
 	"mas-cluster/internal/process"
 )
@@ -34,11 +35,12 @@ func (e Environment) Run(name string, args []string) int {
 		"down":       down,
 		"status":     status,
 		"kubeconfig": kubeconfig,
-		"stop":       func(args []string) (int, error) { return change("stop", "stopped", cluster.Stop, args) },
-		"load":       func(args []string) (int, error) { return change("load", "on all nodes", cluster.Load, args) },
-		"cut":        func(args []string) (int, error) { return change("cut", "cut off", cluster.Cut, args) },
-		"heal":       func(args []string) (int, error) { return change("heal", "connected", cluster.Heal, args) },
-		"start":      func(args []string) (int, error) { return change("start", "ready", cluster.Start, args) },
+		"stop":       func(args []string) (int, error) { return change(newFlags("stop"), "stopped", cluster.Stop, args) },
+		"load":       func(args []string) (int, error) { return change(newFlags("load"), "on all nodes", cluster.Load, args) },
+		"cut":        cut,
+		"missing":    missing, // for tools/cluster, which installs them
+		"heal":       func(args []string) (int, error) { return change(newFlags("heal"), "connected", cluster.Heal, args) },
+		"start":      func(args []string) (int, error) { return change(newFlags("start"), "ready", cluster.Start, args) },
 	}
 	run, ok := commands[name]
 	if !ok {
@@ -66,30 +68,36 @@ var errHelp = errors.New("help was asked for")
 type flags struct {
 	*flag.FlagSet
 	name, dir *string
+	plain     []string // the arguments that are no flags
 }
 
-func newFlags(command string) flags {
+func newFlags(command string) *flags {
 	set := flag.NewFlagSet(command, flag.ContinueOnError)
 	set.SetOutput(io.Discard)
-	return flags{set, set.String("name", "dev", ""), set.String("dir", "", "")}
+	return &flags{FlagSet: set, name: set.String("name", "dev", ""), dir: set.String("dir", "", "")}
 }
 
-// read reads the arguments, of which as many as said are no flags, and finds the cluster's folder.
-func (f flags) read(args []string, plain int) (dir string, err error) {
-	if err := f.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return "", errHelp
+// read reads the arguments, of which as many as said are no flags, before or after these, and finds the cluster's folder.
+func (f *flags) read(args []string, plain int) (dir string, err error) {
+	for done := false; !done; {
+		if err := f.Parse(args); err != nil {
+			if errors.Is(err, flag.ErrHelp) {
+				return "", errHelp
+			}
+			return "", fmt.Errorf("reading the arguments of %s: %w; try --help", f.Name(), err)
 		}
-		return "", fmt.Errorf("reading the arguments of %s: %w; try --help", f.Name(), err)
+		if done = f.NArg() == 0; !done {
+			f.plain, args = append(f.plain, f.Arg(0)), f.Args()[1:]
+		}
 	}
-	if f.NArg() != plain {
-		return "", fmt.Errorf("reading the arguments of %s: %d without a flag instead of %d: %q; try --help", f.Name(), f.NArg(), plain, f.Args())
+	if len(f.plain) != plain {
+		return "", fmt.Errorf("reading the arguments of %s: %d without a flag instead of %d: %q; try --help", f.Name(), len(f.plain), plain, f.plain)
 	}
 	return cluster.Find(*f.dir, *f.name)
 }
 
 // again are the flags with which another command means the same cluster, whose folder is dir.
-func (f flags) again(dir string) string {
+func (f *flags) again(dir string) string {
 	switch {
 	case *f.dir != "":
 		return " --dir " + dir
@@ -219,20 +227,30 @@ func kubeconfig(args []string) (int, error) {
 	return 0, err
 }
 
-func change(verb, done string, run func(dir, what string) error, args []string) (int, error) {
-	set := newFlags(verb)
-	// What it is about may come before the flags, as people write it.
-	what := ""
-	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
-		what, args = args[0], args[1:]
+func missing([]string) (int, error) {
+	for _, name := range node.Missing() {
+		fmt.Println(name)
 	}
-	dir, err := set.read(args, 0)
+	return 0, nil
+}
+
+func cut(args []string) (int, error) {
+	set := newFlags("cut")
+	peers := set.Bool("peers", false, "")
+	return change(set, "cut off", func(dir, name string) error {
+		if *peers {
+			return cluster.CutPeers(dir, name)
+		}
+		return cluster.Cut(dir, name)
+	}, args)
+}
+
+func change(set *flags, done string, run func(dir, what string) error, args []string) (int, error) {
+	dir, err := set.read(args, 1)
 	if err != nil {
 		return exitUsage, err
 	}
-	if what == "" {
-		return exitUsage, fmt.Errorf("reading the arguments of %s: say what, before the flags; try --help", verb)
-	}
+	what := set.plain[0]
 	if err := run(dir, what); err != nil {
 		return exitFailed, err
 	}

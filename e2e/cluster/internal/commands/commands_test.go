@@ -25,6 +25,17 @@ func TestACommandAndWhatItPrintsMeanTheSameCluster(t *testing.T) {
 	}
 }
 
+func TestFlagsAreBeforeOrAfterWhatACommandIsAbout(t *testing.T) {
+	for _, args := range []string{"node-2 --peers --dir /c", "--peers node-2 --dir /c", "--peers --dir /c node-2"} {
+		set := newFlags("cut")
+		peers := set.Bool("peers", false, "")
+		dir, err := set.read(strings.Fields(args), 1)
+		if err != nil || dir != "/c" || !*peers || set.plain[0] != "node-2" {
+			t.Errorf("%q: %q, %v, %q, %v", args, dir, *peers, set.plain, err)
+		}
+	}
+}
+
 func TestWhatIsNotUnderstoodIsRefused(t *testing.T) {
 	for _, args := range []string{"--nonsense", "dev", "--name"} {
 		if _, err := newFlags("down").read(strings.Fields(args), 0); err == nil || !strings.Contains(err.Error(), "--help") {

@@ -26,12 +26,16 @@ up takes
   --logs DIR             a folder for the logs that is kept (otherwise they are in the cluster's folder and go with it)
   --timeout SECONDS      how long it may take until everything is ready (120)
 
+cut takes
+  --peers                cut the node off from the other nodes alone; this machine and the API server are still reached
+
 kubeconfig takes
   --user NAME            the user's name
   --group GROUP          a group that the user is in (may be repeated)
   --namespace NAMESPACE  the namespace that commands are about if they name none
 
 What runs is etcd, kube-apiserver, kube-controller-manager and kube-scheduler, each a child process of a small
-supervisor. A node is a process in process, mount and network namespaces of its own, with containerd, kubelet and
-kube-proxy in it. With a component's name as the first argument this program is that component: kube-apiserver --help.
+supervisor; with nodes, also a provisioner of volumes. A node is a process in process, mount and network namespaces of
+its own, with containerd, kubelet, kube-proxy and CoreDNS in it. With a component's name as the first argument this
+program is that component: kube-apiserver --help.
 `

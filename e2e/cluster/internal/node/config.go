@@ -39,7 +39,28 @@ func cniConfig(podRange string) string {
 `, podRange)
 }
 
-func kubeletConfig(cgroup, authority string) string {
+// nameServer answers from what it has seen of Services and their endpoints: a node that is cut off goes on resolving names.
+// Names outside the cluster do not exist, since nothing outside this machine is reached.
+func nameServer(kubeconfig string) string {
+	return fmt.Sprintf(`%s in-addr.arpa ip6.arpa {
+	errors
+	ready %s
+	kubernetes {
+		kubeconfig %q
+		pods insecure
+		ttl 5
+	}
+}
+. {
+	errors
+	template ANY ANY {
+		rcode NXDOMAIN
+	}
+}
+`, domain, namesReady, kubeconfig)
+}
+
+func kubeletConfig(cgroup, authority, dns string) string {
 	return fmt.Sprintf(`apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 cgroupDriver: cgroupfs
@@ -49,10 +70,12 @@ enforceNodeAllocatable: []
 containerRuntimeEndpoint: "unix://%s"
 authentication: {anonymous: {enabled: false}, webhook: {enabled: true}, x509: {clientCAFile: %q}}
 authorization: {mode: Webhook}
+clusterDNS: [%q]
+clusterDomain: %s
 # The disk is this machine's own: nobody's pods go because somebody else has filled it.
 evictionHard: {memory.available: 50Mi, nodefs.available: 1%%, imagefs.available: 1%%}
 imageGCHighThresholdPercent: 100
-`, cgroup, containerdSocket, authority)
+`, cgroup, containerdSocket, authority, dns, domain)
 }
 
 // Image is an image with one program in it, as `docker save` would write it.

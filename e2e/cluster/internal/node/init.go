@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +20,9 @@ const (
 	containerdSocket = "/run/containerd/containerd.sock"
 	cable            = "eth0"
 	startTimeout     = 60 * time.Second
+	namesTimeout     = 10 * time.Second
+	namesReady       = "127.0.0.1:8181" // answers 200 at /ready when names are resolved
+	domain           = "cluster.local"
 )
 
 // Spec is one node: all that its first process has to know.
@@ -65,12 +69,16 @@ func Init(s Spec) error {
 		running[pid] = name
 		return err
 	}
+	if err := start("coredns", "/proc/self/exe", "-conf", filepath.Join(s.Folder, "Corefile")); err != nil {
+		return err
+	}
 	if err := start("containerd", "containerd", "--config", filepath.Join(s.Folder, "containerd.toml")); err != nil {
 		return err
 	}
 	if err := s.importSandbox(); err != nil {
 		return err
 	}
+	awaitNames()
 	address := s.Plan.Address(s.Number)
 	if err := start("kubelet", "/proc/self/exe", "--config="+filepath.Join(s.Folder, "kubelet.yaml"),
 		"--kubeconfig="+s.Kubeconfig("kubelet"), "--hostname-override="+s.Name(), "--node-ip="+address,
@@ -136,8 +144,12 @@ func (s Spec) network() error {
 	return nil
 }
 
-// cgroups makes the node's group in every hierarchy. In that of processors a new group has none until it is told.
+// cgroups makes the node's group in every hierarchy. In that of processors a new group has none until it is told. What pods of an
+// earlier start left goes first: kubelet would look for each of them for some seconds.
 func (s Spec) cgroups() error {
+	if err := removeCgroups(s.Plan.Cgroup(s.Number)); err != nil {
+		return err
+	}
 	hierarchies, err := filepath.Glob(filepath.Join(cgroups, "*", "cgroup.procs"))
 	if err != nil {
 		return err
@@ -171,7 +183,8 @@ func (s Spec) configure() error {
 	for name, text := range map[string]string{
 		"containerd.toml":     containerdConfig(s.Folder),
 		"cni/10-net.conflist": cniConfig(s.Plan.PodRange(s.Number)),
-		"kubelet.yaml":        kubeletConfig(s.Plan.Cgroup(s.Number), s.CA),
+		"kubelet.yaml":        kubeletConfig(s.Plan.Cgroup(s.Number), s.CA, s.Plan.Address(s.Number)),
+		"Corefile":            nameServer(s.Kubeconfig("coredns")),
 	} {
 		if err := os.WriteFile(filepath.Join(s.Folder, name), []byte(text), 0o644); err != nil {
 			return fmt.Errorf("configuring the node: %w", err)
@@ -223,6 +236,21 @@ func (s Spec) importSandbox() error {
 		}
 		if time.Now().After(deadline) {
 			return fmt.Errorf("importing the sandbox image: %w: %s", err, output)
+		}
+	}
+}
+
+// awaitNames waits until names are resolved: pods of a node that is ready can rely on it. If the API server does not answer, there
+// is nothing to resolve yet, and the node starts as it is.
+func awaitNames() {
+	for deadline := time.Now().Add(namesTimeout); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		response, err := http.Get("http://" + namesReady + "/ready")
+		if err != nil {
+			continue
+		}
+		_ = response.Body.Close()
+		if response.StatusCode == http.StatusOK {
+			return
 		}
 	}
 }

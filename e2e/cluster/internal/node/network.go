@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -29,23 +31,24 @@ func Check() error {
 	if os.Geteuid() != 0 {
 		return errors.New("checking for nodes: nodes need root; without --nodes the control plane alone needs none")
 	}
+	if missing := Missing(); len(missing) > 0 {
+		return fmt.Errorf("checking for nodes: missing programs: apt-get install --no-install-recommends %s", strings.Join(missing, " "))
+	}
+	if _, err := os.Stat(filepath.Join(cgroups, "memory")); err != nil {
+		return errors.New("checking for nodes: this machine has cgroups of version 2 only, which was not tried: nodes need version 1")
+	}
+	return nil
+}
+
+// Missing are the Debian packages that nodes need and this machine does not have.
+func Missing() []string {
 	missing := map[string]bool{}
 	for program, debian := range needs {
 		if _, err := exec.LookPath(program); err != nil {
 			missing[debian] = true
 		}
 	}
-	if len(missing) > 0 {
-		var names []string
-		for name := range missing {
-			names = append(names, name)
-		}
-		return fmt.Errorf("checking for nodes: missing programs: apt-get install --no-install-recommends %s", strings.Join(names, " "))
-	}
-	if _, err := os.Stat(filepath.Join(cgroups, "memory")); err != nil {
-		return errors.New("checking for nodes: this machine has cgroups of version 2 only, which was not tried: nodes need version 1")
-	}
-	return nil
+	return slices.Sorted(maps.Keys(missing))
 }
 
 // Connect makes the network that the nodes will be connected to.
@@ -77,6 +80,28 @@ func (p Plan) Plug(i, pid int) error {
 func (p Plan) Switch(i int, connected bool) error {
 	state := map[bool]string{true: "up", false: "down"}[connected]
 	return runIP([][]string{{"link", "set", p.Veth(i), state}})
+}
+
+// SwitchPeers connects the node whose first process is pid with the other nodes, or cuts it off from them: of what comes and goes by
+// its cable, only what is from or for this machine then passes.
+func (p Plan) SwitchPeers(pid int, connected bool) error {
+	for _, rule := range [][]string{
+		{"raw", "PREROUTING", "--in-interface", cable, "!", "--source", p.Host(), "--jump", "DROP"},
+		{"mangle", "POSTROUTING", "--out-interface", cable, "!", "--destination", p.Host(), "--jump", "DROP"},
+	} {
+		iptables := func(action string) error {
+			return run("nsenter", append([]string{"--target", strconv.Itoa(pid), "--mount", "--net", "--",
+				"iptables", "--wait", "--table", rule[0], action}, rule[1:]...)...)
+		}
+		action := map[bool]string{true: "--delete", false: "--insert"}[connected]
+		if there := iptables("--check") == nil; there != connected {
+			continue
+		}
+		if err := iptables(action); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Clean removes what the kernel does not remove with the nodes' processes. It is no error if nothing is there.

@@ -1,5 +1,5 @@
 // Package node makes the nodes of a cluster on one machine. A node is one process in process, mount and network namespaces of
-// its own, with containerd, kubelet and kube-proxy below it: when that process ends, the kernel ends all that it started, pods
+// its own, with containerd, kubelet, kube-proxy and CoreDNS below it: when that process ends, the kernel ends all that it started, pods
 // too, and with the last of them go its mounts and its network. What is left then is a bridge, cgroups and files.
 package node
 
