@@ -7,7 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use redis::{Connection, FromRedisValue, Pipeline, Value, from_redis_value};
 
-use crate::{Store, wait_until};
+use crate::load::Endpoints;
+use crate::wait_until;
 
 const CHUNK: usize = 500;
 const SHOWN: usize = 12;
@@ -131,11 +132,11 @@ pub fn differences(one: &Keyspace, other: &Keyspace) -> Vec<Difference> {
 }
 
 /// Waits until all regions hold the same keys that match `pattern`, and gives them. An error shows differences.
-pub fn wait_equal(store: &Store, pattern: &str, limit: Duration) -> Result<Keyspace> {
+pub fn wait_equal(store: &impl Endpoints, pattern: &str, limit: Duration) -> Result<Keyspace> {
     let regions = store.regions();
     wait_until("all regions to be equal", limit, || {
         let read = |region: &&str| {
-            let mut connection = store.connect(region)?;
+            let mut connection = store.connect_to(region)?;
             read(&mut connection, pattern).with_context(|| format!("reading {region} failed"))
         };
         let spaces: Result<Vec<_>> = regions.iter().map(read).collect();

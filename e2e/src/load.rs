@@ -49,8 +49,38 @@ pub struct Plan<'a> {
     pub pace: Duration,
 }
 
+/// Gives a client of one region, as often as a writer connects.
+pub type Source = Arc<dyn Fn() -> Result<Client> + Send + Sync>;
+
+/// A store that can be written to.
+pub trait Endpoints {
+    /// Its regions.
+    fn regions(&self) -> Vec<&str>;
+    /// Where a region is reached.
+    fn source(&self, region: &str) -> Result<Source>;
+
+    /// A connection to `region`.
+    fn connect_to(&self, region: &str) -> Result<Connection> {
+        let connection = self.source(region)?()?.get_connection_with_timeout(ANSWER_LIMIT)?;
+        connection.set_read_timeout(Some(ANSWER_LIMIT))?;
+        connection.set_write_timeout(Some(ANSWER_LIMIT))?;
+        Ok(connection)
+    }
+}
+
+impl Endpoints for Store {
+    fn regions(&self) -> Vec<&str> {
+        Self::regions(self)
+    }
+
+    fn source(&self, region: &str) -> Result<Source> {
+        let client = self.client(region)?;
+        Ok(Arc::new(move || Ok(client.clone())))
+    }
+}
+
 struct Writer {
-    client: Client,
+    source: Source,
     prefix: String,
     name: String,
     level: Vec<String>,
@@ -62,12 +92,12 @@ struct Writer {
 
 impl Load {
     /// Starts the writers of `plan`.
-    pub fn start(store: &Store, plan: &Plan<'_>) -> Result<Self> {
+    pub fn start(store: &impl Endpoints, plan: &Plan<'_>) -> Result<Self> {
         let mut load = Self { stop: Arc::default(), answered: Arc::default(), workers: Vec::new() };
         for region in plan.regions {
             for number in 0..plan.writers {
                 let writer = Writer {
-                    client: store.client(region)?,
+                    source: store.source(region)?,
                     prefix: plan.prefix.to_owned(),
                     name: format!("{region}-{number}"),
                     level: plan.level.iter().map(ToString::to_string).collect(),
@@ -163,8 +193,8 @@ impl Writer {
         slot.as_mut()
     }
 
-    fn connect(&self) -> redis::RedisResult<Connection> {
-        let mut connection = self.client.get_connection_with_timeout(ANSWER_LIMIT)?;
+    fn connect(&self) -> Result<Connection> {
+        let mut connection = (self.source)()?.get_connection_with_timeout(ANSWER_LIMIT)?;
         connection.set_read_timeout(Some(ANSWER_LIMIT))?;
         connection.set_write_timeout(Some(ANSWER_LIMIT))?;
         if !self.level.is_empty() {

@@ -13,12 +13,20 @@ use super::object::{Kind, Object};
 
 /// A call that failed.
 #[derive(Debug, thiserror::Error)]
-#[error("{verb} {kind} {name}: {source}")]
+#[error("{verb} {kind} {name}: {}", words(.source))]
 pub(crate) struct ClientError {
     verb: &'static str,
     kind: String,
     name: String,
     source: Box<kube::Error>,
+}
+
+/// What the API server says, without the rest of its answer.
+fn words(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => format!("{} ({})", status.message, status.code),
+        other => other.to_string(),
+    }
 }
 
 impl ClientError {

@@ -17,6 +17,7 @@ use kube::runtime::controller::{Action, Config, Controller};
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::{WatchStreamExt as _, watcher};
+use tokio::sync::mpsc;
 
 use super::FIELD_MANAGER;
 use super::catalog::{Catalog, CatalogError};
@@ -112,11 +113,13 @@ pub async fn run(
     metrics.leads();
     tracing::info!(watch = options.watch_namespace.as_deref().unwrap_or("all namespaces"), "operator leads");
     let scope = Scope { client: client.clone(), namespace: options.watch_namespace };
-    let controller = controller(stores, &scope);
+    let (rounds, mut wanted) = mpsc::unbounded_channel();
+    let wanted = futures_util::stream::poll_fn(move |context| wanted.poll_recv(context));
+    let controller = controller(stores, &scope).reconcile_on(wanted);
     let (pods, watch_pods) = Pods::watch(scope.api());
     let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: Some(options.identity) };
     let recorder = Recorder::new(client.clone(), reporter);
-    let shared = Shared { client: client.clone(), pods, stores: controller.store(), recorder };
+    let shared = Shared { client: client.clone(), pods, stores: controller.store(), recorder, rounds };
     let context = Arc::new(Context {
         client,
         catalog,

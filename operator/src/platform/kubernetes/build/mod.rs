@@ -45,4 +45,6 @@ pub(crate) const fn redis_port() -> u16 {
 }
 
 #[cfg(test)]
+mod flows;
+#[cfg(test)]
 mod tests;

@@ -10,7 +10,7 @@ use crate::platform::kubernetes::check::{Checked, check};
 use crate::platform::kubernetes::dereference::World;
 use crate::platform::kubernetes::object::Object;
 
-fn world(spec: &str) -> World {
+pub(super) fn world(spec: &str) -> World {
     let text = format!("metadata: {{name: shop, namespace: prod, uid: u-1}}\nspec: {spec}");
     let yaml = format!("apiVersion: multiactive.dev/v1alpha1\nkind: MultiActiveStore\n{text}");
     let store: MultiActiveStore = serde_yaml::from_str(&yaml).unwrap();
@@ -25,7 +25,7 @@ fn world(spec: &str) -> World {
     }
 }
 
-fn checked(world: &World) -> Checked {
+pub(super) fn checked(world: &World) -> Checked {
     let mut n = 0;
     let mut password = || {
         n += 1;

@@ -13,7 +13,7 @@ use crds::MultiActiveStore;
 use kube::core::Resource as _;
 use kube::runtime::events::{Event, EventType, Recorder};
 use kube::runtime::reflector::{self, ObjectRef};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 pub(crate) use pods::Pods;
@@ -36,6 +36,8 @@ pub(crate) struct Shared {
     /// The stores as the watch brings them.
     pub(crate) stores: reflector::Store<MultiActiveStore>,
     pub(crate) recorder: Recorder,
+    /// Asks for a round.
+    pub(crate) rounds: mpsc::UnboundedSender<ObjectRef<MultiActiveStore>>,
 }
 
 impl Shared {

@@ -41,11 +41,17 @@ pub(crate) enum RecordError {
 
 /// A store's identity record, as the health loop changes it.
 pub(crate) struct IdentityRecord {
-    pub(crate) namespace: Namespace,
-    pub(crate) name: String,
+    namespace: Namespace,
+    name: String,
+    /// All shards write it: one after the other.
+    turn: Mutex<()>,
 }
 
 impl IdentityRecord {
+    pub(crate) fn new(namespace: Namespace, name: String) -> Self {
+        Self { namespace, name, turn: Mutex::default() }
+    }
+
     pub(crate) async fn read(&self) -> Result<(Identity, String), RecordError> {
         let found = within(self.namespace.identity(&self.name)).await?;
         let (text, version) =
@@ -58,6 +64,7 @@ impl IdentityRecord {
         &self,
         change: impl FnOnce(&mut Identity) -> bool + Send,
     ) -> Result<(), RecordError> {
+        let _turn = self.turn.lock().await;
         let (mut identity, version) = self.read().await?;
         if change(&mut identity) {
             within(self.namespace.write_identity(&self.name, &identity.text(), &version)).await?;

@@ -55,7 +55,8 @@ pub(super) async fn run(shared: Shared, mut latest: watch::Receiver<Arc<Latest>>
         if let Some(checked) = now.round.store() {
             let plan = Plan::of(checked);
             if runner.as_ref().is_none_or(|runner| runner.plan != plan) {
-                runner = Some(Runner::start(&shared, plan));
+                let founded = checked.identity.founded.is_some();
+                runner = Some(Runner::start(&shared, plan, founded));
             }
         }
         let generation = now.store.metadata.generation;
@@ -140,7 +141,6 @@ struct Plan {
     proxies: u16,
     max_lag_ms: u64,
     engine_password: String,
-    founded: bool,
 }
 
 impl Plan {
@@ -156,7 +156,6 @@ impl Plan {
             proxies: store.spec.proxy.replicas,
             max_lag_ms: store.spec.replication.max_lag.as_millis(),
             engine_password: store.passwords.engine.clone(),
-            founded: store.identity.founded.is_some(),
         }
     }
 }
@@ -189,11 +188,11 @@ struct Shard {
 }
 
 impl Runner {
-    fn start(shared: &Shared, plan: Plan) -> Self {
+    fn start(shared: &Shared, plan: Plan, founded: bool) -> Self {
         let namespace = Namespace::new(shared.client.clone(), &plan.namespace);
         let name = labels::identity_name(&plan.store);
-        let identity = Arc::new(IdentityRecord { namespace: namespace.clone(), name });
-        let (founded, seen) = watch::channel(plan.founded);
+        let identity = Arc::new(IdentityRecord::new(namespace.clone(), name));
+        let (founded, seen) = watch::channel(founded);
         let mut tasks = JoinSet::new();
         let mut pumped = Vec::new();
         let started = Instant::now();
@@ -277,6 +276,8 @@ impl Runner {
             Ok(()) if done => {
                 tracing::info!(store = self.plan.store, namespace = self.plan.namespace, "founded");
                 self.founded.send_replace(true);
+                // Now all proxies may run.
+                let _ = shared.rounds.send(ObjectRef::from_obj(live));
                 shared
                     .publish(
                         live,

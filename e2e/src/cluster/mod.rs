@@ -13,6 +13,10 @@ use serde_json::Value;
 
 use crate::wait::wait_until;
 
+mod deployed;
+
+pub use deployed::Deployed;
+
 /// The cluster ends by itself after this time, seconds, should its owner not.
 const LIFETIME: &str = "3600";
 
@@ -28,10 +32,53 @@ impl Cluster {
     /// The one of this process; made when it is asked for first, with the CustomResourceDefinitions and the operator's role.
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<Cluster> = OnceLock::new();
-        SHARED.get_or_init(|| Self::start().expect("a Kubernetes cluster for tests"))
+        SHARED.get_or_init(|| Self::start(0).expect("a Kubernetes cluster for tests"))
     }
 
-    fn start() -> Result<Self> {
+    /// The one of this process with nodes that run pods, each a region of its own (`region-1`, `region-2`), and the images on them. A
+    /// cluster that `KUBECONFIG` names must have both already.
+    pub fn with_nodes() -> &'static Self {
+        static SHARED: OnceLock<Cluster> = OnceLock::new();
+        SHARED.get_or_init(|| {
+            let cluster = Self::start(2).expect("a Kubernetes cluster with nodes for tests");
+            cluster.load_images().expect("the images on its nodes");
+            cluster
+        })
+    }
+
+    /// Builds the images of the programs beside this test, and brings them to the nodes.
+    fn load_images(&self) -> Result<()> {
+        if self.audit.is_none() {
+            return Ok(());
+        }
+        let images = self.folder.join("images");
+        let programs = operator_program()?;
+        let target = programs.parent().and_then(Path::parent).context("the target folder")?;
+        let tools = self.tool.parent().context("the tools' folder")?;
+        let built = Command::new(tools.join("images"))
+            .args(["--offline", "--debug", "--no-build", "--out"])
+            .arg(&images)
+            .args(["redis", "broker", "proxy"])
+            .env("CARGO_TARGET_DIR", target)
+            .status()?;
+        ensure!(built.success(), "tools/images failed: its words are above");
+        for image in ["redis", "broker", "proxy"] {
+            let file = images.join(format!("{image}.tar"));
+            self.tool(&["load", &file.display().to_string()])?;
+            std::fs::remove_file(file)?;
+        }
+        Ok(())
+    }
+
+    /// Runs `tools/cluster` about this cluster.
+    pub fn tool(&self, args: &[&str]) -> Result<String> {
+        let output =
+            Command::new(&self.tool).args(args).arg("--dir").arg(self.folder.join("cluster")).output()?;
+        ensure!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    fn start(nodes: u16) -> Result<Self> {
         let root = Path::new(&std::env::var("CARGO_MANIFEST_DIR")?).join("..").canonicalize()?;
         let tool = root.join("tools/cluster");
         let folder = tempfile::Builder::new().prefix("mas-cluster-").tempdir()?.keep();
@@ -45,6 +92,8 @@ impl Cluster {
                     "--audit",
                     "--lifetime",
                     LIFETIME,
+                    "--nodes",
+                    &nodes.to_string(),
                     "--owner-pid",
                     &std::process::id().to_string(),
                     "--dir",

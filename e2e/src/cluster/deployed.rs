@@ -1,0 +1,124 @@
+//! A store on a cluster with nodes, as its clients and the people who look after it see it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use base64::Engine as _;
+use redis::Client;
+use serde_json::Value;
+
+use super::Namespace;
+use crate::load::{Endpoints, Source};
+use crate::wait::wait_until;
+
+/// Port of clients at a proxy.
+const CLIENTS: u16 = 6379;
+
+/// See the module.
+pub struct Deployed<'a> {
+    namespace: &'a Namespace,
+    name: String,
+    regions: Vec<String>,
+}
+
+impl<'a> Deployed<'a> {
+    /// The store `name`, whatever its state.
+    pub fn new(namespace: &'a Namespace, name: &str, regions: &[&str]) -> Self {
+        Self { namespace, name: name.to_owned(), regions: regions.iter().map(ToString::to_string).collect() }
+    }
+
+    /// Waits until all regions are active; the store's words are part of the error.
+    pub fn wait_active(&self, limit: Duration) -> Result<Value> {
+        let all = format!("{0}/{0}", self.regions.len());
+        wait_until("all regions to be active", limit, || {
+            let store = self.namespace.get("mas", &self.name).map_err(|error| error.to_string())?;
+            if store["status"]["regionsActive"] == all.as_str() {
+                Ok(store)
+            } else {
+                Err(format!("{} {}", store["status"]["regionsActive"], store["status"]["why"]))
+            }
+        })
+    }
+
+    /// What the row of `region` says of its shard.
+    pub fn shard(&self, region: &str, shard: usize) -> Result<Value> {
+        let row = self.namespace.get("masr", &format!("{}--{region}", self.name))?;
+        Ok(row["status"]["shards"][shard].clone())
+    }
+
+    /// The pod of a shard's master.
+    pub fn master(&self, region: &str, shard: usize) -> Result<String> {
+        let row = self.shard(region, shard)?;
+        Ok(row["masterPod"].as_str().with_context(|| format!("no master in {row}"))?.to_owned())
+    }
+
+    /// Ends the process of a pod's container as the kernel would (SIGKILL), and leaves the pod.
+    pub fn kill(&self, pod: &str, container: &str) -> Result<()> {
+        let pod = self.namespace.get("pod", pod)?;
+        let statuses = pod["status"]["containerStatuses"].as_array().cloned().unwrap_or_default();
+        let status = statuses.iter().find(|status| status["name"] == container);
+        let id = status.and_then(|status| status["containerID"].as_str()?.rsplit('/').next());
+        let id = id.with_context(|| format!("{container} does not run: {}", pod["status"]))?;
+        let mut killed = 0;
+        for process in std::fs::read_dir("/proc")?.flatten() {
+            let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+                continue;
+            };
+            if is_in(&process.path(), id) && crate::process::kill(pid).is_ok() {
+                killed += 1;
+            }
+        }
+        ensure!(killed > 0, "container {id} has no processes on this machine");
+        Ok(())
+    }
+
+    /// What an application mounts in `region`.
+    pub fn binding(&self, region: &str) -> Result<(String, String)> {
+        let secret = self.namespace.get("secret", &format!("{}--{region}--app", self.name))?;
+        let text = |key: &str| -> Result<String> {
+            let data = secret["data"][key].as_str().with_context(|| format!("no {key}"))?;
+            decode(data)
+        };
+        Ok((text("username")?, text("password")?))
+    }
+}
+
+/// Whether a process is of a container: its control group is named after that.
+fn is_in(process: &Path, container: &str) -> bool {
+    std::fs::read_to_string(process.join("cgroup")).is_ok_and(|groups| groups.contains(container))
+}
+
+fn decode(text: &str) -> Result<String> {
+    Ok(String::from_utf8(base64::engine::general_purpose::STANDARD.decode(text)?)?)
+}
+
+impl Endpoints for Deployed<'_> {
+    fn regions(&self) -> Vec<&str> {
+        self.regions.iter().map(String::as_str).collect()
+    }
+
+    /// A ready proxy of the region, looked for at every connect: pods come and go.
+    fn source(&self, region: &str) -> Result<Source> {
+        let (user, password) = self.binding(region)?;
+        let selector = format!(
+            "multiactive.dev/store={},multiactive.dev/region={region},app.kubernetes.io/component=proxy",
+            self.name
+        );
+        let (cluster, namespace) = (self.namespace.cluster(), self.namespace.name.clone());
+        Ok(Arc::new(move || {
+            let text = cluster.kubectl(&["get", "pods", "-n", &namespace, "-l", &selector, "-o", "json"])?;
+            let pods: Value = serde_json::from_str(&text)?;
+            let ready = |pod: &&Value| {
+                let statuses = pod["status"]["containerStatuses"].as_array();
+                pod["metadata"]["deletionTimestamp"].is_null()
+                    && statuses.is_some_and(|of| of.iter().all(|status| status["ready"] == true))
+            };
+            let pods = pods["items"].as_array().cloned().unwrap_or_default();
+            let pod = pods.iter().find(ready).context("no proxy is ready")?;
+            let ip = pod["status"]["podIP"].as_str().context("the proxy has no address")?;
+            Ok(Client::open(format!("redis://{user}:{password}@{ip}:{CLIENTS}/"))?)
+        }))
+    }
+}
