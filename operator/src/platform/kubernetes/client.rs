@@ -48,6 +48,10 @@ impl Namespace {
         Self { client, name: name.to_owned() }
     }
 
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     fn api(&self, kind: Kind) -> Api<DynamicObject> {
         Api::namespaced_with(self.client.clone(), &self.name, &kind.resource())
     }

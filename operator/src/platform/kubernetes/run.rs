@@ -15,7 +15,7 @@ use kube::api::Api;
 use kube::client::ClientBuilder;
 use kube::runtime::controller::{Action, Config, Controller};
 use kube::runtime::events::{Recorder, Reporter};
-use kube::runtime::reflector::ObjectRef;
+use kube::runtime::reflector::{self, ObjectRef};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use tokio::sync::mpsc;
 
@@ -115,11 +115,12 @@ pub async fn run(
     let scope = Scope { client: client.clone(), namespace: options.watch_namespace };
     let (rounds, mut wanted) = mpsc::unbounded_channel();
     let wanted = futures_util::stream::poll_fn(move |context| wanted.poll_recv(context));
-    let controller = controller(stores, &scope).reconcile_on(wanted);
+    let (rows, rows_writer) = reflector::store();
+    let controller = controller(stores, &scope, rows_writer).reconcile_on(wanted);
     let (pods, watch_pods) = Pods::watch(scope.api());
     let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: Some(options.identity) };
     let recorder = Recorder::new(client.clone(), reporter);
-    let shared = Shared { client: client.clone(), pods, stores: controller.store(), recorder, rounds };
+    let shared = Shared { client: client.clone(), pods, stores: controller.store(), rows, recorder, rounds };
     let context = Arc::new(Context {
         client,
         catalog,
@@ -142,10 +143,15 @@ pub async fn run(
 }
 
 /// What starts a round: a store, and whatever is made of it, rows' status aside: that is what the health loop writes.
-fn controller(stores: Api<MultiActiveStore>, scope: &Scope) -> Controller<MultiActiveStore> {
+fn controller(
+    stores: Api<MultiActiveStore>,
+    scope: &Scope,
+    rows: reflector::store::Writer<StoreRegion>,
+) -> Controller<MultiActiveStore> {
     let all = watcher::Config::default();
     let ours = watcher::Config::default().labels(&format!("app.kubernetes.io/managed-by={FIELD_MANAGER}"));
-    let rows = row_changes(watcher(scope.api::<StoreRegion>(), ours.clone()).default_backoff());
+    let watched = watcher(scope.api::<StoreRegion>(), ours.clone()).default_backoff();
+    let rows = row_changes(reflector::reflector(rows, watched));
     Controller::new(stores, all)
         .with_config(Config::default().concurrency(CONCURRENCY).debounce(Duration::from_millis(100)))
         .owns(scope.api::<StatefulSet>(), ours.clone())

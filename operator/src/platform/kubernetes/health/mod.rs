@@ -9,7 +9,7 @@ mod store;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crds::MultiActiveStore;
+use crds::{MultiActiveStore, StoreRegion};
 use kube::core::Resource as _;
 use kube::runtime::events::{Event, EventType, Recorder};
 use kube::runtime::reflector::{self, ObjectRef};
@@ -35,6 +35,8 @@ pub(crate) struct Shared {
     pub(crate) pods: Pods,
     /// The stores as the watch brings them.
     pub(crate) stores: reflector::Store<MultiActiveStore>,
+    /// The regions' rows, likewise.
+    pub(crate) rows: reflector::Store<StoreRegion>,
     pub(crate) recorder: Recorder,
     /// Asks for a round.
     pub(crate) rounds: mpsc::UnboundedSender<ObjectRef<MultiActiveStore>>,

@@ -2,9 +2,10 @@
 //! the epochs in the store's identity record, which outlives it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crds::{ShardState, StoreRegion, StoreRegionStatus};
+use kube::runtime::reflector::{self, ObjectRef};
 use serde_json::json;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
@@ -18,6 +19,8 @@ use crate::procedures::shard::{Basis, Record, Seen, reconstruct};
 
 /// How long a write may take; what was not answered is looked at anew.
 const CALL: Duration = Duration::from_secs(3);
+/// How far behind our own writes a watch may be before what it tells counts.
+const WATCH_LAGS: Duration = Duration::from_secs(5);
 
 /// Why nothing could be recorded.
 #[derive(Debug, thiserror::Error)]
@@ -79,52 +82,56 @@ async fn within<T>(call: impl Future<Output = Result<T, ClientError>>) -> Result
 
 /// A region's row. All that writes its status goes through here, one after the other.
 pub(crate) struct Row {
-    namespace: Namespace,
-    name: String,
-    region: String,
-    identity: Arc<IdentityRecord>,
-    held: Mutex<Option<StoreRegion>>,
+    pub(crate) namespace: Namespace,
+    pub(crate) name: String,
+    pub(crate) region: String,
+    pub(crate) identity: Arc<IdentityRecord>,
+    /// The rows as the watch brings them.
+    pub(crate) seen: reflector::Store<StoreRegion>,
+    pub(crate) held: Mutex<Held>,
+}
+
+/// The row as it was read or written last, and when.
+#[derive(Default)]
+pub(crate) struct Held(Option<(StoreRegion, Instant)>);
+
+impl Held {
+    /// What it still stands for: somebody may have deleted the row or changed it. The watch tells, if not of what we have just written.
+    fn current(&self, seen: Option<&StoreRegion>) -> Option<StoreRegion> {
+        let (row, at) = self.0.as_ref()?;
+        let same = seen.is_some_and(|seen| seen.metadata.resource_version == row.metadata.resource_version);
+        (same || at.elapsed() < WATCH_LAGS).then(|| row.clone())
+    }
 }
 
 impl Row {
-    pub(crate) fn new(
-        namespace: Namespace,
-        name: String,
-        region: String,
-        identity: Arc<IdentityRecord>,
-    ) -> Self {
-        Self { namespace, name, region, identity, held: Mutex::new(None) }
-    }
-
     /// The row as it was read or written last.
     pub(crate) async fn status(&self) -> Result<StoreRegionStatus, RecordError> {
         let mut held = self.held.lock().await;
         Ok(self.load(&mut held).await?.status.unwrap_or_default())
     }
 
-    async fn load(&self, held: &mut Option<StoreRegion>) -> Result<StoreRegion, RecordError> {
-        if let Some(row) = held {
-            return Ok(row.clone());
+    async fn load(&self, held: &mut Held) -> Result<StoreRegion, RecordError> {
+        let seen = self.seen.get(&ObjectRef::new(&self.name).within(self.namespace.name()));
+        if let Some(row) = held.current(seen.as_deref()) {
+            return Ok(row);
         }
         let found = within(self.namespace.get(Kind::StoreRegion, &self.name)).await?;
         let row = found.and_then(|row| row.try_parse::<StoreRegion>().ok());
         let row = row.ok_or_else(|| RecordError::Missing(format!("StoreRegion {}", self.name)))?;
-        *held = Some(row.clone());
+        *held = Held(Some((row.clone(), Instant::now())));
         Ok(row)
     }
 
-    async fn write(
-        &self,
-        held: &mut Option<StoreRegion>,
-        next: &StoreRegionStatus,
-    ) -> Result<(), RecordError> {
+    async fn write(&self, held: &mut Held, next: &StoreRegionStatus) -> Result<(), RecordError> {
         let row = self.load(held).await?;
         let last = row.status.clone().unwrap_or_default();
         // Whatever comes of it, what is held is not current any more.
-        *held = None;
+        *held = Held::default();
         let patch = replacing(&json!(last), &json!(next));
         let version = row.metadata.resource_version.as_deref();
-        *held = Some(within(self.namespace.patch_status(&self.name, version, &patch)).await?);
+        let written = within(self.namespace.patch_status(&self.name, version, &patch)).await?;
+        *held = Held(Some((written, Instant::now())));
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use crds::{MultiActiveStore, MultiActiveStoreStatus, StoreRegionStatus};
 use futures_util::future::join_all;
 use jiff::Timestamp;
 use kube::runtime::reflector::ObjectRef;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
@@ -197,8 +197,14 @@ impl Runner {
         let mut pumped = Vec::new();
         let started = Instant::now();
         let row = |region: &str| {
-            let name = labels::region_name(&plan.store, region);
-            Arc::new(Row::new(namespace.clone(), name, region.to_owned(), Arc::clone(&identity)))
+            Arc::new(Row {
+                namespace: namespace.clone(),
+                name: labels::region_name(&plan.store, region),
+                region: region.to_owned(),
+                identity: Arc::clone(&identity),
+                seen: shared.rows.clone(),
+                held: Mutex::default(),
+            })
         };
         let mut regions = Vec::new();
         for (region, id) in &plan.regions {
