@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use e2e::cluster::Deployed;
 use e2e::keyspace;
 use e2e::load::{Load, Plan};
 use e2e::wait::wait_until;
@@ -11,16 +12,12 @@ use crate::{Place, RECOVERY};
 const PLAN: Plan<'_> =
     Plan { regions: &["a", "b"], writers: 2, prefix: "load", level: &[], pace: Duration::from_millis(5) };
 
-#[test]
-fn what_is_killed_comes_back_and_nothing_is_lost() {
-    let place = Place::new("faults", "");
-    let store = place.store();
+pub(crate) fn what_is_killed_comes_back_and_nothing_is_lost(place: &mut Place) {
+    let store = Deployed::new(&place.namespace, "shop", &["a", "b"]);
     let load = Load::start(&store, &PLAN).unwrap();
     let epoch = || store.shard("a", 0).unwrap()["epoch"].as_u64().unwrap_or_default();
     let well = |what: &str| {
-        store
-            .wait_active(RECOVERY)
-            .unwrap_or_else(|error| panic!("after {what}: {error:#}\n{}", place.picture()));
+        place.well(what);
         load.wait_for_more(50, RECOVERY)
             .unwrap_or_else(|error| panic!("after {what}: {error:#}\n{}", place.picture()));
     };
@@ -75,4 +72,5 @@ fn what_is_killed_comes_back_and_nothing_is_lost() {
         report.longest_gap
     );
     assert_eq!((findings.missing, findings.surplus), (0, 0), "{findings}\n{}", place.picture());
+    place.operator = second;
 }

@@ -5,19 +5,18 @@ use redis::Commands as _;
 
 use crate::{Place, RECOVERY, manifest};
 
-#[test]
-fn claims_grow_around_running_pods_and_what_needs_a_restart_says_so() {
-    let place = Place::new("growth", "");
-    let store = place.store();
-    let mut a = store.connect_to("a").unwrap();
-    let () = a.set("k", "v").unwrap();
+const PODS: [&str; 3] = ["shop--a--shard-0-redis-0", "shop--a--shard-0-redis-1", "shop--a--broker-0"];
+
+pub(crate) fn bigger() -> String {
+    manifest("shop", "").replace("redis: {", "redis: {storage: {size: 20Gi}, ")
+}
+
+pub(crate) fn claims_grow_around_running_pods(place: &Place) {
     let uid = |pod: &str| place.namespace.get("pod", pod).unwrap()["metadata"]["uid"].clone();
-    let pods = ["shop--a--shard-0-redis-0", "shop--a--shard-0-redis-1", "shop--a--broker-0"];
-    let before = pods.map(uid);
+    let before = PODS.map(uid);
     let claim = place.namespace.get("pvc", "data-shop--a--shard-0-redis-0").unwrap();
-    let bigger = manifest("shop", "").replace("redis: {", "redis: {storage: {size: 20Gi}, ");
     assert_ne!(claim["spec"]["resources"]["requests"]["storage"], "20Gi");
-    place.namespace.apply(&bigger).unwrap();
+    place.namespace.apply(&bigger()).unwrap();
     for ordinal in [0, 1] {
         let name = format!("data-shop--b--shard-0-redis-{ordinal}");
         let grown = |claim: &serde_json::Value| claim["status"]["capacity"]["storage"] == "20Gi";
@@ -29,17 +28,22 @@ fn claims_grow_around_running_pods_and_what_needs_a_restart_says_so() {
             set["spec"]["volumeClaimTemplates"][0]["spec"]["resources"]["requests"]["storage"] == "20Gi"
         })
         .unwrap();
-    assert_eq!(pods.map(uid), before, "no pod was restarted");
+    assert_eq!(PODS.map(uid), before, "no pod was restarted");
+}
+
+pub(crate) fn what_needs_a_restart_says_so(place: &Place) {
+    let store = place.store();
+    let () = store.connect_to("a").unwrap().set("k", "v").unwrap();
 
     // More memory needs a restart: it is said which pods wait for it, and until when.
-    place.namespace.apply(&bigger.replace("maxMemory: 64Mi", "maxMemory: 96Mi")).unwrap();
+    place.namespace.apply(&bigger().replace("maxMemory: 64Mi", "maxMemory: 96Mi")).unwrap();
     let pending = |store: &serde_json::Value| -> Option<String> {
         let conditions = store["status"]["conditions"].as_array()?;
         let condition = conditions.iter().find(|condition| condition["type"] == "RestartPending")?;
         Some(condition["message"].as_str()?.to_owned())
     };
     let names_all = |store: &serde_json::Value| {
-        pending(store).is_some_and(|words| words.contains(pods[0]) && words.contains("b--shard-0-redis-1"))
+        pending(store).is_some_and(|words| words.contains(PODS[0]) && words.contains("b--shard-0-redis-1"))
     };
     place.namespace.wait("mas", "shop", RECOVERY, names_all).unwrap();
     for region in ["a", "b"] {
@@ -51,7 +55,7 @@ fn claims_grow_around_running_pods_and_what_needs_a_restart_says_so() {
             place.namespace.kubectl(&["delete", "pod", &member]).unwrap();
             let ready = |pod: &serde_json::Value| pod["status"]["containerStatuses"][0]["ready"] == true;
             place.namespace.wait("pod", &member, RECOVERY, ready).unwrap();
-            store.wait_active(RECOVERY).unwrap_or_else(|error| panic!("{error:#}\n{}", place.picture()));
+            place.well("a planned restart");
         }
     }
     place.namespace.wait("mas", "shop", RECOVERY, |store| pending(store).is_none()).unwrap();

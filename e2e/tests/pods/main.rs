@@ -6,12 +6,13 @@
 mod deletion;
 mod faults;
 mod growth;
+mod rights;
 mod story;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use e2e::cluster::{Cluster, Deployed, Namespace, Operator};
+use e2e::wait::wait_until;
 
 /// How long a store may take to be there, images and volumes included.
 const FOUNDING: Duration = Duration::from_mins(4);
@@ -37,25 +38,60 @@ fn manifest(name: &str, more: &str) -> String {
 /// Two cores are all there is.
 const SMALL: &str = "{requests: {cpu: 50m}}";
 
+/// One store, from its founding to its end. (A founding takes most of a minute: the parts of this story share one.)
+#[test]
+fn the_life_of_a_store() {
+    let mut place = Place::found();
+    story::a_manifest_becomes_a_store_that_is_written_in_both_regions(&place);
+    story::a_row_that_is_deleted_is_made_anew(&place);
+    faults::what_is_killed_comes_back_and_nothing_is_lost(&mut place);
+    growth::claims_grow_around_running_pods(&place);
+    growth::what_needs_a_restart_says_so(&place);
+    rights::what_is_wrong_is_told_in_an_event(&place);
+    deletion::what_is_retained_is_there_again(&place);
+    deletion::with_delete_nothing_is_left(&place);
+    rights::the_roles_are_exactly_what_was_asked_for(&place.namespace);
+}
+
 /// A namespace with a store that is active, and its operator.
 struct Place {
     namespace: Namespace,
     operator: Operator,
-    _turn: MutexGuard<'static, ()>,
 }
 
 impl Place {
-    fn new(name: &str, more: &str) -> Self {
-        static TURN: Mutex<()> = Mutex::new(());
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        let namespace = Cluster::with_nodes().namespace(name).unwrap();
-        namespace.apply(&manifest("shop", more)).unwrap();
-        let operator = namespace.operator(&["--identity", "first"]).unwrap();
-        let place = Self { namespace, operator, _turn: turn };
-        if let Err(error) = place.store().wait_active(FOUNDING) {
-            panic!("{error:#}\n{}", place.picture());
+    /// Founds the store by operators of which each is killed right after its first write: so the store goes through every picture that a
+    /// crash can leave.
+    fn found() -> Self {
+        let namespace = Cluster::with_nodes().namespace("life").unwrap();
+        namespace.apply(&manifest("shop", "")).unwrap();
+        let mut crashes = 0;
+        let store = Deployed::new(&namespace, "shop", &["a", "b"]);
+        while store.wait_active(Duration::ZERO).is_err() {
+            assert!(crashes < 300, "not active after {crashes} crashes");
+            let lease = format!("lease-{crashes}");
+            let mut operator = namespace.operator(&["--crash-after", "2", "--lease", &lease]).unwrap();
+            let ended = wait_until("a crash, or an active store", FOUNDING, || {
+                if operator.wait_end(Duration::ZERO).is_ok() || store.wait_active(Duration::ZERO).is_ok() {
+                    return Ok(());
+                }
+                Err("neither".to_owned())
+            });
+            ended.unwrap_or_else(|error| panic!("{error:#}\n{}", operator.log()));
+            crashes += 1;
         }
+        println!("active after {crashes} crashes");
+        assert!(crashes > 50, "{crashes} crashes: more was to be written");
+        let operator = namespace.operator(&["--identity", "first"]).unwrap();
+        let place = Self { namespace, operator };
+        place.well("the founding");
         place
+    }
+
+    /// Waits until all is well.
+    fn well(&self, after: &str) {
+        let well = self.store().wait_active(RECOVERY);
+        well.unwrap_or_else(|error| panic!("after {after}: {error:#}\n{}", self.picture()));
     }
 
     fn store(&self) -> Deployed<'_> {
@@ -71,20 +107,5 @@ impl Place {
             ask(&["get", "events", "--sort-by=.lastTimestamp"]),
             self.operator.log()
         )
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        // Its processes would be in the next test's way.
-        let _ = self.namespace.kubectl(&["delete", "mas", "--all", "--wait=false"]);
-        let _ = self.namespace.kubectl(&[
-            "delete",
-            "pods",
-            "--all",
-            "--grace-period=1",
-            "--wait=true",
-            "--timeout=60s",
-        ]);
     }
 }

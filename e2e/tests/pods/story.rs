@@ -9,9 +9,7 @@ use redis::Commands as _;
 
 use crate::{Place, RECOVERY};
 
-#[test]
-fn a_manifest_becomes_a_store_that_is_written_in_both_regions() {
-    let place = Place::new("story", "");
+pub(crate) fn a_manifest_becomes_a_store_that_is_written_in_both_regions(place: &Place) {
     let store = place.store();
     let (mut a, mut b) = (store.connect_to("a").unwrap(), store.connect_to("b").unwrap());
     for n in 0..20 {
@@ -23,7 +21,7 @@ fn a_manifest_becomes_a_store_that_is_written_in_both_regions() {
 
     // One screen tells how it is.
     let screen = place.namespace.kubectl(&["get", "mas,masr"]).unwrap();
-    for word in ["2/2", "Active", "1/1", "shop--a.story"] {
+    for word in ["2/2", "Active", "1/1", "shop--a.life"] {
         assert!(screen.contains(word), "no {word} in\n{screen}");
     }
     let mas = place.namespace.get("mas", "shop").unwrap();
@@ -61,8 +59,11 @@ fn a_manifest_becomes_a_store_that_is_written_in_both_regions() {
             .collect();
         assert!(writes.is_empty(), "{writes:?}");
     }
+}
 
-    // A row that somebody deletes is made anew, from what engines and the identity record say.
+/// From what engines and the identity record say.
+pub(crate) fn a_row_that_is_deleted_is_made_anew(place: &Place) {
+    let store = place.store();
     let before = store.shard("a", 0).unwrap();
     place.namespace.kubectl(&["delete", "masr", "shop--a"]).unwrap();
     wait_for("the row, as it was", RECOVERY, || {
