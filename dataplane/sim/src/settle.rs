@@ -101,7 +101,7 @@ impl World {
             if self.sim.is_stopped() {
                 return;
             }
-            let why = self.unsettled().or_else(|| {
+            let why = self.unsettled().or_else(|| self.judge.receiving(self)).or_else(|| {
                 let hole = Judge::unequal_covers(self)? + &self.links_line();
                 // State was refused: a region was rolled back behind what was forgotten since.
                 let shown = Judge::needs_rebuild(self) && Judge::holes_are_shown(self);
