@@ -113,7 +113,6 @@ mod planted {
         TransferWithoutTombstones: "state is sent without what was deleted",
         TransferFromAnyMaster: "pieces of state of different incarnations are put together",
         VolatileStateTaken: "pieces of state are taken over that their source may still lose",
-        AbandonedForgotten: "a transfer that is begun anew forgets what was taken before",
         TransferSettlesEarly: "the cover of a source is taken over before what it got meanwhile is here",
         DigestForgetsRemoval: "what was removed from a key stays in its slot's digest",
         DigestForgetsKills: "what dies, or comes back, with a time-to-live does not change the digest",

@@ -478,8 +478,7 @@ impl Shard {
         self.stats.adopted += 1;
         self.merge_effect(&effect, ks);
         if from == Cursor::START {
-            let before = self.transfer.take().filter(|_| !mutation!(AbandonedForgotten));
-            let left = before.as_ref().map(Transfer::partial).unwrap_or_default();
+            let left = self.transfer.as_ref().map(Transfer::partial).unwrap_or_default();
             let (start, end, next, told) = (cover.clone(), Cover::default(), next.clone(), Vec::new());
             self.transfer = Some(Transfer { id, source, since, next, start, end, left, told });
         }
