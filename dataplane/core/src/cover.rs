@@ -263,6 +263,14 @@ impl Cover {
         cover
     }
 
+    /// Adds what is in the other one; what is sealed there is not sealed here.
+    pub(crate) fn join(&mut self, other: &Self) {
+        for (origin, theirs) in other.iter() {
+            let mine = self.origins.entry(origin).or_default();
+            theirs.runs().for_each(|(first, last)| mine.insert_run_unbounded(first, last));
+        }
+    }
+
     /// Number of effects in it.
     pub fn len(&self) -> u64 {
         self.origins.values().map(SeqSet::len).sum()

@@ -112,6 +112,7 @@ mod planted {
         TransferIgnoresGcCover: "state is taken over from a region that lacks what tombstones were forgotten of",
         TransferWithoutTombstones: "state is sent without what was deleted",
         TransferFromAnyMaster: "pieces of state of different incarnations are put together",
+        VolatileStateTaken: "pieces of state are taken over that their source may still lose",
         TransferSettlesEarly: "the cover of a source is taken over before what it got meanwhile is here",
         DigestForgetsRemoval: "what was removed from a key stays in its slot's digest",
         DigestForgetsKills: "what dies, or comes back, with a time-to-live does not change the digest",

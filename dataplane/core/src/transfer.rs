@@ -11,7 +11,14 @@
 //! Rules that keep it from losing or resurrecting anything; each names what would go wrong without it:
 //! * The receiver takes over the cover that the source had at the *start*, and only once it has, besides, all that the source
 //!   had at the *end*: what was overwritten meanwhile was not sent, and what overwrote it comes through the streams.
-//! * All pieces come from one incarnation of the source: another master may have less than the cover of the first piece.
+//! * A transfer is over only when nothing is here in part any more, of those before it neither: one that is begun anew, maybe
+//!   with another master or region, may not bring what pieces of the one before had. Until then state is shown that no cover names, and the
+//!   link says that something is missing.
+//! * A piece is merged only when a heartbeat of its source calls durable all that the source had when it made it
+//!   ([`crate::replication::reader`]): what its master alone has may be lost with it, in the midst of a transfer, and would then be
+//!   shown where it was fetched and nowhere else.
+//! * All pieces come from one incarnation of the source: after more losses than a region survives another master may have less
+//!   than the cover of the first piece.
 //! * The source must have merged through all that the receiver has forgotten tombstones of (else a deleted value that only a
 //!   source that was rolled back still has would return), and the receiver through all that the source has (else what the
 //!   receiver still has would stay). Both are clocks, for tombstones are forgotten by clock.
@@ -155,6 +162,13 @@ impl State {
         self.count == 1
     }
 
+    /// Whether a source that has this for good, whatever happens to its master, still has all that is in it.
+    pub(crate) fn is_durable(&self, durable: &Cover) -> bool {
+        let covers = self.chunks().and_then(|chunks| chunks.into_iter().map(Chunk::peek_cover).collect());
+        // What cannot be read is the engine's to refuse.
+        covers.map_or(true, |covers: Vec<Cover>| covers.iter().all(|cover| durable.includes(cover)))
+    }
+
     /// The chunks in it.
     pub fn chunks(&self) -> Result<Vec<Bytes>, WireError> {
         let mut r = Reader::new(self.bytes.clone());
@@ -181,8 +195,10 @@ pub struct Chunk {
     pub through: Hlc,
     /// Up to where the source has forgotten tombstones.
     pub collected: Hlc,
-    /// In the first piece, what the source has; in the last one, too.
-    pub cover: Option<Cover>,
+    /// What the source has.
+    pub cover: Cover,
+    /// What the source receives itself, and may have in part.
+    pub partial: Cover,
     /// In the last piece: what the source knows of the progress of others.
     pub told: Vec<(Origin, Told)>,
     /// The source's clock, and the state.
@@ -197,31 +213,33 @@ impl Chunk {
 
     fn encode(&self, origin: Origin) -> Bytes {
         let mut w = Writer::with_capacity(256);
+        w.cover(&self.cover);
+        w.cover(&self.partial);
         w.u64(self.transfer);
         w.u64(self.since.0);
         self.from.write(&mut w);
         self.next.write(&mut w);
         w.u64(self.through.0);
         w.u64(self.collected.0);
-        w.u8(u8::from(self.cover.is_some()));
-        if let Some(cover) = &self.cover {
-            w.cover(cover);
-        }
         write_all_told(&mut w, &self.told);
         w.raw(&wire::encode_effect(&self.effect, origin));
         w.finish()
     }
 
+    fn peek_cover(bytes: Bytes) -> Result<Cover, WireError> {
+        Reader::new(bytes).cover()
+    }
+
     /// Decodes a piece that a source with this origin sent.
     pub fn decode(bytes: Bytes, origin: Origin) -> Result<Self, WireError> {
         let mut r = Reader::new(bytes);
+        let (cover, partial) = (r.cover()?, r.cover()?);
         let (transfer, since) = (r.u64("state")?, Hlc(r.u64("state")?));
         let (from, next) = (Cursor::read(&mut r)?, Cursor::read(&mut r)?);
         let (through, collected) = (Hlc(r.u64("state")?), Hlc(r.u64("state")?));
-        let cover = if r.u8("state")? == 1 { Some(r.cover()?) } else { None };
         let told = read_all_told(&mut r)?;
         let effect = wire::decode_effect(&r.rest(), origin)?;
-        Ok(Self { transfer, since, from, next, through, collected, cover, told, effect })
+        Ok(Self { transfer, since, from, next, through, collected, cover, partial, told, effect })
     }
 }
 
@@ -237,11 +255,21 @@ pub struct Transfer {
     /// Where it goes on.
     pub next: Cursor,
     start: Cover,
+    /// What the source had at the last piece.
     end: Cover,
+    /// What may be here in part besides: of transfers that this one follows, and what the source itself had in part.
+    left: Cover,
     told: Vec<(Origin, Told)>,
 }
 
 impl Transfer {
+    /// What may be here in part.
+    fn partial(&self) -> Cover {
+        let mut partial = self.left.clone();
+        partial.join(&self.end);
+        partial
+    }
+
     pub(crate) fn write(&self, w: &mut Writer) {
         w.u64(self.id);
         w.origin(self.source);
@@ -249,6 +277,7 @@ impl Transfer {
         self.next.write(w);
         w.cover(&self.start);
         w.cover(&self.end);
+        w.cover(&self.left);
         write_all_told(w, &self.told);
     }
 
@@ -260,9 +289,9 @@ impl Transfer {
         let source = r.origin("transfer")?;
         let since = Hlc(r.u64("transfer")?);
         let next = Cursor::read(r)?;
-        let (start, end) = (r.cover()?, r.cover()?);
+        let (start, end, left) = (r.cover()?, r.cover()?, r.cover()?);
         let told = read_all_told(r)?;
-        Ok(Some(Self { id, source, since, next, start, end, told }))
+        Ok(Some(Self { id, source, since, next, start, end, left, told }))
     }
 }
 
@@ -332,7 +361,8 @@ impl Shard {
             next: next.clone(),
             through: self.merged_through().hlc,
             collected: self.table.collected(),
-            cover: (want.cursor == Cursor::START || last).then(|| self.cover()),
+            cover: self.cover(),
+            partial: self.transfer.as_ref().map(Transfer::partial).unwrap_or_default(),
             told: if last { self.stability.all_told().collect() } else { Vec::new() },
             effect: Effect { seq: 1, hlc: self.clock(), changes },
         };
@@ -428,7 +458,7 @@ impl Shard {
     pub(crate) fn takes(&self, source: Origin, chunk: &Chunk) -> bool {
         let own = self.merged_through().hlc;
         let fits = match &self.transfer {
-            _ if chunk.from == Cursor::START => chunk.cover.is_some(),
+            _ if chunk.from == Cursor::START => true,
             Some(t) => {
                 t.id == chunk.transfer
                     && (t.source == source || mutation!(TransferFromAnyMaster))
@@ -444,31 +474,33 @@ impl Shard {
     }
 
     pub(crate) fn adopt(&mut self, source: Origin, chunk: Chunk, ks: &mut dyn Keyspace) {
-        let Chunk { transfer: id, since, from, next, cover, told, effect, .. } = chunk;
+        let Chunk { transfer: id, since, from, next, cover, partial, told, effect, .. } = chunk;
         self.stats.adopted += 1;
         self.merge_effect(&effect, ks);
         if from == Cursor::START {
-            let start = cover.clone().unwrap_or_default();
-            self.transfer = Some(Transfer {
-                id,
-                source,
-                since,
-                next: next.clone(),
-                start,
-                end: Cover::default(),
-                told: Vec::new(),
-            });
+            let left = self.transfer.as_ref().map(Transfer::partial).unwrap_or_default();
+            let (start, end, next, told) = (cover.clone(), Cover::default(), next.clone(), Vec::new());
+            self.transfer = Some(Transfer { id, source, since, next, start, end, left, told });
         }
         let Some(transfer) = &mut self.transfer else { return };
-        if next == Cursor::Done {
-            (transfer.end, transfer.told) = (cover.unwrap_or_default(), told);
-        }
+        transfer.end = cover;
+        transfer.left.join(&partial);
         transfer.next = next;
+        transfer.told = told;
     }
 
-    /// Takes over what the source had at the start, once everything is here that it had at the end.
+    /// Takes over what the source had at the start, once everything is here that it had at the end. The transfer is over when
+    /// nothing is here in part any more.
     pub(crate) fn settle_transfer(&mut self) {
-        let Some(transfer) = self.transfer.take_if(|t| t.next == Cursor::Done) else { return };
+        let Some(mut transfer) = self.transfer.take() else { return };
+        self.take_over(&mut transfer);
+        let mine = self.cover();
+        if !mine.includes(&transfer.end) || !mine.includes(&transfer.left) {
+            self.transfer = Some(transfer);
+        }
+    }
+
+    fn take_over(&mut self, transfer: &mut Transfer) {
         let own = self.identity.origin();
         let mine = self.cover();
         let joined = |origin: Origin| {
@@ -478,10 +510,9 @@ impl Shard {
             }
             Some(set)
         };
-        let level =
-            transfer.end.iter().all(|(origin, set)| joined(origin).is_some_and(|mine| mine.includes(set)));
-        if !level && !mutation!(TransferSettlesEarly) {
-            self.transfer = Some(transfer);
+        let has = |(origin, set): (Origin, &SeqSet)| joined(origin).is_some_and(|mine| mine.includes(set));
+        let level = transfer.end.iter().all(has) || mutation!(TransferSettlesEarly);
+        if transfer.next != Cursor::Done || !level {
             return;
         }
         let mut grown = Vec::new();
@@ -498,6 +529,7 @@ impl Shard {
         self.learn(&grown, &told);
         let sealed: Vec<Origin> = transfer.start.sealed().filter(|origin| *origin != own).collect();
         self.seal(&sealed);
+        (transfer.start, transfer.end) = (Cover::default(), Cover::default());
     }
 }
 

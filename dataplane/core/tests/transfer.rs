@@ -5,7 +5,9 @@
 mod common;
 
 use common::{Region, Write};
+use mas_core::cover::Cover;
 use mas_core::record::{Body, Record};
+use mas_core::replication::reader::Reader;
 use mas_core::stamp::{RegionId, ShardId};
 use mas_core::transfer::{Cursor, PieceBounds, State, Want};
 use proptest::prelude::*;
@@ -21,7 +23,7 @@ fn piece(regions: &mut [Region], from: usize, to: usize, want: &Want) -> (Cursor
     (next, record.encode())
 }
 
-/// Asks for one more piece of the transfer that is under way, or begins one; whether everything was sent.
+/// Asks for one more piece of the transfer that is under way, or begins one; whether that was all.
 fn fetch(regions: &mut [Region], from: usize, to: usize, now: u64) -> bool {
     let receiver = &regions[to].shard;
     let want = match receiver.transfer() {
@@ -41,7 +43,7 @@ fn fetch(regions: &mut [Region], from: usize, to: usize, now: u64) -> bool {
     let adopted = regions[to].shard.stats.adopted;
     regions[to].merge(from as u16 + 1, &[record], now);
     assert_eq!(regions[to].shard.stats.adopted, adopted + 1, "{:?}", regions[to].shard.stats);
-    next == Cursor::Done
+    next == Cursor::Done || regions[to].shard.transfer().is_none()
 }
 
 #[derive(Clone, Debug)]
@@ -213,4 +215,54 @@ fn who_lost_everything_has_not_merged_through_what_it_had_issued() {
     a.shard.set_members(both());
     a.merge(2, &b.log.clone(), 1004);
     assert_eq!(a.shard.merged_through().hlc, mas_core::stamp::Hlc::ZERO);
+}
+
+fn start(of: u16) -> Want {
+    Want { of: RegionId(of), transfer: 5, since: mas_core::stamp::Hlc::ZERO, cursor: Cursor::START }
+}
+
+#[test]
+fn pieces_wait_until_their_source_cannot_lose_what_is_in_them() {
+    let mut regions: Vec<Region> = (1..=2).map(Region::new).collect();
+    regions[1].beat();
+    regions[1].write(&Write::Set(0, 1), 1000);
+    let (_, piece) = piece(&mut regions, 1, 0, &start(2));
+    let first = regions[1].log[0].clone();
+    regions[1].beat();
+    let last = regions[1].log.last().cloned().expect("a heartbeat");
+    let mut reader = Reader::new(RegionId(2), ShardId(0), RegionId(1), None);
+    reader.begin(None, Cover::default(), 0);
+    let merged = |reader: &mut Reader, now_ms| {
+        let bodies = reader.next_merge(now_ms).map(|merge| merge.bodies).unwrap_or_default();
+        reader.merged(mas_core::replication::reader::Merged::Done, now_ms);
+        bodies.into_iter().any(|body| matches!(Record::decode(body), Ok(Record { body: Body::State(_), .. })))
+    };
+    for (offset, record) in [(0, &first), (1, &piece), (2, &first)] {
+        reader.delivered(offset, record.clone(), offset);
+        assert!(!merged(&mut reader, offset), "no heartbeat says yet that it is durable");
+    }
+    reader.delivered(3, last, 3);
+    assert!(merged(&mut reader, 3));
+}
+
+#[test]
+fn what_was_taken_of_a_transfer_counts_when_another_one_follows() {
+    let mut regions: Vec<Region> = (1..=2).map(Region::new).collect();
+    regions[1].write(&Write::Set(0, 1), 1000);
+    regions[1].write(&Write::Set(1, 1), 1001);
+    let (next, first) = piece(&mut regions, 1, 0, &start(2));
+    assert_ne!(next, Cursor::Done);
+    regions[0].merge(2, &[first], 1002);
+    // Its successor has nothing of that.
+    let log = std::mem::replace(&mut regions[1], Region::new(2)).log;
+    regions[1].promote(2, 77, 1003);
+    let mut cursor = Cursor::START;
+    while cursor != Cursor::Done {
+        let (next, record) = piece(&mut regions, 1, 0, &Want { cursor, ..start(2) });
+        regions[0].merge(2, &[record], 1004);
+        assert_eq!(regions[0].shard.transfer().map(|t| t.next), Some(next.clone()), "it is not at its end");
+        cursor = next;
+    }
+    regions[0].merge(2, &log, 1005);
+    assert_eq!(regions[0].shard.transfer(), None);
 }

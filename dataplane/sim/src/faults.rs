@@ -166,24 +166,33 @@ impl Kind {
     }
 }
 
+/// What a fault waits for, when its time has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Moment {
+    Any,
+    /// Some region sends state, piece by piece.
+    Sending,
+    /// Some region has merged a part of the state that it asked for.
+    Fetching,
+}
+
 /// A planned fault.
 #[derive(Clone, Debug)]
 pub(crate) struct Fault {
     pub(crate) at: Time,
     pub(crate) kind: Kind,
-    /// From then on it waits until some region fetches state.
-    pub(crate) while_fetching: bool,
+    pub(crate) moment: Moment,
 }
 
 impl Fault {
     /// One that happens at a time.
     pub(crate) fn new(at: Time, kind: Kind) -> Self {
-        Self { at, kind, while_fetching: false }
+        Self { at, kind, moment: Moment::Any }
     }
 
-    /// One that happens as soon as state is fetched, from a time on.
-    pub(crate) fn while_fetching(at: Time, kind: Kind) -> Self {
-        Self { at, kind, while_fetching: true }
+    /// One that waits for its moment from a time on.
+    pub(crate) fn in_the_moment(moment: Moment, at: Time, kind: Kind) -> Self {
+        Self { at, kind, moment }
     }
 }
 

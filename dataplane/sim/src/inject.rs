@@ -6,7 +6,7 @@ use mas_core::transfer::Cursor;
 
 use crate::engine::{Engine, Phase};
 use crate::executor::{MS, Time};
-use crate::faults::{Fault, Kind, Place};
+use crate::faults::{Fault, Kind, Moment, Place};
 use crate::network::Node;
 use crate::world::World;
 
@@ -16,7 +16,7 @@ const LOOK: Time = 20 * MS;
 impl World {
     /// Makes a planned fault happen, when its moment has come.
     pub(crate) fn carry_out(self: &Rc<Self>, fault: Fault) {
-        if !fault.while_fetching || self.fetches() {
+        if self.is_moment(fault.moment) {
             self.inject(&fault.kind);
         } else if self.sim.now() < self.schedule.setup.duration {
             let world = Rc::clone(self);
@@ -24,10 +24,14 @@ impl World {
         }
     }
 
-    /// Whether some region has got a part of the state that it asked for.
-    fn fetches(&self) -> bool {
+    fn is_moment(&self, moment: Moment) -> bool {
         let under_way = |e: &Rc<Engine>| e.look(|s, _| s.transfer().is_some_and(|t| t.next != Cursor::Done));
-        self.engines().iter().any(|e| e.phase() == Phase::Serving && under_way(e))
+        let mut serving = self.engines().into_iter().filter(|e| e.phase() == Phase::Serving);
+        match moment {
+            Moment::Any => true,
+            Moment::Sending => serving.any(|e| e.sends.get()),
+            Moment::Fetching => serving.any(|e| under_way(&e)),
+        }
     }
 
     /// Makes one fault happen.

@@ -48,6 +48,8 @@ impl World {
 
     /// Why the store has not settled; `None`: it has.
     fn unsettled(&self) -> Option<String> {
+        // Incarnations of which regions have different parts for good are not sealed.
+        let rebuild = Judge::needs_rebuild(self) && Judge::unequal_covers(self).is_some();
         for region in self.regions() {
             for shard in 0..self.schedule.setup.shards {
                 let place = format!("region {region} shard {shard}");
@@ -58,7 +60,7 @@ impl World {
                     return Some(format!("{place} is not recovered"));
                 }
                 let ended = master.look(|s, _| s.ended());
-                if !ended.is_empty() && !Judge::needs_rebuild(self) {
+                if !ended.is_empty() && !rebuild {
                     return Some(format!("{place} has not sealed {ended:?}"));
                 }
                 if !master.look(|s, _| s.outbox().is_empty()) {
@@ -101,7 +103,7 @@ impl World {
             if self.sim.is_stopped() {
                 return;
             }
-            let why = self.unsettled().or_else(|| {
+            let why = self.unsettled().or_else(|| self.judge.receiving(self)).or_else(|| {
                 let hole = Judge::unequal_covers(self)? + &self.links_line();
                 // State was refused: a region was rolled back behind what was forgotten since.
                 let shown = Judge::needs_rebuild(self) && Judge::holes_are_shown(self);

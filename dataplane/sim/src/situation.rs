@@ -3,7 +3,7 @@
 //! and a workload in which it can happen, and the faults that belong to it, with all details drawn.
 
 use crate::executor::{MS, SEC, Time};
-use crate::faults::{Fault, Kind, Place};
+use crate::faults::{Fault, Kind, Moment, Place};
 use crate::rng::Rng;
 use crate::setup::{Fsync, Setup};
 
@@ -14,7 +14,8 @@ pub(crate) enum About {
     Nothing,
     /// Streams are truncated and lost, what was unread in them too; servers die while it is fetched as state.
     Losses,
-    /// All copies of a shard in a region are lost, and its stream; what others had deleted on its word may be in it again.
+    /// All copies of a shard in a region are lost, and its stream; what others had deleted on its word may be in it again. Sometimes
+    /// the same happens to another region then.
     Oblivion,
     /// While a region fetches state, another copy becomes the source: one that has less.
     Replacement,
@@ -41,6 +42,8 @@ pub(crate) struct Situation {
     pub(crate) other: u16,
     /// When it begins to go wrong.
     pub(crate) at: Time,
+    /// When it begins to go wrong for the other region too.
+    pub(crate) again: Option<Time>,
 }
 
 impl Situation {
@@ -66,7 +69,9 @@ impl Situation {
             About::Blinking | About::Succession => rng.range(2 * SEC, 7 * SEC),
         };
         let region = rng.below(regions) as u16 + 1;
-        Self { about, region, other: other_than(rng, regions, region), at }
+        let other = other_than(rng, regions, region);
+        let again = (about == About::Oblivion && rng.chance(500)).then(|| at + rng.range(0, 15 * SEC));
+        Self { about, region, other, at, again }
     }
 
     /// Streams may be truncated and lost: then state is fetched, or a hole that only a rebuild fills is shown.
@@ -77,12 +82,6 @@ impl Situation {
     /// Things last longer than it takes to seal an incarnation.
     pub(crate) fn is_long(self) -> bool {
         matches!(self.about, About::Freezing | About::Estrangement)
-    }
-
-    /// Whether clients have nothing to do but what belongs to it. (What is lost with a source in the midst of a transfer, and was
-    /// in its first pieces, stays where it was fetched; see docs/correctness.md.)
-    pub(crate) fn is_quiet(self, at: Time) -> bool {
-        self.about == About::Replacement && (self.at - SEC..self.at + 4 * SEC).contains(&at)
     }
 
     /// How long clients write, seconds. What is lost counts as missing after ten; there must be time to fetch it while more
@@ -98,6 +97,10 @@ impl Situation {
 
     /// Makes the store one in which it can happen.
     pub(crate) fn shape(self, setup: &mut Setup) {
+        if self.again.is_some() {
+            let other = &mut setup.regions[usize::from(self.other) - 1];
+            (other.members, other.fsync) = (other.members.max(2), Fsync::Off);
+        }
         let region = &mut setup.regions[usize::from(self.region) - 1];
         match self.about {
             About::Nothing | About::Losses | About::Estrangement => return,
@@ -124,12 +127,8 @@ impl Situation {
                 }
             }
         }
-        for (of, region) in (1..).zip(&mut setup.regions) {
+        for region in &mut setup.regions {
             (region.joins, region.leaves) = (0, None);
-            // Two regions that lose everything are more than can be mended.
-            if self.about == About::Oblivion && of != self.region && region.fsync == Fsync::Off {
-                region.fsync = Fsync::EverySecond;
-            }
         }
     }
 
@@ -146,6 +145,7 @@ impl Situation {
                 faults
             }
             About::Oblivion => self.oblivion(rng, setup),
+            About::Replacement if setup.regions.len() > 2 && rng.chance(400) => self.bereavement(rng, setup),
             About::Replacement => self.replacement(rng, setup),
             About::Overtaking => self.overtaking(rng, setup),
             About::Freezing | About::Blinking => self.freezing(rng, setup),
@@ -159,9 +159,11 @@ impl Situation {
         let time = rng.range(3, 7) * SEC;
         let mut faults = Vec::new();
         for shard in 0..setup.shards {
-            let down = rng.range(50, 1500) * MS;
-            faults.push(Fault::new(at, Kind::ShardPowerLoss { region, shard, down }));
-            faults.push(Fault::new(at + MS, Kind::Truncate { region, shard, keep: 0 }));
+            for (region, at) in [(region, at)].into_iter().chain(self.again.map(|at| (other, at))) {
+                let down = rng.range(50, 1500) * MS;
+                faults.push(Fault::new(at, Kind::ShardPowerLoss { region, shard, down }));
+                faults.push(Fault::new(at + MS, Kind::Truncate { region, shard, keep: 0 }));
+            }
             // What it issues from then on is lost for another one.
             if rng.chance(500) {
                 faults.push(Fault::new(at + time - 50 * MS, lose_records(rng, region, shard)));
@@ -174,7 +176,7 @@ impl Situation {
 
     fn replacement(self, rng: &mut Rng, setup: &Setup) -> Vec<Fault> {
         let Self { region, at, .. } = self;
-        let mut faults = self.slow_fetch(rng, setup);
+        let mut faults = self.slow_fetch(rng, setup, true);
         let peers = (1..=setup.regions.len() as u16).filter(|peer| *peer != region);
         let ask_on = rng.chance(800);
         for shard in 0..setup.shards {
@@ -186,11 +188,24 @@ impl Situation {
             }
             let down = rng.range(50, 1500) * MS;
             let lost = Kind::MasterPowerLoss { region, shard, down };
-            faults.push(Fault::while_fetching(at + 5 * SEC, lost));
+            faults.push(Fault::in_the_moment(Moment::Sending, at + 5 * SEC, lost));
             // Questions for first pieces are not read again.
             for peer in peers.clone().filter(|_| ask_on) {
                 let lost = Kind::LoseStream { region: peer, shard };
-                faults.push(Fault::while_fetching(at + 5 * SEC + 1, lost));
+                faults.push(Fault::in_the_moment(Moment::Sending, at + 5 * SEC + 1, lost));
+            }
+        }
+        faults
+    }
+
+    /// The source loses everything, also what was durable and is merged elsewhere in part. A third region has it.
+    fn bereavement(self, rng: &mut Rng, setup: &Setup) -> Vec<Fault> {
+        let Self { region, at, .. } = self;
+        let mut faults = self.slow_fetch(rng, setup, false);
+        for shard in 0..setup.shards {
+            let down = rng.range(50, 1500) * MS;
+            for lost in [Kind::ShardPowerLoss { region, shard, down }, Kind::LoseStream { region, shard }] {
+                faults.push(Fault::in_the_moment(Moment::Fetching, at + 5 * SEC, lost));
             }
         }
         faults
@@ -198,23 +213,23 @@ impl Situation {
 
     fn overtaking(self, rng: &mut Rng, setup: &Setup) -> Vec<Fault> {
         let Self { region, other, at, .. } = self;
-        let mut faults = self.slow_fetch(rng, setup);
+        let mut faults = self.slow_fetch(rng, setup, false);
         for third in (1..=setup.regions.len() as u16).filter(|r| ![region, other].contains(r)) {
             let (both, time) = (rng.chance(500), rng.range(3, 9) * SEC);
             let cut = Kind::CutRegions { from: third, to: other, both, time };
-            faults.push(Fault::while_fetching(at + 5 * SEC, cut));
+            faults.push(Fault::in_the_moment(Moment::Fetching, at + 5 * SEC, cut));
         }
         faults
     }
 
-    /// What nobody has read of `region`'s stream is lost, and fetched by `other` over a slow link.
-    fn slow_fetch(self, rng: &mut Rng, setup: &Setup) -> Vec<Fault> {
+    /// What `other` has not read (or nobody has) of `region`'s stream is lost, and fetched by `other` over a slow link.
+    fn slow_fetch(self, rng: &mut Rng, setup: &Setup, nobody: bool) -> Vec<Fault> {
         let Self { region, other, at, .. } = self;
         let mut faults = Vec::new();
         let time = rng.range(2000, 3000) * MS;
         for peer in (1..=setup.regions.len() as u16).filter(|peer| *peer != region) {
             // What is to be missing at another copy must not be had from a third region.
-            if peer == other || self.about == About::Replacement {
+            if peer == other || nobody {
                 let both = rng.chance(500);
                 faults.push(Fault::new(at, Kind::CutRegions { from: region, to: peer, both, time }));
             }

@@ -9,7 +9,7 @@ use crate::workload::{Command, Operation, SessionPlan, Step, asked};
 
 /// Draws them.
 pub(crate) fn draw(rng: &mut Rng, setup: &Setup, sessions: &[SessionPlan]) -> Vec<Operation> {
-    let Situation { about, region, other, at } = setup.situation;
+    let Situation { about, region, other, at, .. } = setup.situation;
     let mut teller = Teller { rng, about, sessions, operations: Vec::new() };
     match about {
         // Who forgets has taken away what others made.
@@ -68,10 +68,10 @@ impl Teller<'_> {
 
     /// It is made in one region and, maybe, taken away in another, for good; sometimes somebody looks afterwards.
     fn passing_key(&mut self, number: u64, at: Time, maker: u16, taker: Option<u16>) {
-        let name = || format!("p{number}");
-        // Plain strings are the first pieces of a transfer, see `Situation::is_quiet`.
-        let first = u64::from(self.about == About::Replacement);
-        let (make, take, look) = match self.rng.range(first, 4) {
+        // What a source loses is to be in the first pieces too; those are in the order of names.
+        let first = if self.about == About::Replacement { "a" } else { "p" };
+        let name = || format!("{first}{number}");
+        let (make, take, look) = match self.rng.range(0, 4) {
             0 => (
                 Command::Set { key: name(), number: false, bytes: 0 },
                 Command::Del(name()),

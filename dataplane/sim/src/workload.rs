@@ -226,9 +226,6 @@ pub(crate) fn draw(rng: &mut Rng, setup: &Setup) -> (Vec<SessionPlan>, Vec<Opera
     // Bursts: several regions write the same key within a moment, often the same millisecond.
     while (operations.len() as u64) < count {
         let at = rng.below(setup.duration);
-        if setup.situation.is_quiet(at) {
-            continue;
-        }
         let burst = if rng.chance(250) { rng.range(2, 5) } else { 1 };
         // Runs about one thing meet more often on it.
         let class = if theme > 0 && rng.chance(700) { theme } else { rng.below(8) };

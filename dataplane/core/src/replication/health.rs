@@ -3,7 +3,7 @@
 
 use crate::cover::{Cover, SeqSet};
 use crate::record::Heartbeat;
-use crate::replication::heartbeat::HEARTBEAT_MS;
+use crate::replication::heartbeat::{HEARTBEAT_MS, Word};
 use crate::stamp::{Incarnation, Origin, RegionId};
 
 /// Something issued before a heartbeat and not here when the peer's own clock has moved on by this much counts as
@@ -103,6 +103,8 @@ pub struct Health {
     /// The own incarnation that the suspects were noted under.
     live: Incarnation,
     missing: u64,
+    /// Some of the peer's state was taken over, and not all.
+    partial: bool,
     state: Option<LinkState>,
     since_ms: u64,
 }
@@ -123,6 +125,7 @@ impl Health {
             suspects: None,
             live: Incarnation::NONE,
             missing: 0,
+            partial: false,
             state: None,
             since_ms: 0,
         }
@@ -147,8 +150,14 @@ impl Health {
         true
     }
 
+    /// What the own master says.
+    pub fn heard(&mut self, own: &Word) {
+        self.covered(&own.cover, own.incarnation);
+        self.partial = own.transfer.as_ref().is_some_and(|transfer| transfer.source == self.peer);
+    }
+
     /// The own cover, as of now, and the own live incarnation.
-    pub fn covered(&mut self, own: &Cover, live: Incarnation) {
+    fn covered(&mut self, own: &Cover, live: Incarnation) {
         if self.live != live {
             // Another master here: what it lacks may be on its way to it.
             (self.live, self.suspects) = (live, None);
@@ -218,9 +227,10 @@ impl Health {
         }
     }
 
-    /// Effects that are missing and will not come by themselves.
+    /// Effects that are missing and will not come by themselves. Of state that is here in part something is, though the peer
+    /// itself may have lost it meanwhile.
     pub fn missing(&self) -> u64 {
-        self.missing
+        self.missing.max(u64::from(self.partial))
     }
 
     /// The state now, and since when it holds, unix milliseconds.
@@ -234,9 +244,9 @@ impl Health {
             LinkState::Disconnected
         } else if link.held {
             if link.skewed { LinkState::ClockSkew } else { LinkState::Held }
-        } else if self.missing > 0 && (link.truncated || link.refused) {
+        } else if self.missing() > 0 && (link.truncated || link.refused) {
             LinkState::Lapsed
-        } else if self.missing > 0 {
+        } else if self.missing() > 0 {
             LinkState::Missing
         } else if !fresh {
             LinkState::Silent
@@ -263,6 +273,7 @@ mod tests {
     use super::*;
     use crate::cover::SeqSet;
     use crate::stamp::{Hlc, Incarnation};
+    use crate::transfer::{Cursor, Progress};
 
     const PEER: RegionId = RegionId(2);
     const OWN: RegionId = RegionId(1);
@@ -311,6 +322,19 @@ mod tests {
         h.covered(&own(&[(1, 9)]), Incarnation(1));
         assert_eq!((h.lag_ms(3070), h.state(LINK, 3070)), (0, (LinkState::Connected, 3070)));
         assert_eq!(h.state(LINK, 3070 + STALE_MS).0, LinkState::Silent);
+    }
+
+    #[test]
+    fn state_that_is_here_in_part_counts_as_missing() {
+        let mut h = Health::new(PEER, OWN);
+        h.beat(LIVE, &beat(1, 1000, 5), 0);
+        let transfer = Progress { id: 1, source: PEER, since: Hlc::ZERO, next: Cursor::Done };
+        let mut word = Word { cover: own(&[(1, 5)]), transfer: Some(transfer), ..Word::default() };
+        h.heard(&word);
+        assert_eq!((h.missing(), h.state(LINK, 10).0), (1, LinkState::Missing));
+        word.transfer = None;
+        h.heard(&word);
+        assert_eq!((h.missing(), h.state(LINK, 10).0), (0, LinkState::Connected));
     }
 
     #[test]

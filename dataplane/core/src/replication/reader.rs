@@ -3,6 +3,9 @@
 //!
 //! The position never passes a record that is not wholly merged, except one that cannot be decoded and was copied to
 //! the dead letters. What was merged beyond the position is refused by the cover when it is read again.
+//!
+//! Pieces of state do not hold the position, for what is lost is asked for again. They wait here until the region that they come
+//! from calls all durable that it had when it made them ([`crate::transfer`]).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -127,6 +130,10 @@ pub struct Reader {
     assembly: Assembly,
     /// Parts of a piece of state, as far as they came in order. What is lost is asked for again.
     state: Vec<Bytes>,
+    /// A whole piece of state that may not be durable at its source yet; one at a time.
+    volatile: Option<(Origin, State)>,
+    /// The highest epoch in a heartbeat: superseded masters say nothing of what is durable.
+    epoch: u64,
     queue: VecDeque<Item>,
     merging: Option<Batch>,
     /// Records at the front of the queue that are passed over for now, for they would open too many gaps.
@@ -157,6 +164,8 @@ impl Reader {
             cover: Cover::default(),
             assembly: Assembly::default(),
             state: Vec::new(),
+            volatile: None,
+            epoch: 0,
             queue: VecDeque::new(),
             merging: None,
             ahead: 0,
@@ -184,6 +193,7 @@ impl Reader {
         self.last = None;
         self.assembly = Assembly::default();
         self.state.clear();
+        self.volatile = None;
         self.queue.clear();
         self.merging = None;
         self.ahead = 0;
@@ -334,7 +344,7 @@ impl Reader {
                 }
             }
             Body::Heartbeat(beat) => {
-                seen.beat = Some((origin, beat));
+                let (_, beat) = &*seen.beat.insert((origin, beat));
                 if self.live == Some(origin.incarnation) {
                     return None;
                 }
@@ -343,7 +353,9 @@ impl Reader {
                     return Some((bytes, Hlc::ZERO));
                 }
                 self.told.insert(origin, bytes);
-                None
+                let state = self.durable_state(origin, beat)?;
+                let record = Record { id, shard, origin, body: Body::State(state) };
+                Some((record.encode(), Hlc::ZERO))
             }
             Body::Nonce(nonce) => {
                 seen.nonce = Some(nonce);
@@ -359,11 +371,28 @@ impl Reader {
             }
             Body::State(state) if state.to == self.own => {
                 let whole = self.gather(state)?;
-                let record = Record { id, shard, origin, body: Body::State(whole) };
-                Some((record.encode(), Hlc::ZERO))
+                if mutation!(VolatileStateTaken) {
+                    let record = Record { id, shard, origin, body: Body::State(whole) };
+                    return Some((record.encode(), Hlc::ZERO));
+                }
+                // The same asked for again would have to wait longer.
+                if self.volatile.as_ref().is_none_or(|(waits, _)| *waits != origin) {
+                    self.volatile = Some((origin, whole));
+                }
+                None
             }
             Body::State(_) => None,
         }
+    }
+
+    /// The state that waits, if this heartbeat says that its source cannot lose it any more.
+    fn durable_state(&mut self, origin: Origin, beat: &Heartbeat) -> Option<State> {
+        if beat.epoch < self.epoch {
+            return None;
+        }
+        self.epoch = beat.epoch;
+        let durable = |(from, state): &mut (Origin, State)| *from == origin && state.is_durable(&beat.cover);
+        self.volatile.take_if(durable).map(|(_, state)| state)
     }
 
     /// Puts a piece of state together. Nothing depends on its arrival: it is asked for again.

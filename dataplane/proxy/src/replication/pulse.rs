@@ -225,7 +225,7 @@ impl Pulse {
     fn tell_word(&self, word: &Word) {
         self.hub.wiring.clocks.observe(self.shard.id, word.clock);
         for row in self.shard.links.borrow_mut().values_mut() {
-            row.health.covered(&word.cover, word.incarnation);
+            row.health.heard(word);
         }
         self.shard.word.send_replace(word.clone());
     }

@@ -37,6 +37,27 @@ impl Judge {
             && world.engines().iter().any(|e| e.look(|s, _| s.stats.refused > 0))
     }
 
+    /// A master that has got a part of another region's state, and for good: some region lost what it had called durable before the
+    /// rest was sent, and nobody could give it back. Whose state it is.
+    fn bereft_of(&self, world: &World, master: &Engine) -> Option<u16> {
+        let source = master.look(|s, _| s.transfer().map(|transfer| transfer.source.0))?;
+        let state = self.state.borrow();
+        let lost = |engine: &Rc<Engine>| {
+            let told = state.durable.get(&(engine.region, engine.shard));
+            told.is_some_and(|told| engine.look(|s, _| lacking(told, &s.cover()).next().is_some()))
+        };
+        Self::masters_of(world, master.shard).iter().any(lost).then_some(source)
+    }
+
+    /// A master that has got a part of another region's state, and could still get the rest.
+    pub(crate) fn receiving(&self, world: &World) -> Option<String> {
+        let shards = 0..world.schedule.setup.shards;
+        let mut masters = shards.flat_map(|shard| Self::masters_of(world, shard));
+        let receives = |m: &Rc<Engine>| m.look(|s, _| s.transfer().is_some());
+        let left = masters.find(|m| receives(m) && self.bereft_of(world, m).is_none())?;
+        Some(format!("{} has got a part of another region's state", left.node.name))
+    }
+
     /// Whether every region that lacks something says so on its link to the region that issued it; of what it issued itself and
     /// lost, on its link to one that has it. (Where the region that issued it has lost it too, it must get it back first.)
     pub(crate) fn holes_are_shown(world: &World) -> bool {
@@ -75,7 +96,7 @@ impl Judge {
             let masters = Self::masters_of(world, shard);
             for master in &masters {
                 master.expire_now();
-                self.check_state(master, missing, holes.is_none());
+                self.check_state(world, master, missing, holes.is_none());
             }
             if holes.is_none() {
                 self.check_equal(&masters, missing);
@@ -92,8 +113,21 @@ impl Judge {
         }
     }
 
-    /// What a region shows is what its effects make.
-    fn check_state(&self, master: &Rc<Engine>, missing: bool, whole: bool) {
+    /// What a region shows is what its effects make, or what is more than that shows on the link.
+    fn check_state(&self, world: &World, master: &Rc<Engine>, missing: bool, whole: bool) {
+        if let Some(source) = self.bereft_of(world, master) {
+            self.checked("state in part");
+            let proxies = world.proxies(master.region);
+            let mut links = proxies.iter().filter_map(|p| p.link_state(master.shard, source));
+            if !links.any(|(_, missing)| missing > 0) {
+                let name = &master.node.name;
+                self.violate(
+                    "links",
+                    format!("{name} has a part of region {source}'s state, and does not say it"),
+                );
+            }
+            return;
+        }
         let cover = master.look(|s, _| s.cover());
         let state = self.state.borrow();
         let wall_ms = master.wall_ms();
@@ -245,6 +279,10 @@ impl Judge {
         for region in world.regions() {
             for peer in world.regions().into_iter().filter(|p| *p != region) {
                 for shard in 0..world.schedule.setup.shards {
+                    let master = world.master(region, shard);
+                    if master.is_some_and(|master| self.bereft_of(world, &master) == Some(peer)) {
+                        continue;
+                    }
                     self.checked("links");
                     let proxies = world.proxies(region);
                     let states: Vec<_> = proxies.iter().filter_map(|p| p.link_state(shard, peer)).collect();

@@ -16,6 +16,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+use mas_core::cover::Cover;
 use mas_core::stamp::Incarnation;
 
 use self::acks::Acknowledged;
@@ -51,6 +52,8 @@ struct State {
     logged_before: BTreeMap<u64, usize>,
     /// What members held and then lost, by region, shard and member.
     held: BTreeMap<(u16, u16, usize), BTreeSet<Name>>,
+    /// What was called durable, by region and shard, until some of it was lost.
+    durable: BTreeMap<(u16, u16), Cover>,
     /// What was called stable, by region and shard.
     stable: BTreeMap<(u16, u16), u64>,
     /// Some value was lost to an expiry before its renewal: values of keys with times to live may differ.

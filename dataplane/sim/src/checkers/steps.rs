@@ -291,6 +291,13 @@ impl Judge {
     /// A shard calls this durable: every member that may be promoted has, or once had, all of it.
     pub(crate) fn beat(&self, members: &[Rc<Engine>], durable: &Cover, word: &Word) {
         self.checked("durable");
+        if let Some(first) = members.first() {
+            let mut state = self.state.borrow_mut();
+            let before = state.durable.entry((first.region, first.shard)).or_default();
+            if lacking(before, durable).next().is_none() {
+                *before = durable.clone();
+            }
+        }
         for member in members {
             let has = member.look(|shard, _| shard.cover());
             let state = self.state.borrow();

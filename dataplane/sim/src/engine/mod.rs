@@ -121,6 +121,8 @@ pub(crate) struct Engine {
     siblings: RefCell<Vec<Weak<Engine>>>,
     /// What it gets from its master comes so much later.
     pub(crate) lag: Cell<Time>,
+    /// It has sent a part of its state to another region, and not the last one.
+    pub(crate) sends: Cell<bool>,
     pushing: Cell<bool>,
     loading_until: Cell<Time>,
     follow_moved: Notify,
@@ -152,6 +154,7 @@ impl Engine {
             judge: Rc::clone(judge),
             siblings: RefCell::default(),
             lag: Cell::new(0),
+            sends: Cell::new(false),
             pushing: Cell::new(false),
             loading_until: Cell::new(0),
             follow_moved: Notify::default(),
@@ -208,6 +211,7 @@ impl Engine {
             state.end = 0;
         }
         self.loading_until.set(self.sim.now() + loading);
+        self.sends.set(false);
         self.judge.note(|| format!("{} starts: {}", self.node.name, self.describe()));
         if self.fsync == Fsync::EverySecond {
             let (engine, sim) = (Rc::downgrade(self), self.sim.clone());

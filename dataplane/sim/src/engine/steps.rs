@@ -226,7 +226,9 @@ impl Engine {
         let state = &mut *guard;
         self.check_promoted(state, meant)?;
         self.expire(state);
-        Ok(state.shard.export(want, PIECE, &mut state.keys))
+        let (next, piece) = state.shard.export(want, PIECE, &mut state.keys);
+        self.sends.set(next != Cursor::Done);
+        Ok((next, piece))
     }
 
     /// `MAS.OUTBOX`.

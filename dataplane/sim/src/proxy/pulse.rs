@@ -145,7 +145,7 @@ impl Proxy {
         }
         self.observe(shard.id, word.clock);
         for row in shard.links.borrow_mut().values_mut() {
-            row.health.covered(&word.cover, word.incarnation);
+            row.health.heard(&word);
         }
         *shard.word.borrow_mut() = word;
         shard.poke_readers();
