@@ -51,6 +51,7 @@ enum ActionError<L: Error> {
 /// A shard as the controller saw it last.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ShardView {
+    /// Empty: not looked at yet.
     pub(crate) members: Vec<Seen>,
     pub(crate) master: Option<usize>,
     pub(crate) notices: Vec<Notice>,
@@ -80,8 +81,8 @@ impl<P: Process, L: Ledger> ShardController<P, L> {
         let mut opened: Life = None;
         // What fails again and again is logged once.
         let mut last_failure = None;
-        // After actions nothing is decided before everyone was looked at again: they must not be repeated on old news.
-        let mut wanted_looks = vec![0; self.members.len()];
+        // Nothing is decided before everyone was looked at, and after actions again: they must not be repeated on old news.
+        let mut wanted_looks = vec![1; self.members.len()];
         loop {
             tick.tick().await;
             if !self.members.iter().zip(&wanted_looks).all(|(member, look)| member.has_published(*look)) {

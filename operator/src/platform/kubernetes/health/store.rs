@@ -62,6 +62,9 @@ pub(super) async fn run(shared: Shared, mut latest: watch::Receiver<Arc<Latest>>
         let generation = now.store.metadata.generation;
         let mut rows = BTreeMap::new();
         if let Some(runner) = &mut runner {
+            if !runner.has_looked() {
+                continue; // what was reported before still stands
+            }
             runner.found(&shared, &live).await;
             rows = runner.report(&shared, &live, generation).await;
         }
@@ -176,7 +179,8 @@ struct Region {
     id: u16,
     row: Arc<Row>,
     shards: Vec<Shard>,
-    proxies: watch::Receiver<Vec<ProxyReport>>,
+    /// Those that run; `None`: not asked yet.
+    proxies: watch::Receiver<Option<Vec<ProxyReport>>>,
     written: Instant,
     failed: Option<Instant>,
 }
@@ -211,7 +215,7 @@ impl Runner {
             let row = row(region);
             let mut shards = Vec::new();
             for shard in 0..plan.shards {
-                let (names, members) = members(&plan, region, shard, &mut pumped);
+                let (names, members) = members(shared, &plan, region, shard, &mut pumped);
                 for member in &members {
                     tasks.spawn(Arc::clone(member).watch());
                 }
@@ -226,7 +230,7 @@ impl Runner {
                 tasks.spawn(controller.run(seen.clone(), started));
                 shards.push(Shard { names, members, view: seen_view });
             }
-            let (reports, proxies) = watch::channel(Vec::new());
+            let (reports, proxies) = watch::channel(None);
             let (pods, of) = (shared.pods.clone(), (plan.namespace.clone(), plan.store.clone(), *id));
             tasks.spawn(ask_proxies(pods, of, reports));
             let name = region.clone();
@@ -243,6 +247,12 @@ impl Runner {
         tasks.spawn(pump(shared.pods.clone(), plan.namespace.clone(), pumped));
         let waiting = plan.waiting.iter().map(|name| (name.clone(), row(name))).collect();
         Self { plan, regions, waiting, identity, founded, obstacles: Vec::new(), _tasks: tasks }
+    }
+
+    /// Everything has been looked at since this began.
+    fn has_looked(&self) -> bool {
+        let shard = |shard: &Shard| !shard.view.borrow().members.is_empty();
+        self.regions.iter().all(|region| region.proxies.borrow().is_some() && region.shards.iter().all(shard))
     }
 
     /// Founds the store once every broker has its streams, and every engine answers and is empty.
@@ -335,7 +345,7 @@ impl Runner {
 
     fn measure(&self, shared: &Shared, region: &Region, generation: Option<i64>) -> Measured {
         let plan = &self.plan;
-        let reports = region.proxies.borrow().clone();
+        let reports = region.proxies.borrow().clone().unwrap_or_default();
         let peers = plan.regions.iter().map(|(name, _)| name).filter(|name| **name != region.name);
         let brokers = shared.pods.of_part(&plan.namespace, &plan.store, region.id, Part::Broker);
         let shards: Vec<ShardMeasured> =
@@ -410,6 +420,7 @@ type Pumped = Vec<(String, watch::Sender<PodProcess>)>;
 
 /// A shard's members, by pod name.
 fn members(
+    shared: &Shared,
     plan: &Plan,
     region: &str,
     shard: u16,
@@ -419,7 +430,8 @@ fn members(
     let member = |ordinal: u16| {
         let pod = format!("{set}-{ordinal}");
         let host = format!("{pod}.{set}.{}.svc:{}", plan.namespace, build::redis_port());
-        let (sender, process) = watch::channel(PodProcess::default());
+        let now = shared.pods.process(&plan.namespace, &pod, Part::Redis, build::redis_port());
+        let (sender, process) = watch::channel(now);
         pumped.push((pod.clone(), sender));
         let engine = Engine::new(pod.clone(), &plan.engine_password, None);
         (pod, Arc::new(Member::new(host, engine, process, None)))
@@ -446,14 +458,14 @@ async fn pump(mut pods: Pods, namespace: String, members: Pumped) {
 async fn ask_proxies(
     pods: Pods,
     (namespace, store, region): (String, String, u16),
-    reports: watch::Sender<Vec<ProxyReport>>,
+    reports: watch::Sender<Option<Vec<ProxyReport>>>,
 ) {
     loop {
         let found = pods.of_part(&namespace, &store, region, Part::Proxy);
         let of: Vec<_> =
             found.iter().map(|pod| PodProcess::of(pod, Part::Proxy, build::admin_port())).collect();
         let asked = join_all(of.iter().filter_map(PodProcess::reachable).map(fetch_report)).await;
-        reports.send_replace(asked);
+        reports.send_replace(Some(asked));
         sleep(ASK_PROXIES).await;
     }
 }
