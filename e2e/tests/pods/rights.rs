@@ -15,13 +15,16 @@ pub(crate) fn what_is_wrong_is_told_in_an_event(place: &Place) {
         conditions.iter().any(|condition| condition["type"] == "Progressing" && condition["reason"] == wanted)
     };
     for times in 1..=2 {
-        place.namespace.apply(&bigger().replace("spec: {", "spec: {release: '99', ")).unwrap();
-        place.namespace.wait("mas", "shop", RECOVERY, |store| reason(store, "UnknownRelease")).unwrap();
+        place
+            .namespace
+            .apply(&bigger().replace("spec: {", "spec: {auth: {secretRef: {name: missing}}, "))
+            .unwrap();
+        place.namespace.wait("mas", "shop", RECOVERY, |store| reason(store, "SecretMissing")).unwrap();
         let count = |event: &Value| event["series"]["count"].as_u64().unwrap_or(1);
         e2e::wait::wait_until("the event", RECOVERY, || {
             let events = place.namespace.list("events.events.k8s.io").map_err(|error| error.to_string())?;
             let told: Vec<&Value> =
-                events.iter().filter(|event| event["reason"] == "UnknownRelease").collect();
+                events.iter().filter(|event| event["reason"] == "SecretMissing").collect();
             if told.iter().map(|event| count(event)).sum::<u64>() >= times {
                 Ok(())
             } else {
@@ -29,7 +32,7 @@ pub(crate) fn what_is_wrong_is_told_in_an_event(place: &Place) {
             }
         })
         .unwrap();
-        place.namespace.apply(&bigger().replace("spec: {", "spec: {release: '1', ")).unwrap();
+        place.namespace.apply(&bigger()).unwrap();
         place.namespace.wait("mas", "shop", RECOVERY, |store| reason(store, "Reconciled")).unwrap();
     }
 }

@@ -420,7 +420,7 @@ type Pumped = Vec<(String, watch::Sender<PodProcess>)>;
 
 /// A shard's members, by pod name.
 fn members(
-    shared: &Shared,
+    of: &Shared,
     plan: &Plan,
     region: &str,
     shard: u16,
@@ -430,7 +430,7 @@ fn members(
     let member = |ordinal: u16| {
         let pod = format!("{set}-{ordinal}");
         let host = format!("{pod}.{set}.{}.svc:{}", plan.namespace, build::redis_port());
-        let now = shared.pods.process(&plan.namespace, &pod, Part::Redis, build::redis_port());
+        let now = of.pods.process(&plan.namespace, &pod, Part::Redis, build::redis_port());
         let (sender, process) = watch::channel(now);
         pumped.push((pod.clone(), sender));
         let engine = Engine::new(pod.clone(), &plan.engine_password, None);
