@@ -79,7 +79,7 @@ pub struct StoreRegionStatus {
     /// Shards with a serving master of all, `2/2`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shards_serving: Option<String>,
-    /// The largest lag behind any other region, `120ms`.
+    /// The largest lag behind any other region, rounded up: `100ms`, `5s`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lag: Option<String>,
     /// Bytes of other regions' streams that wait to be read, `12Mi`.
@@ -150,13 +150,13 @@ pub struct LinkState {
     pub peer: String,
     /// `Connected`, `CatchingUp`, `Disconnected`, `Silent`, `Held`, `ClockSkew`, `Missing`, `Lapsed`, `Unknown`.
     pub state: String,
-    /// How old this region's state is against the peer's, in milliseconds.
+    /// How old this region's state is against the peer's, in milliseconds, rounded up to 100, 250, 500, 1000 ...
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lag_millis: Option<u64>,
-    /// Effects that are not here yet.
+    /// Effects that are not here yet, rounded up to 10, 100, 1000 ...
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lag_effects: Option<u64>,
-    /// Bytes that were read and wait.
+    /// Bytes that were read and wait, rounded up to 10Mi, 100Mi ...
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backlog_bytes: Option<u64>,
     /// Since when it is in this state.

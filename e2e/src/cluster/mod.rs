@@ -35,6 +35,11 @@ impl Cluster {
         SHARED.get_or_init(|| Self::start(0).expect("a Kubernetes cluster for tests"))
     }
 
+    /// Another one, for a test that changes what belongs to a whole cluster.
+    pub fn fresh() -> &'static Self {
+        Box::leak(Box::new(Self::start(0).expect("a Kubernetes cluster for a test")))
+    }
+
     /// The one of this process with nodes that run pods, each a region of its own (`region-1`, `region-2`), and the images on them. A
     /// cluster that `KUBECONFIG` names must have both already.
     pub fn with_nodes() -> &'static Self {
@@ -105,11 +110,17 @@ impl Cluster {
             ensure!(up.success(), "{} up failed: its words are above", tool.display());
             Self { tool, folder, kubeconfig: dir.join("kubeconfig"), audit: Some(dir.join("logs/audit.log")) }
         };
-        let definitions = Command::new(operator_program()?).arg("crds").output()?;
-        cluster.apply("default", &String::from_utf8(definitions.stdout)?)?;
+        cluster.install()?;
         cluster.apply("default", &std::fs::read_to_string(root.join("operator/rbac.yaml"))?)?;
-        cluster.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"])?;
         Ok(cluster)
+    }
+
+    /// Brings the CustomResourceDefinitions of the operator beside this test.
+    pub fn install(&self) -> Result<()> {
+        let definitions = Command::new(operator_program()?).arg("crds").output()?;
+        self.apply("default", &String::from_utf8(definitions.stdout)?)?;
+        self.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"])?;
+        Ok(())
     }
 
     /// The log of requests, one JSON object a line, if this cluster writes one.

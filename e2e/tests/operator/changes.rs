@@ -75,3 +75,34 @@ fn a_manifest_that_cannot_be_carried_out_says_why() {
     let uri = namespace.get("secret", "shop--a--app").unwrap()["data"]["username"].clone();
     assert_eq!(uri, "dQ==", "u");
 }
+
+/// What the operator watches tells of the past: what it reads by name, and the versions that it writes over, keep it from harm.
+#[test]
+fn a_delayed_watch_does_no_harm() {
+    let prompt = Cluster::shared().namespace("prompt").unwrap();
+    let late = Cluster::shared().namespace("late").unwrap();
+    let _operators = [prompt.operator(&[]).unwrap(), late.operator(&["--delay-watches", "3000"]).unwrap()];
+    for namespace in [&prompt, &late] {
+        namespace.apply(&small("")).unwrap();
+        namespace.wait("statefulset", "shop--b--broker", LIMIT, |_| true).unwrap();
+        // Faster than the watch: two changes, an object that goes, and one that somebody turns.
+        namespace.apply(&small(", proxy: {replicas: 4}")).unwrap();
+        namespace.kubectl(&["delete", "service", "shop--a"]).unwrap();
+        namespace.apply(&small(", proxy: {replicas: 3}, replication: {ack: Local}")).unwrap();
+        namespace
+            .kubectl(&["label", "service", "shop--b", "multiactive.dev/store=other", "--overwrite"])
+            .unwrap();
+    }
+    let of = |namespace: &e2e::cluster::Namespace| {
+        wait_reconciled(namespace, "shop");
+        format!("{:#?}", picture(namespace)).replace(&namespace.name, "NAMESPACE")
+    };
+    e2e::wait::wait_until("the same picture", LIMIT, || {
+        let (prompt, late) = (of(&prompt), of(&late));
+        let done = prompt == late && prompt.contains("\"Local\\") && !prompt.contains("other");
+        if done { Ok(()) } else { Err(late) }
+    })
+    .unwrap();
+    let store = late.get("mas", "shop").unwrap();
+    assert_eq!(condition(&store, "Progressing")["reason"], "Reconciled");
+}

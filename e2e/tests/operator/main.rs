@@ -6,6 +6,7 @@
 mod changes;
 mod crashes;
 mod objects;
+mod older;
 mod quiet;
 mod schema;
 

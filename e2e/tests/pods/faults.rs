@@ -48,9 +48,9 @@ pub(crate) fn what_is_killed_comes_back_and_nothing_is_lost(place: &mut Place) {
     place.namespace.kubectl(&["delete", "pods", "-l", selector, "--wait=false"]).unwrap();
     well("a proxy was deleted");
 
-    // An operator that froze, and woke up when another one led, does no harm.
+    // An operator that froze, and woke up when another one led, does no harm; nor does one that hears of everything late.
     e2e::process::pause(place.operator.pid()).unwrap();
-    let second = place.namespace.operator(&["--identity", "second"]).unwrap();
+    let second = place.namespace.operator(&["--identity", "second", "--delay-watches", "2000"]).unwrap();
     let leads = |lease: &serde_json::Value| lease["spec"]["holderIdentity"] == "second";
     place.namespace.wait("lease", "multiactive-operator", RECOVERY, leads).unwrap();
     let before = epoch();

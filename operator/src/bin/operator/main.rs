@@ -20,7 +20,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Reconcile until stopped. Uses the pod's service account, or the kubeconfig (KUBECONFIG)
-    Run(Run),
+    Run(Box<Run>),
     /// Print the CustomResourceDefinitions: `operator crds | kubectl apply --server-side -f -`
     Crds,
 }
@@ -62,6 +62,9 @@ struct Run {
     /// For tests: end as if killed after the Nth request that writes
     #[arg(long, value_name = "N", hide = true)]
     crash_after: Option<u64>,
+    /// For tests: what is watched comes so many milliseconds later
+    #[arg(long, hide = true, value_name = "MS", conflicts_with = "crash_after")]
+    delay_watches: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -78,7 +81,7 @@ fn main() -> ExitCode {
             print!("{}", crds::definitions_yaml());
             ExitCode::SUCCESS
         }
-        Command::Run(args) => match serve(args) {
+        Command::Run(args) => match serve(*args) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("operator: {error}");
@@ -109,6 +112,7 @@ fn serve(args: Run) -> Result<(), Box<dyn std::error::Error>> {
         lease: args.lease,
         identity,
         crash_after: args.crash_after,
+        delay_watches: args.delay_watches.map(std::time::Duration::from_millis),
     };
     Ok(runtime.block_on(run(options, stop_signal()))?)
 }

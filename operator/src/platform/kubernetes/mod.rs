@@ -8,6 +8,7 @@ pub mod catalog;
 mod check;
 mod client;
 mod crash;
+mod delay;
 mod dereference;
 mod endpoint;
 mod health;

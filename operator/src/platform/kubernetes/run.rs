@@ -23,6 +23,7 @@ use super::FIELD_MANAGER;
 use super::catalog::{Catalog, CatalogError};
 use super::client::ClientError;
 use super::crash::CrashLayer;
+use super::delay::DelayLayer;
 use super::endpoint::{Metrics, serve};
 use super::health::{Health, Pods, Shared};
 use super::lease::Election;
@@ -54,6 +55,8 @@ pub struct Options {
     pub identity: String,
     /// For tests: end as if killed after so many requests that write.
     pub crash_after: Option<u64>,
+    /// For tests: what is watched comes so much later.
+    pub delay_watches: Option<Duration>,
 }
 
 /// Why the operator does not run.
@@ -89,7 +92,7 @@ pub async fn run(
     stop: impl Future<Output = ()> + Send + Sync + 'static,
 ) -> Result<(), RunError> {
     let catalog = options.catalog.as_deref().map(Catalog::read).transpose()?.unwrap_or_default();
-    let client = connect(options.crash_after).await.map_err(|error| RunError::Connect(Box::new(error)))?;
+    let client = connect(&options).await.map_err(|error| RunError::Connect(Box::new(error)))?;
     let stores: Api<MultiActiveStore> = match &options.watch_namespace {
         Some(namespace) => Api::namespaced(client.clone(), namespace),
         None => Api::all(client.clone()),
@@ -211,12 +214,13 @@ async fn watch(
         .await;
 }
 
-async fn connect(crash_after: Option<u64>) -> Result<kube::Client, kube::Error> {
+async fn connect(options: &Options) -> Result<kube::Client, kube::Error> {
     let config = kube::Config::infer().await.map_err(kube::Error::InferConfig)?;
     let client = ClientBuilder::try_from(config)?;
-    Ok(match crash_after {
-        Some(most) => client.with_layer(&CrashLayer::new(most)).build(),
-        None => client.build(),
+    Ok(match (options.crash_after, options.delay_watches) {
+        (Some(most), _) => client.with_layer(&CrashLayer::new(most)).build(),
+        (None, Some(delay)) => client.with_layer(&DelayLayer(delay)).build(),
+        (None, None) => client.build(),
     })
 }
 
