@@ -23,7 +23,7 @@ IMAGES ?=
 MINUTES ?= 2
 JEPSEN ?=
 
-.PHONY: help setup build demo test sim soak jepsen mutations fuzz fuzz-corpus lint bench generate images cluster-up cluster-down cluster-test clean
+.PHONY: help setup build demo test sim soak jepsen mutations fuzz fuzz-corpus lint bench scale generate images cluster-up cluster-down cluster-test clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -77,6 +77,10 @@ lint: ## Formatting, clippy, documentation, licences (installs cargo-deny if it 
 
 bench: build ## Plain Redis, nutcracker and a region of this store, side by side in one run (BENCH=--help: options)
 	@$(RELEASE)/bench $(BENCH)
+
+scale: setup ## What the operator costs for 1, 10 and 100 stores (SCALE=--help: options)
+	cargo build --workspace --bins --lib
+	@$(DEBUG)/scale $(SCALE)
 
 generate: ## Write the generated files again (docs/commands.md, crds/*.yaml ...)
 	./tools/generate

@@ -12,7 +12,7 @@ pub struct MultiActiveStoreStatus {
     /// The generation of the spec that this status is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Available`, `Progressing`, `Degraded`, `Paused`, `RestartPending`: each with a reason and a sentence.
+    /// `Available`, `Progressing`, `Degraded`, `Paused`, `RestartPending`, `UpdateAvailable`: each with a reason and a sentence.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
     /// Active regions of all, `1/2`.

@@ -48,6 +48,39 @@ pub fn metric_at(port: u16, name: &str) -> Result<f64> {
     Ok(values.iter().sum())
 }
 
+/// A histogram of Prometheus' text format: upper ends of its buckets, and how many are up to there.
+pub struct Histogram(Vec<(f64, u64)>);
+
+impl Histogram {
+    /// How many there are in all.
+    pub fn count(&self) -> u64 {
+        self.0.last().map_or(0, |bucket| bucket.1)
+    }
+
+    /// The value below which this part (0 to 1) of all is, interpolated within its bucket, as Prometheus does it.
+    pub fn quantile(&self, part: f64) -> f64 {
+        let wanted = self.count() as f64 * part;
+        let mut below = (0.0, 0);
+        for (end, count) in &self.0 {
+            if *count as f64 >= wanted && *count > below.1 {
+                let inside = (wanted - below.1 as f64) / (count - below.1) as f64;
+                return if end.is_finite() { below.0 + (end - below.0) * inside } else { below.0 };
+            }
+            below = (*end, *count);
+        }
+        below.0
+    }
+}
+
+/// A histogram without labels of whoever serves metrics on `port`.
+pub fn histogram(port: u16, name: &str) -> Result<Histogram> {
+    let bucket = |line: &str| {
+        let (end, count) = line.strip_prefix(name)?.strip_prefix("_bucket{le=\"")?.split_once("\"} ")?;
+        Some((end.parse().ok()?, count.trim().parse().ok()?))
+    };
+    Ok(Histogram(fetch(port, "/metrics")?.lines().filter_map(bucket).collect()))
+}
+
 /// What an engine says of itself (`MAS.IDENTITY`).
 pub fn identity(engine: &mut Connection) -> Result<BTreeMap<String, String>> {
     Ok(redis::cmd("MAS.IDENTITY").query(engine)?)
@@ -62,5 +95,18 @@ fn fetch(port: u16, path: &str) -> Result<String> {
     match reply.split_once("\r\n\r\n") {
         Some((head, body)) if head.contains(" 200 ") => Ok(body.to_owned()),
         _ => bail!("no answer to {path}: {}", reply.lines().next().unwrap_or_default()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Histogram;
+
+    #[test]
+    fn quantiles_are_interpolated() {
+        let histogram = Histogram(vec![(0.1, 50), (0.2, 100), (f64::INFINITY, 100)]);
+        assert_eq!(histogram.count(), 100);
+        assert!((histogram.quantile(0.5) - 0.1).abs() < 1e-9);
+        assert!((histogram.quantile(0.75) - 0.15).abs() < 1e-9);
     }
 }

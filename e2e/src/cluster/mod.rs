@@ -84,7 +84,7 @@ impl Cluster {
     }
 
     fn start(nodes: u16) -> Result<Self> {
-        let root = Path::new(&std::env::var("CARGO_MANIFEST_DIR")?).join("..").canonicalize()?;
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?;
         let tool = root.join("tools/cluster");
         let folder = tempfile::Builder::new().prefix("mas-cluster-").tempdir()?.keep();
         let cluster = if let Some(given) = std::env::var_os("KUBECONFIG") {
@@ -261,16 +261,10 @@ impl Namespace {
     pub fn operator(&self, args: &[&str]) -> Result<Operator> {
         let log = self.cluster.folder.join(format!("{}.operator.log", self.name));
         let file = std::fs::File::options().create(true).append(true).open(&log)?;
+        let listen: &[&str] = if args.contains(&"--listen") { &[] } else { &["--listen", "127.0.0.1:0"] };
         let child = Command::new(operator_program()?)
-            .args([
-                "run",
-                "--watch-namespace",
-                &self.name,
-                "--namespace",
-                &self.name,
-                "--listen",
-                "127.0.0.1:0",
-            ])
+            .args(["run", "--watch-namespace", &self.name, "--namespace", &self.name])
+            .args(listen)
             .args(args)
             .env("KUBECONFIG", self.cluster.operators_kubeconfig(&self.name)?)
             .stdin(Stdio::null())
@@ -338,11 +332,10 @@ impl Drop for Operator {
     }
 }
 
-/// The operator beside this test.
+/// The operator beside this program: in its folder, or, for a test, in the one above.
 fn operator_program() -> Result<PathBuf> {
-    let test = std::env::current_exe()?;
-    let folder = test.parent().and_then(Path::parent).context("the folder of built programs")?;
-    let program = folder.join("operator");
-    ensure!(program.exists(), "{} is missing: cargo build --workspace --bins", program.display());
-    Ok(program)
+    let own = std::env::current_exe()?;
+    let found =
+        own.ancestors().skip(1).take(2).map(|folder| folder.join("operator")).find(|file| file.is_file());
+    found.with_context(|| format!("no operator beside {}: cargo build --workspace --bins", own.display()))
 }

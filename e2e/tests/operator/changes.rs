@@ -106,3 +106,31 @@ fn a_delayed_watch_does_no_harm() {
     let store = late.get("mas", "shop").unwrap();
     assert_eq!(condition(&store, "Progressing")["reason"], "Reconciled");
 }
+
+#[test]
+fn a_newer_release_is_told_and_not_taken() {
+    let namespace = Cluster::shared().namespace("release").unwrap();
+    namespace.apply(&small("")).unwrap();
+    let mut first = namespace.operator(&[]).unwrap();
+    let store = wait_reconciled(&namespace, "shop");
+    assert_eq!(store["spec"]["release"], "1");
+    first.terminate().unwrap();
+    assert!(first.wait_end(LIMIT).unwrap(), "{}", first.log());
+    let before = picture(&namespace);
+    let release = |of: &str| {
+        let image = |name: &str| json!({"reference": format!("multiactive/{name}:{of}"), "version": of});
+        json!({"redis": image("redis"), "broker": image("broker"), "proxy": image("proxy")})
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("catalog.yaml");
+    let store = namespace.get("statefulset", "shop--a--broker").unwrap();
+    let image = store["spec"]["template"]["spec"]["containers"][0]["image"].as_str().unwrap();
+    let (_, version) = image.rsplit_once(':').unwrap();
+    let catalog = json!({"default": "2", "releases": {"1": release(version), "2": release("9.9.9")}});
+    std::fs::write(&file, catalog.to_string()).unwrap();
+    let _second = namespace.operator(&["--catalog", &file.display().to_string()]).unwrap();
+    let told = |store: &serde_json::Value| condition(store, "UpdateAvailable")["reason"] == "NewerRelease";
+    let store = namespace.wait("mas", "shop", LIMIT, told).unwrap();
+    assert_eq!(store["spec"]["release"], "1");
+    assert_eq!(picture(&namespace), before);
+}

@@ -31,7 +31,13 @@ fn crash_after_every_write(namespace: &Namespace, leases: &mut usize) -> usize {
 
 #[test]
 fn a_crash_after_any_write_changes_nothing_in_the_end() {
-    let changed = small(", proxy: {replicas: 3}, replication: {ack: Local}");
+    // With how many writes, at least.
+    let changes = [
+        ("proxies and the level of acknowledgement", ", proxy: {replicas: 3}, replication: {ack: Local}", 4),
+        ("memory and resources", ", redis: {maxMemory: 96Mi, resources: {requests: {cpu: 100m}}}", 4),
+        ("retention", ", replication: {retention: {duration: 2h}}", 2),
+        ("what is kept", ", deletionPolicy: Delete", 4),
+    ];
     let whole = Cluster::shared().namespace("whole").unwrap();
     let broken = Cluster::shared().namespace("broken").unwrap();
     let mut leases = 0;
@@ -47,11 +53,13 @@ fn a_crash_after_any_write_changes_nothing_in_the_end() {
     let crashes = crash_after_every_write(&broken, &mut leases);
     assert!(crashes > 30, "{crashes} crashes");
     same("the first round");
-    for namespace in [&whole, &broken] {
-        namespace.apply(&changed).unwrap();
+    for (what, change, writes) in changes {
+        for namespace in [&whole, &broken] {
+            namespace.apply(&small(change).replace("redis: {maxMemory: 64Mi}, redis", "redis")).unwrap();
+        }
+        wait_reconciled(&whole, "shop");
+        let crashes = crash_after_every_write(&broken, &mut leases);
+        assert!(crashes >= writes, "{crashes} crashes after a change of {what}");
+        same(what);
     }
-    wait_reconciled(&whole, "shop");
-    let crashes = crash_after_every_write(&broken, &mut leases);
-    assert!(crashes >= 4, "{crashes} crashes");
-    same("a change");
 }

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use e2e::cluster::Deployed;
 use e2e::keyspace;
-use e2e::load::{Load, Plan};
+use e2e::load::{Endpoints as _, Load, Plan};
 use e2e::wait::wait_until;
+use redis::Commands as _;
 
 use crate::{Place, RECOVERY};
 
@@ -73,4 +74,30 @@ pub(crate) fn what_is_killed_comes_back_and_nothing_is_lost(place: &mut Place) {
     );
     assert_eq!((findings.missing, findings.surplus), (0, 0), "{findings}\n{}", place.picture());
     place.operator = second;
+}
+
+/// Unreachable is unknown, and not gone: nothing is done about it, and the other region serves.
+pub(crate) fn a_region_that_is_silent_is_left_alone(place: &Place) {
+    let cluster = place.namespace.cluster();
+    if cluster.audit().is_none() {
+        println!("skipped: the cluster that KUBECONFIG names has no cable to pull");
+        return;
+    }
+    let store = place.store();
+    let phase = |wanted: &'static str| move |row: &serde_json::Value| row["status"]["phase"] == wanted;
+    let before = store.shard("b", 0).unwrap();
+    cluster.tool(&["cut", "node-2"]).unwrap();
+    let row = place.namespace.wait("masr", "shop--b", RECOVERY, phase("Unknown")).unwrap();
+    let conditions = row["status"]["conditions"].as_array().unwrap();
+    let reachable = conditions.iter().find(|condition| condition["type"] == "Reachable").unwrap();
+    assert_eq!(reachable["status"], "Unknown", "{row}");
+    let () = store.connect_to("a").unwrap().set("during", "the cut").unwrap();
+    let mas = place.namespace.get("mas", "shop").unwrap();
+    assert!(mas["status"]["why"].as_str().is_some_and(|why| why.contains("b is Unknown")), "{mas}");
+    cluster.tool(&["heal", "node-2"]).unwrap();
+    place.well("the cut");
+    let after = store.shard("b", 0).unwrap();
+    let same = |field: &str| assert_eq!(before[field], after[field], "{field}");
+    ["epoch", "incarnation", "masterPod"].into_iter().for_each(same);
+    keyspace::wait_equal(&store, "during", RECOVERY).unwrap();
 }

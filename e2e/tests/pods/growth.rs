@@ -11,24 +11,31 @@ pub(crate) fn bigger() -> String {
     manifest("shop", "").replace("redis: {", "redis: {storage: {size: 20Gi}, ")
 }
 
-pub(crate) fn claims_grow_around_running_pods(place: &Place) {
+pub(crate) fn claims_grow_around_running_pods(place: &mut Place) {
+    place.operator.terminate().unwrap();
+    assert!(place.operator.wait_end(RECOVERY).unwrap(), "{}", place.operator.log());
     let uid = |pod: &str| place.namespace.get("pod", pod).unwrap()["metadata"]["uid"].clone();
     let before = PODS.map(uid);
     let claim = place.namespace.get("pvc", "data-shop--a--shard-0-redis-0").unwrap();
     assert_ne!(claim["spec"]["resources"]["requests"]["storage"], "20Gi");
     place.namespace.apply(&bigger()).unwrap();
+    let template = |name: &str| {
+        let set = place.namespace.get("statefulset", name).ok()?;
+        Some(set["spec"]["volumeClaimTemplates"][0]["spec"]["resources"]["requests"]["storage"].clone())
+    };
+    crate::crash_until(&place.namespace, "growing", &|| {
+        ["a", "b"]
+            .iter()
+            .all(|region| template(&format!("shop--{region}--shard-0-redis")) == Some("20Gi".into()))
+    });
     for ordinal in [0, 1] {
         let name = format!("data-shop--b--shard-0-redis-{ordinal}");
         let grown = |claim: &serde_json::Value| claim["status"]["capacity"]["storage"] == "20Gi";
         place.namespace.wait("pvc", &name, RECOVERY, grown).unwrap();
     }
-    place
-        .namespace
-        .wait("statefulset", "shop--a--shard-0-redis", RECOVERY, |set| {
-            set["spec"]["volumeClaimTemplates"][0]["spec"]["resources"]["requests"]["storage"] == "20Gi"
-        })
-        .unwrap();
     assert_eq!(PODS.map(uid), before, "no pod was restarted");
+    place.operator = place.namespace.operator(&["--identity", "third"]).unwrap();
+    place.well("growing");
 }
 
 pub(crate) fn what_needs_a_restart_says_so(place: &Place) {

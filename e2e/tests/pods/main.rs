@@ -46,12 +46,39 @@ fn the_life_of_a_store() {
     story::a_row_that_is_deleted_is_made_anew(&place);
     faults::what_is_killed_comes_back_and_nothing_is_lost(&mut place);
     story::what_happened_is_told_in_events(&place);
-    growth::claims_grow_around_running_pods(&place);
+    faults::a_region_that_is_silent_is_left_alone(&place);
+    growth::claims_grow_around_running_pods(&mut place);
     growth::what_needs_a_restart_says_so(&place);
     rights::what_is_wrong_is_told_in_an_event(&place);
     deletion::what_is_retained_is_there_again(&place);
     deletion::with_delete_nothing_is_left(&place);
     rights::the_roles_are_exactly_what_was_asked_for(&place.namespace);
+}
+
+/// Runs operators of which each is killed right after its first few writes, until something is done, so the store goes through many pictures
+/// that a crash can leave. Returns how many were killed. (A promotion takes two writes: who is always killed after one never gets to it.)
+fn crash_until(namespace: &Namespace, what: &str, is_done: &dyn Fn() -> bool) -> u64 {
+    let mut crashes = 0;
+    while !is_done() {
+        if crashes == 200 {
+            let said = namespace.kubectl(&["get", "mas,masr,pods", "-o", "yaml"]).unwrap();
+            panic!("{what}: not done after {crashes} crashes: {said}");
+        }
+        let lease = format!("{what}-{crashes}");
+        // The first write is that of the lease.
+        let writes = (2 + crashes % 4).to_string();
+        let mut operator = namespace.operator(&["--crash-after", &writes, "--lease", &lease]).unwrap();
+        let ended = wait_until("a crash, or the end", FOUNDING, || {
+            if operator.wait_end(Duration::ZERO).is_ok() || is_done() {
+                return Ok(());
+            }
+            Err("neither".to_owned())
+        });
+        ended.unwrap_or_else(|error| panic!("{error:#}\n{}", operator.log()));
+        crashes += 1;
+    }
+    println!("{what}: done after {crashes} crashes");
+    crashes
 }
 
 /// A namespace with a store that is active, and its operator.
@@ -61,32 +88,12 @@ struct Place {
 }
 
 impl Place {
-    /// Founds the store by operators of which each is killed right after its first few writes, so the store goes through many pictures that
-    /// a crash can leave. (A promotion takes two: who is always killed after one never gets to it.)
+    /// Founds the store, through crashes.
     fn found() -> Self {
         let namespace = Cluster::with_nodes().namespace("life").unwrap();
         namespace.apply(&manifest("shop", "")).unwrap();
-        let mut crashes = 0;
         let store = Deployed::new(&namespace, "shop", &["a", "b"]);
-        while store.wait_active(Duration::ZERO).is_err() {
-            if crashes == 200 {
-                let said = namespace.kubectl(&["get", "mas,masr,pods", "-o", "yaml"]).unwrap();
-                panic!("not active after {crashes} crashes: {said}");
-            }
-            let lease = format!("lease-{crashes}");
-            // The first write is that of the lease.
-            let writes = (2 + crashes % 4).to_string();
-            let mut operator = namespace.operator(&["--crash-after", &writes, "--lease", &lease]).unwrap();
-            let ended = wait_until("a crash, or an active store", FOUNDING, || {
-                if operator.wait_end(Duration::ZERO).is_ok() || store.wait_active(Duration::ZERO).is_ok() {
-                    return Ok(());
-                }
-                Err("neither".to_owned())
-            });
-            ended.unwrap_or_else(|error| panic!("{error:#}\n{}", operator.log()));
-            crashes += 1;
-        }
-        println!("active after {crashes} crashes");
+        let crashes = crash_until(&namespace, "founding", &|| store.wait_active(Duration::ZERO).is_ok());
         assert!(crashes > 20, "{crashes} crashes: more was to be written");
         let operator = namespace.operator(&["--identity", "first"]).unwrap();
         let place = Self { namespace, operator };

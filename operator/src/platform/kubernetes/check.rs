@@ -32,6 +32,8 @@ pub struct Checked {
     pub(crate) identity_version: String,
     /// The entry of the catalog.
     pub release: String,
+    /// The entry that a new store would get.
+    pub(crate) newest: String,
     pub(crate) passwords: Passwords,
     pub(crate) images: Images,
     pub(crate) regions: Vec<CheckedRegion>,
@@ -153,6 +155,7 @@ pub fn check(
         identity,
         identity_version,
         release,
+        newest: catalog.default.clone(),
         passwords,
         images,
         regions,

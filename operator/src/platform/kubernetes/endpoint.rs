@@ -25,6 +25,8 @@ pub(crate) struct Metrics {
     rounds: Family<Outcome, Counter>,
     seconds: Histogram,
     leads: Gauge,
+    stores: Gauge,
+    promotions: Counter,
     registry: Registry,
 }
 
@@ -34,6 +36,8 @@ impl Metrics {
             rounds: Family::default(),
             seconds: Histogram::new(exponential_buckets(0.01, 2.0, 12)),
             leads: Gauge::default(),
+            stores: Gauge::default(),
+            promotions: Counter::default(),
             registry: Registry::with_prefix("mas_operator"),
         };
         let registry = &mut all.registry;
@@ -45,6 +49,8 @@ impl Metrics {
             all.seconds.clone(),
         );
         registry.register("leads", "1: this operator acts; 0: another one does", all.leads.clone());
+        registry.register("stores", "Stores that are looked after", all.stores.clone());
+        registry.register("promotions", "Masters that were seen to be promoted", all.promotions.clone());
         all
     }
 
@@ -52,6 +58,14 @@ impl Metrics {
     pub(crate) fn round(&self, well: bool, took: Duration) {
         self.rounds.get_or_create(&Outcome { outcome: if well { "done" } else { "failed" } }).inc();
         self.seconds.observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn looks_after(&self, stores: usize) {
+        self.stores.set(stores as i64);
+    }
+
+    pub(crate) fn promoted(&self) {
+        self.promotions.inc();
     }
 
     pub(crate) fn leads(&self) {

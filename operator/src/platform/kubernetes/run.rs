@@ -123,7 +123,15 @@ pub async fn run(
     let (pods, watch_pods) = Pods::watch(scope.api());
     let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: Some(options.identity) };
     let recorder = Recorder::new(client.clone(), reporter);
-    let shared = Shared { client: client.clone(), pods, stores: controller.store(), rows, recorder, rounds };
+    let shared = Shared {
+        client: client.clone(),
+        pods,
+        stores: controller.store(),
+        rows,
+        recorder,
+        metrics: Arc::clone(&metrics),
+        rounds,
+    };
     let context = Arc::new(Context {
         client,
         catalog,

@@ -216,6 +216,10 @@ fn conditions(
         );
         list.push(Wanted::new("RestartPending", true, "PodsOutdated", words));
     }
+    if let Some(store) = round.store().filter(|store| store.release != store.newest) {
+        let words = format!("write spec.release: '{}' to change to it", store.newest);
+        list.push(Wanted::new("UpdateAvailable", true, "NewerRelease", words));
+    }
     list
 }
 

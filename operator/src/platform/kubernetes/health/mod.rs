@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 pub(crate) use pods::Pods;
 pub(crate) use rows::words;
 
+use super::endpoint::Metrics;
 use super::status::Round;
 
 /// What a round found and did.
@@ -38,7 +39,8 @@ pub(crate) struct Shared {
     /// The regions' rows, likewise.
     pub(crate) rows: reflector::Store<StoreRegion>,
     pub(crate) recorder: Recorder,
-    /// Asks for a round.
+    pub(crate) metrics: Arc<Metrics>,
+    /// Asks for a round: once a store, when it is founded.
     pub(crate) rounds: mpsc::UnboundedSender<ObjectRef<MultiActiveStore>>,
 }
 
@@ -93,6 +95,7 @@ impl Health {
         let (task, receiver) = watch::channel(latest);
         running.tasks.spawn(store::run(self.shared.clone(), receiver));
         running.stores.insert(key, (uid, task));
+        self.shared.metrics.looks_after(running.stores.len());
         while running.tasks.try_join_next().is_some() {}
     }
 

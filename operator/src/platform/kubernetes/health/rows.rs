@@ -16,6 +16,9 @@ const BETTER_AFTER: Duration = Duration::from_secs(30);
 const LAGS: [u64; 13] =
     [100, 250, 500, 1_000, 2_000, 5_000, 10_000, 30_000, 60_000, 300_000, 900_000, 3_600_000, 86_400_000];
 
+/// Reason of the event that somebody is master.
+pub(crate) const PROMOTED: &str = "Promoted";
+
 /// What is known of a region now.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Measured {
@@ -233,7 +236,7 @@ pub(crate) fn events(
                 "{region}, shard {}: {pod} is master under epoch {} (incarnation {incarnation})",
                 shard.shard, shard.epoch
             );
-            events.push((false, "Promoted", words));
+            events.push((false, PROMOTED, words));
         }
     }
     for link in &next.links {

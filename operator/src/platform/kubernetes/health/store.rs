@@ -55,8 +55,10 @@ pub(super) async fn run(shared: Shared, mut latest: watch::Receiver<Arc<Latest>>
         if let Some(checked) = now.round.store() {
             let plan = Plan::of(checked);
             if runner.as_ref().is_none_or(|runner| runner.plan != plan) {
-                let founded = checked.identity.founded.is_some();
-                runner = Some(Runner::start(&shared, plan, founded));
+                runner = Some(Runner::start(&shared, plan));
+            }
+            if let Some(runner) = runner.as_ref().filter(|_| checked.identity.founded.is_some()) {
+                runner.founded.send_if_modified(|founded| !std::mem::replace(founded, true));
             }
         }
         let generation = now.store.metadata.generation;
@@ -181,6 +183,8 @@ struct Region {
     shards: Vec<Shard>,
     /// Those that run; `None`: not asked yet.
     proxies: watch::Receiver<Option<Vec<ProxyReport>>>,
+    /// As it was read or written last.
+    known: Option<StoreRegionStatus>,
     written: Instant,
     failed: Option<Instant>,
 }
@@ -192,11 +196,11 @@ struct Shard {
 }
 
 impl Runner {
-    fn start(shared: &Shared, plan: Plan, founded: bool) -> Self {
+    fn start(shared: &Shared, plan: Plan) -> Self {
         let namespace = Namespace::new(shared.client.clone(), &plan.namespace);
         let name = labels::identity_name(&plan.store);
         let identity = Arc::new(IdentityRecord::new(namespace.clone(), name));
-        let (founded, seen) = watch::channel(founded);
+        let (founded, seen) = watch::channel(false);
         let mut tasks = JoinSet::new();
         let mut pumped = Vec::new();
         let started = Instant::now();
@@ -221,7 +225,7 @@ impl Runner {
                 }
                 let (view, seen_view) = watch::channel(ShardView::default());
                 let controller = ShardController {
-                    name: labels::shard_name(&plan.store, region, shard),
+                    name: format!("{}/{}", plan.namespace, labels::shard_name(&plan.store, region, shard)),
                     place: Place { store: plan.store.clone(), region: *id, shard },
                     members: members.clone(),
                     ledger: ShardLedger { row: Arc::clone(&row), shard },
@@ -240,6 +244,7 @@ impl Runner {
                 row,
                 shards,
                 proxies,
+                known: None,
                 written: Instant::now(),
                 failed: None,
             });
@@ -379,7 +384,7 @@ impl Region {
         measured: &Measured,
     ) -> Option<StoreRegionStatus> {
         if self.failed.is_some_and(|failed| failed.elapsed() < AFTER_FAILURE) {
-            return self.row.status().await.ok();
+            return self.known.clone();
         }
         self.failed = None;
         let since = self.written.elapsed();
@@ -391,19 +396,22 @@ impl Region {
             Ok(Some((last, next))) => {
                 self.written = Instant::now();
                 for (bad, reason, words) in rows::events(&self.name, &last, &next) {
+                    if reason == rows::PROMOTED {
+                        shared.metrics.promoted();
+                    }
                     shared.publish(live, bad, reason, words).await;
                 }
-                Some(next)
+                self.known = Some(next);
             }
-            Ok(None) => self.row.status().await.ok(),
+            Ok(None) => self.known = self.row.status().await.ok().or(self.known.take()),
+            // Somebody was faster: the next look reads it anew.
+            Err(RecordError::Client(error)) if error.is_conflict() => {}
             Err(error) => {
-                if !matches!(&error, RecordError::Client(error) if error.is_conflict()) {
-                    tracing::debug!(%error, region = self.name, "a row was not written");
-                    self.failed = Some(Instant::now());
-                }
-                None
+                tracing::debug!(%error, region = self.name, "a row was not written");
+                self.failed = Some(Instant::now());
             }
         }
+        self.known.clone()
     }
 }
 
