@@ -15,6 +15,8 @@ use crate::wait::wait_until;
 
 /// Port of clients at a proxy.
 const CLIENTS: u16 = 6379;
+/// How long a shard may be without a master.
+const MASTER: Duration = Duration::from_mins(1);
 
 /// See the module.
 pub struct Deployed<'a> {
@@ -48,10 +50,12 @@ impl<'a> Deployed<'a> {
         Ok(row["status"]["shards"][shard].clone())
     }
 
-    /// The pod of a shard's master.
+    /// The pod of a shard's master; waits for one.
     pub fn master(&self, region: &str, shard: usize) -> Result<String> {
-        let row = self.shard(region, shard)?;
-        Ok(row["masterPod"].as_str().with_context(|| format!("no master in {row}"))?.to_owned())
+        wait_until("a master", MASTER, || {
+            let row = self.shard(region, shard).map_err(|error| error.to_string())?;
+            row["masterPod"].as_str().map(ToOwned::to_owned).ok_or_else(|| format!("no master in {row}"))
+        })
     }
 
     /// Ends the process of a pod's container as the kernel would (SIGKILL), and leaves the pod.

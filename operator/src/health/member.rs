@@ -84,7 +84,7 @@ impl<P: Process> Member<P> {
             let look = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
             let (seen, hangs) = match now.phase() {
                 Phase::Paused => (SeenAlone::Plain(Seen::Paused), false),
-                Phase::Absent => (SeenAlone::Plain(Seen::Absent), false),
+                Phase::Absent => (self.look_whether_gone(&now).await, false),
                 Phase::Running => {
                     if let Some(address) = now.address() {
                         self.engine.move_to(&address).await;
@@ -112,6 +112,16 @@ impl<P: Process> Member<P> {
             if let Ok(Err(_)) = timeout(LOOK, process.changed()).await {
                 return; // whoever looked after the process is gone, and with it the store
             }
+        }
+    }
+
+    /// What is told of a process may be old: one that answers is there.
+    async fn look_whether_gone(&self, now: &P) -> SeenAlone {
+        let Some(address) = now.address() else { return SeenAlone::Plain(Seen::Absent) };
+        self.engine.move_to(&address).await;
+        match self.look().await.0 {
+            SeenAlone::Plain(Seen::Silent) => SeenAlone::Plain(Seen::Absent),
+            seen => seen,
         }
     }
 
