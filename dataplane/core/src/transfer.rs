@@ -17,8 +17,8 @@
 //! * A piece is merged only when a heartbeat of its source calls durable all that the source had when it made it
 //!   ([`crate::replication::reader`]): what its master alone has may be lost with it, in the midst of a transfer, and would then be
 //!   shown where it was fetched and nowhere else.
-//! * All pieces come from one incarnation of the source: after more losses than a region survives another master may have less
-//!   than the cover of the first piece.
+//! * All pieces come from one incarnation of the source: a cursor of the keyspace means nothing to another server, which has its
+//!   keys in another order; and after more losses than a region survives its master may have less than the cover of the first piece.
 //! * The source must have merged through all that the receiver has forgotten tombstones of (else a deleted value that only a
 //!   source that was rolled back still has would return), and the receiver through all that the source has (else what the
 //!   receiver still has would stay). Both are clocks, for tombstones are forgotten by clock.

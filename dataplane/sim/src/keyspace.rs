@@ -7,6 +7,8 @@ use mas_core::effect::{Kind, Value};
 use mas_core::keyspace::Keyspace;
 use mas_core::slot::slot_of;
 
+use crate::rng::Rng;
+
 /// What a key shows.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Data {
@@ -37,12 +39,26 @@ impl Data {
 }
 
 /// See the module. Each key with its value and when it expires, unix milliseconds.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Keys {
     pub(crate) map: BTreeMap<Bytes, (Data, Option<u64>)>,
+    /// What a server draws when it starts and hashes names with: its own order of `SCAN`, in which no other's cursor means anything.
+    pub(crate) order: u64,
+}
+
+impl PartialEq for Keys {
+    fn eq(&self, other: &Self) -> bool {
+        self.map == other.map
+    }
 }
 
 impl Keys {
+    /// Where a key is in the order of `SCAN`.
+    fn place(&self, key: &[u8]) -> [u8; 8] {
+        let hash = |hash: u64, byte: &u8| Rng::new(hash ^ u64::from(*byte)).next();
+        key.iter().fold(self.order, hash).to_be_bytes()
+    }
+
     /// Takes away the keys whose time has come, and names them.
     pub(crate) fn expire(&mut self, now_ms: u64) -> Vec<Bytes> {
         let due = |at: &Option<u64>| at.is_some_and(|at| at <= now_ms);
@@ -138,9 +154,10 @@ impl Keyspace for Keys {
     }
 
     fn scan(&mut self, cursor: &[u8], count: usize) -> (Vec<u8>, Vec<Vec<u8>>) {
-        let after = self.map.keys().filter(|key| cursor.is_empty() || &key[..] > cursor);
-        let some: Vec<Vec<u8>> = after.take(count).map(|key| key.to_vec()).collect();
-        let next = if some.len() < count { Vec::new() } else { some.last().cloned().unwrap_or_default() };
-        (next, some)
+        let places = self.map.keys().map(|key| (self.place(key), key));
+        let mut after: Vec<_> = places.filter(|(place, _)| &place[..] > cursor).collect();
+        after.sort_unstable();
+        let next = if after.len() > count { after[count - 1].0.to_vec() } else { Vec::new() };
+        (next, after.into_iter().take(count).map(|(_, key)| key.to_vec()).collect())
     }
 }

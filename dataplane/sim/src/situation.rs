@@ -30,6 +30,8 @@ pub(crate) enum About {
     Estrangement,
     /// Who was master comes back when its successor is lost, of whom it knows nothing.
     Succession,
+    /// While a region fetches state, its source gets another master: one that has the same, or what the disks of all kept.
+    Handover,
 }
 
 /// See the module.
@@ -58,12 +60,13 @@ impl Situation {
             380..440 => About::Estrangement,
             440..480 => About::Blinking,
             480..510 => About::Succession,
+            510..550 => About::Handover,
             _ => About::Nothing,
         };
         let at = match about {
             About::Nothing | About::Losses => 0,
             About::Oblivion => rng.range(8 * SEC, 12 * SEC),
-            About::Replacement | About::Overtaking => rng.range(4 * SEC, 7 * SEC),
+            About::Replacement | About::Overtaking | About::Handover => rng.range(4 * SEC, 7 * SEC),
             About::Freezing => rng.range(2 * SEC, 9 * SEC),
             About::Estrangement => rng.range(4 * SEC, 12 * SEC),
             About::Blinking | About::Succession => rng.range(2 * SEC, 7 * SEC),
@@ -76,7 +79,8 @@ impl Situation {
 
     /// Streams may be truncated and lost: then state is fetched, or a hole that only a rebuild fills is shown.
     pub(crate) fn is_lossy(self) -> bool {
-        matches!(self.about, About::Losses | About::Oblivion | About::Replacement | About::Overtaking)
+        use About::{Handover, Losses, Oblivion, Overtaking, Replacement};
+        matches!(self.about, Losses | Oblivion | Replacement | Overtaking | Handover)
     }
 
     /// Things last longer than it takes to seal an incarnation.
@@ -108,7 +112,7 @@ impl Situation {
                 (region.members, region.fsync) = (region.members.max(2), Fsync::Off);
                 region.proxies = region.proxies.max(2);
             }
-            About::Succession => {
+            About::Succession | About::Handover => {
                 region.members = region.members.max(2);
                 if region.fsync == Fsync::Off {
                     region.fsync = Fsync::EverySecond;
@@ -151,6 +155,7 @@ impl Situation {
             About::Freezing | About::Blinking => self.freezing(rng, setup),
             About::Estrangement => self.estrangement(rng, setup),
             About::Succession => self.succession(rng, setup),
+            About::Handover => self.handover(rng, setup),
         }
     }
 
@@ -207,6 +212,23 @@ impl Situation {
             for lost in [Kind::ShardPowerLoss { region, shard, down }, Kind::LoseStream { region, shard }] {
                 faults.push(Fault::in_the_moment(Moment::Fetching, at + 5 * SEC, lost));
             }
+        }
+        faults
+    }
+
+    fn handover(self, rng: &mut Rng, setup: &Setup) -> Vec<Fault> {
+        let Self { region, at, .. } = self;
+        let nobody = rng.chance(500);
+        let mut faults = self.slow_fetch(rng, setup, nobody);
+        for shard in 0..setup.shards {
+            let down = rng.range(50, 1500) * MS;
+            let ends = match rng.below(4) {
+                0 => vec![Kind::Fence { region, shard }],
+                1 => vec![Kind::MasterPowerLoss { region, shard, down }],
+                _ => vec![Kind::ShardPowerLoss { region, shard, down }, Kind::LoseStream { region, shard }],
+            };
+            let fetching = |end| Fault::in_the_moment(Moment::Fetching, at + 5 * SEC, end);
+            faults.extend(ends.into_iter().map(fetching));
         }
         faults
     }

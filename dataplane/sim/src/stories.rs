@@ -10,7 +10,7 @@ use crate::workload::{Command, Operation, SessionPlan, Step, asked};
 /// Draws them.
 pub(crate) fn draw(rng: &mut Rng, setup: &Setup, sessions: &[SessionPlan]) -> Vec<Operation> {
     let Situation { about, region, other, at, .. } = setup.situation;
-    let mut teller = Teller { rng, about, sessions, operations: Vec::new() };
+    let mut teller = Teller { rng, sessions, operations: Vec::new() };
     match about {
         // Who forgets has taken away what others made.
         About::Oblivion => {
@@ -20,7 +20,7 @@ pub(crate) fn draw(rng: &mut Rng, setup: &Setup, sessions: &[SessionPlan]) -> Ve
             }
         }
         // Some of what is to be fetched is still there when it is.
-        About::Replacement | About::Overtaking => {
+        About::Replacement | About::Overtaking | About::Handover => {
             for key in 0..teller.rng.range(10, 40) {
                 let at = at + teller.rng.below(2 * SEC);
                 let taker = any_region(teller.rng, setup);
@@ -50,7 +50,6 @@ fn any_region(rng: &mut Rng, setup: &Setup) -> u16 {
 
 struct Teller<'a> {
     rng: &'a mut Rng,
-    about: About,
     sessions: &'a [SessionPlan],
     operations: Vec<Operation>,
 }
@@ -68,9 +67,7 @@ impl Teller<'_> {
 
     /// It is made in one region and, maybe, taken away in another, for good; sometimes somebody looks afterwards.
     fn passing_key(&mut self, number: u64, at: Time, maker: u16, taker: Option<u16>) {
-        // What a source loses is to be in the first pieces too; those are in the order of names.
-        let first = if self.about == About::Replacement { "a" } else { "p" };
-        let name = || format!("{first}{number}");
+        let name = || format!("p{number}");
         let (make, take, look) = match self.rng.range(0, 4) {
             0 => (
                 Command::Set { key: name(), number: false, bytes: 0 },

@@ -226,6 +226,7 @@ impl Engine {
         let state = &mut *guard;
         self.check_promoted(state, meant)?;
         self.expire(state);
+        state.keys.order = state.history;
         let (next, piece) = state.shard.export(want, PIECE, &mut state.keys);
         self.sends.set(next != Cursor::Done);
         Ok((next, piece))
