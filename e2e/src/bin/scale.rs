@@ -65,7 +65,7 @@ fn measure(args: &Args, cluster: &'static Cluster, stores: usize) -> Result<()> 
     let mut row = format!("| {stores} | {:.1} |", objects.as_secs_f64());
     if args.running {
         wait_all(&namespace, stores, limit, "Active", |store| store["status"]["regionsActive"] == "2/2")?;
-        row += &format!(" {:.1} |", started.elapsed().as_secs_f64());
+        row = format!("{row} {:.1} |", started.elapsed().as_secs_f64());
     }
     let done = namespace.requests(0)?;
     let rounds = histogram(port, "mas_operator_reconcile_duration_seconds")?;
