@@ -1,12 +1,15 @@
 //! Real servers on loopback: RabbitMQ nodes and Redis with the engine, each in a folder of its own, ended when dropped.
 
 use std::net::{TcpListener, TcpStream};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+const PORTS: Range<u16> = 12_000..30_000;
 const RABBITMQ: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 /// One scheduler, no busy waiting: the tests share a small machine.
 const ERLANG: &str =
@@ -24,8 +27,19 @@ pub fn wait_for<T>(what: &str, seconds: u64, mut f: impl FnMut() -> Option<T>) -
     }
 }
 
+/// A port that nobody listens on, of those the system gives to no outgoing connection: such a one could take it before the
+/// server that it is meant for.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("its address").port()
+    static ASKED: AtomicU32 = AtomicU32::new(0);
+    let first = std::process::id().wrapping_mul(37);
+    for _ in 0..PORTS.len() {
+        let n = first.wrapping_add(ASKED.fetch_add(1, Ordering::Relaxed));
+        let port = PORTS.start + u16::try_from(n % u32::from(PORTS.end - PORTS.start)).expect("less than a port");
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no port of {PORTS:?} is free");
 }
 
 fn end(child: &mut Child) {
@@ -49,7 +63,7 @@ impl Broker {
         let name = format!("mas-test-{port}@localhost");
         std::fs::write(dir.path().join("password"), "guest\n").expect("a password");
         let child = Self::launch(dir.path(), port, ports, &name);
-        let broker = Self { child, dir, port, ports, name };
+        let mut broker = Self { child, dir, port, ports, name };
         broker.wait();
         broker
     }
@@ -86,8 +100,14 @@ impl Broker {
             .expect("rabbitmq-server is installed")
     }
 
-    fn wait(&self) {
-        wait_for("the broker", 60, || TcpStream::connect(("127.0.0.1", self.port)).ok());
+    fn wait(&mut self) {
+        wait_for("the broker", 60, || {
+            if let Some(status) = self.child.try_wait().expect("a child") {
+                let log = std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+                panic!("the broker ended ({status}) and said:\n{log}");
+            }
+            TcpStream::connect(("127.0.0.1", self.port)).ok()
+        });
     }
 
     pub fn kill(&mut self) {
