@@ -98,11 +98,12 @@ fn manifest(number: usize) -> String {
             "{{name: {name}, placement: {{nodeSelector: {{topology.kubernetes.io/region: region-{node}}}}}}}"
         )
     };
-    let few = "resources: {requests: {cpu: 10m, memory: 128Mi}}";
+    let resources = |memory: &str| format!("resources: {{requests: {{cpu: 10m, memory: {memory}}}}}");
+    let (broker, proxy) = (resources("512Mi"), resources("128Mi"));
     format!(
         "apiVersion: multiactive.dev/v1alpha1\nkind: MultiActiveStore\nmetadata: {{name: shop-{number}}}\nspec: {{regions: [{}, {}], \
          deletionPolicy: Delete, redis: {{maxMemory: 64Mi, replicas: 0, appendOnly: Always}}, \
-         broker: {{replicas: 1, storage: {{size: 8Gi}}, {few}}}, proxy: {{replicas: 1, {few}}}, \
+         broker: {{replicas: 1, storage: {{size: 8Gi}}, {broker}}}, proxy: {{replicas: 1, {proxy}}}, \
          replication: {{retention: {{bytes: 512Mi}}}}}}\n",
         region("a", 1),
         region("b", 2),
@@ -119,7 +120,12 @@ fn wait_all(
     wait_until(what, limit, || {
         let list = namespace.list("mas").map_err(|error| error.to_string())?;
         let there = list.iter().filter(|store| is(store)).count();
-        if there == stores { Ok(()) } else { Err(format!("{there} of {stores}")) }
+        let why = || list.iter().filter(|store| !is(store)).find_map(|store| store["status"]["why"].as_str());
+        if there == stores {
+            Ok(())
+        } else {
+            Err(format!("{there} of {stores}: {}", why().unwrap_or_default()))
+        }
     })
 }
 

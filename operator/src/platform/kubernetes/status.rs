@@ -164,7 +164,11 @@ fn conditions(
         })
         .collect();
     let all = regions.len();
-    let words = if waiting.is_empty() { format!("all {all} regions are Active") } else { waiting.join("; ") };
+    let words = match all {
+        0 => "no region has been made yet".to_owned(),
+        _ if waiting.is_empty() => format!("all {all} regions are Active"),
+        _ => waiting.join("; "),
+    };
     let available = if active > 0 {
         Wanted::new("Available", true, "RegionsServe", format!("{active} of {all} regions are Active"))
     } else {
