@@ -98,11 +98,11 @@ fn manifest(number: usize) -> String {
             "{{name: {name}, placement: {{nodeSelector: {{topology.kubernetes.io/region: region-{node}}}}}}}"
         )
     };
-    let resources = |memory: &str| format!("resources: {{requests: {{cpu: 10m, memory: {memory}}}}}");
-    let (broker, proxy) = (resources("512Mi"), resources("128Mi"));
+    let resources = |memory: &str| format!("resources: {{requests: {{cpu: 40m, memory: {memory}}}}}");
+    let (redis, broker, proxy) = (resources("205Mi"), resources("512Mi"), resources("128Mi"));
     format!(
         "apiVersion: multiactive.dev/v1alpha1\nkind: MultiActiveStore\nmetadata: {{name: shop-{number}}}\nspec: {{regions: [{}, {}], \
-         deletionPolicy: Delete, redis: {{maxMemory: 64Mi, replicas: 0, appendOnly: Always}}, \
+         deletionPolicy: Delete, redis: {{maxMemory: 64Mi, replicas: 0, appendOnly: Always, {redis}}}, \
          broker: {{replicas: 1, storage: {{size: 8Gi}}, {broker}}}, proxy: {{replicas: 1, {proxy}}}, \
          replication: {{retention: {{bytes: 512Mi}}}}}}\n",
         region("a", 1),
@@ -119,6 +119,8 @@ fn wait_all(
 ) -> Result<()> {
     wait_until(what, limit, || {
         let list = namespace.list("mas").map_err(|error| error.to_string())?;
+        // kubectl costs as much as some pods do.
+        std::thread::sleep(Duration::from_millis(500));
         let there = list.iter().filter(|store| is(store)).count();
         let why = || list.iter().filter(|store| !is(store)).find_map(|store| store["status"]["why"].as_str());
         if there == stores {

@@ -5,6 +5,7 @@
 mod apply;
 pub mod build;
 pub mod catalog;
+mod changes;
 mod check;
 mod client;
 mod crash;

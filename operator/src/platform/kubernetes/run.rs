@@ -1,6 +1,5 @@
 //! The operator's process: watches stores and what was made of them, and reconciles, some at a time.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +12,7 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::Api;
 use kube::client::ClientBuilder;
-use kube::runtime::controller::{Action, Config, Controller};
+use kube::runtime::controller::{self, Action, Config, Controller};
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::{self, ObjectRef};
 use kube::runtime::{WatchStreamExt as _, watcher};
@@ -21,6 +20,7 @@ use tokio::sync::mpsc;
 
 use super::FIELD_MANAGER;
 use super::catalog::{Catalog, CatalogError};
+use super::changes::{changes, owner, row_of};
 use super::client::ClientError;
 use super::crash::CrashLayer;
 use super::delay::DelayLayer;
@@ -119,14 +119,15 @@ pub async fn run(
     let (rounds, mut wanted) = mpsc::unbounded_channel();
     let wanted = futures_util::stream::poll_fn(move |context| wanted.poll_recv(context));
     let (rows, rows_writer) = reflector::store();
-    let controller = controller(stores, &scope, rows_writer).reconcile_on(wanted);
+    let (seen, stores_writer) = reflector::store();
+    let controller = controller(&scope, seen.clone(), stores_writer, rows_writer).reconcile_on(wanted);
     let (pods, watch_pods) = Pods::watch(scope.api());
     let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: Some(options.identity) };
     let recorder = Recorder::new(client.clone(), reporter);
     let shared = Shared {
         client: client.clone(),
         pods,
-        stores: controller.store(),
+        stores: seen,
         rows,
         recorder,
         metrics: Arc::clone(&metrics),
@@ -153,56 +154,27 @@ pub async fn run(
     ended
 }
 
-/// What starts a round: a store, and whatever is made of it, rows' status aside: that is what the health loop writes.
+/// Rounds of stores that changed, and of those of which something that they are made of did.
 fn controller(
-    stores: Api<MultiActiveStore>,
     scope: &Scope,
+    reader: reflector::Store<MultiActiveStore>,
+    writer: reflector::store::Writer<MultiActiveStore>,
     rows: reflector::store::Writer<StoreRegion>,
 ) -> Controller<MultiActiveStore> {
-    let all = watcher::Config::default();
     let ours = watcher::Config::default().labels(&format!("app.kubernetes.io/managed-by={FIELD_MANAGER}"));
-    let watched = watcher(scope.api::<StoreRegion>(), ours.clone()).default_backoff();
-    let rows = row_changes(reflector::reflector(rows, watched));
-    Controller::new(stores, all)
+    let stores = watcher(scope.api(), watcher::Config::default()).default_backoff().reflect(writer);
+    let rows = watcher(scope.api(), ours).default_backoff().reflect(rows);
+    Controller::for_stream(futures_util::stream::pending(), reader)
         .with_config(Config::default().concurrency(CONCURRENCY).debounce(Duration::from_millis(100)))
-        .owns(scope.api::<StatefulSet>(), ours.clone())
-        .owns(scope.api::<Deployment>(), ours.clone())
-        .owns(scope.api::<Service>(), ours.clone())
-        .owns(scope.api::<ConfigMap>(), ours.clone())
-        .owns(scope.api::<NetworkPolicy>(), ours.clone())
-        .owns(scope.api::<PodDisruptionBudget>(), ours)
-        .reconcile_on(rows)
-}
-
-/// The stores of rows that were made, changed in what rounds set, or deleted.
-fn row_changes(
-    events: impl Stream<Item = watcher::Result<watcher::Event<StoreRegion>>> + Send,
-) -> impl Stream<Item = ObjectRef<MultiActiveStore>> + Send {
-    let mut known = HashMap::new();
-    events.filter_map(move |event| {
-        let changed = match event {
-            Ok(watcher::Event::Apply(row) | watcher::Event::InitApply(row)) => {
-                let meta = &row.metadata;
-                let now = (meta.generation, meta.labels.clone(), meta.owner_references.clone());
-                let last = known.insert((meta.namespace.clone(), meta.name.clone()), now.clone());
-                (last.as_ref() != Some(&now)).then_some(row)
-            }
-            Ok(watcher::Event::Delete(row)) => {
-                known.remove(&(row.metadata.namespace.clone(), row.metadata.name.clone()));
-                Some(row)
-            }
-            Ok(watcher::Event::Init | watcher::Event::InitDone) => None,
-            Err(error) => {
-                tracing::warn!(%error, "watching StoreRegions failed; trying again");
-                None
-            }
-        };
-        let of = |row: StoreRegion| {
-            let namespace = row.metadata.namespace.unwrap_or_default();
-            ObjectRef::new(&row.spec.store_ref.name).within(&namespace)
-        };
-        std::future::ready(changed.map(of))
-    })
+        .reconcile_on(changes(stores, |store| Some(ObjectRef::from_obj(store)), &[]))
+        .reconcile_on(changes(rows, row_of, &[]))
+        // Which template its pods should run is known once its controller has seen the last change.
+        .reconcile_on(scope.owned::<StatefulSet>(&["observedGeneration", "updateRevision"]))
+        .reconcile_on(scope.owned::<Deployment>(&[]))
+        .reconcile_on(scope.owned::<Service>(&[]))
+        .reconcile_on(scope.owned::<ConfigMap>(&[]))
+        .reconcile_on(scope.owned::<NetworkPolicy>(&[]))
+        .reconcile_on(scope.owned::<PodDisruptionBudget>(&[]))
 }
 
 /// Reconciles whatever changes, until `stop` is done and the rounds under way have ended.
@@ -215,8 +187,10 @@ async fn watch(
         .graceful_shutdown_on(stop)
         .run(one, failed, context)
         .for_each(|done| async {
-            if let Err(error) = done {
-                tracing::warn!(%error, "a round failed");
+            match done {
+                // It went while its round waited.
+                Ok(_) | Err(controller::Error::ObjectNotFound(_)) => {}
+                Err(error) => tracing::warn!(%error, "a round failed"),
             }
         })
         .await;
@@ -246,6 +220,20 @@ impl Scope {
             Some(namespace) => Api::namespaced(self.client.clone(), namespace),
             None => Api::all(self.client.clone()),
         }
+    }
+
+    /// The stores of objects of one kind that are made of stores, as they change.
+    fn owned<K>(
+        &self,
+        seen: &'static [&'static str],
+    ) -> impl Stream<Item = ObjectRef<MultiActiveStore>> + Send + use<K>
+    where
+        K: kube::Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>,
+        K: Clone + std::fmt::Debug + serde::Serialize + serde::de::DeserializeOwned + Send + 'static,
+    {
+        let ours =
+            watcher::Config::default().labels(&format!("app.kubernetes.io/managed-by={FIELD_MANAGER}"));
+        changes(watcher(self.api::<K>(), ours).default_backoff(), owner, seen)
     }
 }
 

@@ -85,9 +85,10 @@ fn stateful_set(store: &Checked, region: &CheckedRegion, name: &str, labels: &Va
             "250m",
             crds::redis_memory(redis.max_memory.as_bytes()),
         ),
-        "startupProbe": probed("redis-live", 2, loading.div_ceil(2), 2),
-        "readinessProbe": probed("redis-ready", 2, 2, 2),
-        "livenessProbe": probed("redis-live", 10, 6, 5),
+        "startupProbe": {"tcpSocket": {"port": "redis"}, "periodSeconds": 2, "failureThreshold": loading.div_ceil(2)},
+        // Each is a process in the container, which costs a node far more than the server's answer: no more often than is of use.
+        "readinessProbe": probed("redis-ready", 10, 2, 2),
+        "livenessProbe": probed("redis-live", 20, 3, 5),
         "securityContext": pods::container_security(),
         "volumeMounts": [
             {"name": "data", "mountPath": "/data"},

@@ -10,6 +10,8 @@ use crate::health::status::{LinkStatus, PhaseInput, ShardStatus, build_phase, is
 
 /// What is measured is written at most so often.
 const MEASURED_EVERY: Duration = Duration::from_secs(10);
+/// A sentence that has changed and nothing else is written at most so often: who is waited for may change with each look.
+const SAID_EVERY: Duration = Duration::from_secs(3);
 /// What got better is written after this time only: a number at the border of two buckets must not be written for ever.
 const BETTER_AFTER: Duration = Duration::from_secs(30);
 /// Upper ends of the buckets of times, milliseconds.
@@ -203,6 +205,9 @@ pub(crate) fn is_due(last: &StoreRegionStatus, next: &StoreRegionStatus, since: 
     if facts(last) != facts(next) {
         return true;
     }
+    if said(last) != said(next) && since >= SAID_EVERY {
+        return true;
+    }
     let worse = last.links.iter().zip(&next.links).any(|(last, next)| {
         next.lag_millis > last.lag_millis
             || next.lag_effects > last.lag_effects
@@ -211,9 +216,18 @@ pub(crate) fn is_due(last: &StoreRegionStatus, next: &StoreRegionStatus, since: 
     last != next && since >= if worse { MEASURED_EVERY } else { BETTER_AFTER }
 }
 
-/// Everything but what is measured.
+/// Sentences, for people.
+fn said(status: &StoreRegionStatus) -> Vec<Option<&String>> {
+    let shards = status.shards.iter().map(|shard| shard.why.as_ref());
+    let conditions = status.conditions.iter().map(|condition| Some(&condition.message));
+    [status.why.as_ref()].into_iter().chain(shards).chain(conditions).collect()
+}
+
+/// Everything but what is measured or said.
 fn facts(status: &StoreRegionStatus) -> StoreRegionStatus {
-    let mut facts = StoreRegionStatus { lag: None, backlog: None, ..status.clone() };
+    let mut facts = StoreRegionStatus { lag: None, backlog: None, why: None, ..status.clone() };
+    facts.shards.iter_mut().for_each(|shard| shard.why = None);
+    facts.conditions.iter_mut().for_each(|condition| condition.message.clear());
     for link in &mut facts.links {
         (link.lag_millis, link.lag_effects, link.backlog_bytes) = (None, None, None);
     }
@@ -342,6 +356,9 @@ mod tests {
         assert!(is_due(&row(130), &row(30), Duration::from_secs(30)));
         let fallen = build(&measured(shard_of("none", false), 30), &row(30), now);
         assert!(is_due(&row(30), &fallen, Duration::ZERO), "what happens is written at once");
+        let waits = |who: &str| StoreRegionStatus { why: Some(who.into()), ..row(30) };
+        assert!(!is_due(&waits("a"), &waits("b"), Duration::from_secs(2)), "words come at each look");
+        assert!(is_due(&waits("a"), &waits("b"), Duration::from_secs(3)));
         assert_eq!([0, 1, 10, 11, 1_000_001].map(next_power), [0, 10, 10, 100, 10_000_000]);
     }
 }
