@@ -13,8 +13,10 @@ use serde_json::Value;
 
 use crate::wait::wait_until;
 
+mod chart;
 mod deployed;
 
+pub use chart::Chart;
 pub use deployed::Deployed;
 
 /// The cluster ends by itself after this time, seconds, should its owner not.
@@ -46,13 +48,32 @@ impl Cluster {
         static SHARED: OnceLock<Cluster> = OnceLock::new();
         SHARED.get_or_init(|| {
             let cluster = Self::start(2).expect("a Kubernetes cluster with nodes for tests");
-            cluster.load_images().expect("the images on its nodes");
+            cluster.load_images(&["redis", "broker", "proxy"]).expect("the images on its nodes");
+            cluster
+        })
+    }
+
+    /// The one of this process with two nodes, in regions `east` and `west`, and all images on them, for the chart to be installed on. A
+    /// cluster that `KUBECONFIG` names must have all of it already.
+    pub fn for_chart() -> &'static Self {
+        static SHARED: OnceLock<Cluster> = OnceLock::new();
+        SHARED.get_or_init(|| {
+            let cluster = Self::up(2).expect("a Kubernetes cluster with nodes for tests");
+            cluster
+                .load_images(&["operator", "redis", "broker", "proxy"])
+                .expect("the images on its nodes");
+            for (node, region) in [("node-1", "east"), ("node-2", "west")] {
+                let label = format!("topology.kubernetes.io/region={region}");
+                if cluster.audit.is_some() {
+                    cluster.kubectl(&["label", "--overwrite", "node", node, &label]).expect("a labelled node");
+                }
+            }
             cluster
         })
     }
 
     /// Builds the images of the programs beside this test, and brings them to the nodes.
-    fn load_images(&self) -> Result<()> {
+    fn load_images(&self, names: &[&str]) -> Result<()> {
         if self.audit.is_none() {
             return Ok(());
         }
@@ -63,11 +84,11 @@ impl Cluster {
         let built = Command::new(tools.join("images"))
             .args(["--offline", "--debug", "--no-build", "--out"])
             .arg(&images)
-            .args(["redis", "broker", "proxy"])
+            .args(names)
             .env("CARGO_TARGET_DIR", target)
             .status()?;
         ensure!(built.success(), "tools/images failed: its words are above");
-        for image in ["redis", "broker", "proxy"] {
+        for image in names {
             let file = images.join(format!("{image}.tar"));
             self.tool(&["load", &file.display().to_string()])?;
             std::fs::remove_file(file)?;
@@ -83,11 +104,19 @@ impl Cluster {
         Ok(String::from_utf8(output.stdout)?)
     }
 
+    /// With the CustomResourceDefinitions and the operator's role.
     fn start(nodes: u16) -> Result<Self> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?;
+        let cluster = Self::up(nodes)?;
+        cluster.install()?;
+        cluster.apply("default", &std::fs::read_to_string(root()?.join("operator/rbac.yaml"))?)?;
+        Ok(cluster)
+    }
+
+    fn up(nodes: u16) -> Result<Self> {
+        let root = root()?;
         let tool = root.join("tools/cluster");
         let folder = tempfile::Builder::new().prefix("mas-cluster-").tempdir()?.keep();
-        let cluster = if let Some(given) = std::env::var_os("KUBECONFIG") {
+        Ok(if let Some(given) = std::env::var_os("KUBECONFIG") {
             Self { tool, folder, kubeconfig: given.into(), audit: None }
         } else {
             let dir = folder.join("cluster");
@@ -109,10 +138,7 @@ impl Cluster {
                 .with_context(|| format!("running {}", tool.display()))?;
             ensure!(up.success(), "{} up failed: its words are above", tool.display());
             Self { tool, folder, kubeconfig: dir.join("kubeconfig"), audit: Some(dir.join("logs/audit.log")) }
-        };
-        cluster.install()?;
-        cluster.apply("default", &std::fs::read_to_string(root.join("operator/rbac.yaml"))?)?;
-        Ok(cluster)
+        })
     }
 
     /// Brings the CustomResourceDefinitions of the operator beside this test.
@@ -330,6 +356,11 @@ impl Drop for Operator {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The repository.
+fn root() -> Result<PathBuf> {
+    Ok(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?)
 }
 
 /// The operator beside this program: in its folder, or, for a test, in the one above.

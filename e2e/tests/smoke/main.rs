@@ -1,0 +1,181 @@
+//! What users get, as they get it: the chart, the images and an example's manifest, on a Kubernetes with nodes of two regions.
+//! (`KUBECONFIG` names another cluster, with nodes of the regions `east` and `west` that have the images.)
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::time::{Duration, Instant};
+
+use e2e::cluster::{Chart, Cluster, Deployed, Namespace};
+use e2e::keyspace;
+use e2e::load::{Endpoints as _, Load, Plan};
+use e2e::wait::wait_until;
+use redis::Commands as _;
+
+/// How long a store may take to be there, images and volumes included.
+const FOUNDING: Duration = Duration::from_mins(4);
+/// How long it may take to be well again after something bad.
+const RECOVERY: Duration = Duration::from_mins(2);
+const REGIONS: [&str; 2] = ["east", "west"];
+const EXAMPLE: &str = include_str!("../../../examples/cluster.yaml");
+const LOAD: Plan<'_> =
+    Plan { regions: &REGIONS, writers: 2, prefix: "load", level: &[], pace: Duration::from_millis(5) };
+
+/// One installation, from the chart to what is left when the chart is gone. (A founding takes most of a minute.)
+#[test]
+fn from_the_chart_to_data_that_outlives_store_and_chart() {
+    let cluster = Cluster::for_chart();
+    let started = Instant::now();
+    let chart = Chart::install(cluster).unwrap();
+    step(started, "the chart is installed");
+    let place = Place { namespace: cluster.namespace("shop").unwrap(), chart };
+    place.namespace.apply(EXAMPLE).unwrap();
+    place.store().wait_active(FOUNDING).unwrap_or_else(|error| panic!("{error:#}\n{}", place.picture()));
+    step(started, "the store is Active in both regions");
+
+    clients_in_the_cluster_write_in_one_region_and_read_in_the_other(&place);
+    step(started, "a pod wrote in east, a pod read it in west");
+    what_is_deleted_under_load_loses_nothing(&place);
+    step(started, "a proxy, a broker and a master were deleted under load");
+    a_store_that_is_deleted_and_applied_again_has_its_data(&place);
+    step(started, "the store was deleted and applied again");
+    stores_outlive_the_chart(&place);
+    step(started, "the chart was uninstalled and installed again");
+}
+
+fn step(started: Instant, what: &str) {
+    println!("{:5.1} s  {what}", started.elapsed().as_secs_f64());
+}
+
+struct Place {
+    namespace: Namespace,
+    chart: Chart,
+}
+
+impl Place {
+    fn store(&self) -> Deployed<'_> {
+        Deployed::new(&self.namespace, "shop", &REGIONS)
+    }
+
+    /// Waits until all is well.
+    fn well(&self, after: &str) {
+        let well = self.store().wait_active(RECOVERY);
+        well.unwrap_or_else(|error| panic!("after {after}: {error:#}\n{}", self.picture()));
+    }
+
+    /// For a person who looks for what went wrong.
+    fn picture(&self) -> String {
+        let ask = |args: &[&str]| self.namespace.kubectl(args).unwrap_or_else(|error| error.to_string());
+        format!(
+            "{}\n{}\n{}",
+            ask(&["get", "mas,masr,pods,pvc", "-o", "wide"]),
+            ask(&["get", "events", "--sort-by=.lastTimestamp"]),
+            self.chart.log()
+        )
+    }
+}
+
+/// As an application does it: the region's Secret in its environment, a Redis client, nothing else.
+fn clients_in_the_cluster_write_in_one_region_and_read_in_the_other(place: &Place) {
+    let says = |name: &str, region: &str, script: &str| {
+        let pod = format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  restartPolicy: Never\n  \
+             nodeSelector: {{topology.kubernetes.io/region: {region}}}\n  \
+             securityContext: {{runAsNonRoot: true, runAsUser: 10001, seccompProfile: {{type: RuntimeDefault}}}}\n  \
+             containers:\n  - name: client\n    image: multiactive/redis:0.1.0\n    imagePullPolicy: IfNotPresent\n    \
+             command: [sh, -c, '{script}']\n    \
+             env: [{{name: URI, valueFrom: {{secretKeyRef: {{name: shop--{region}--app, key: uri}}}}}}]\n    \
+             securityContext: {{allowPrivilegeEscalation: false, capabilities: {{drop: [ALL]}}}}\n"
+        );
+        place.namespace.apply(&pod).unwrap();
+        let ended = |pod: &serde_json::Value| {
+            matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"))
+        };
+        place.namespace.wait("pod", name, RECOVERY, ended).unwrap();
+        place.namespace.kubectl(&["logs", name]).unwrap()
+    };
+    let said = says("writer", "east", "redis-cli -u $URI set greeting hello-from-east");
+    assert_eq!(said.trim(), "OK");
+    let script = "for i in $(seq 100); do v=$(redis-cli -u $URI get greeting); [ -n \"$v\" ] && break; sleep 0.1; done; echo $v";
+    assert_eq!(says("reader", "west", script).trim(), "hello-from-east");
+}
+
+fn what_is_deleted_under_load_loses_nothing(place: &Place) {
+    let store = place.store();
+    let load = Load::start(&store, &LOAD).unwrap();
+    let flows = |what: &str| {
+        place.well(what);
+        load.wait_for_more(50, RECOVERY)
+            .unwrap_or_else(|error| panic!("after {what}: {error:#}\n{}", place.picture()));
+    };
+    flows("the beginning");
+    let proxies = "multiactive.dev/region=east,app.kubernetes.io/component=proxy";
+    let proxy = place.namespace.kubectl(&["get", "pods", "-l", proxies, "-o", "name"]).unwrap();
+    place.namespace.kubectl(&["delete", proxy.lines().next().unwrap()]).unwrap();
+    flows("a proxy was deleted");
+    place.namespace.kubectl(&["delete", "pod", "shop--east--broker-0"]).unwrap();
+    flows("a broker was deleted");
+    let epoch = || store.shard("west", 0).unwrap()["epoch"].as_u64().unwrap_or_default();
+    let before = epoch();
+    let master = store.master("west", 0).unwrap();
+    place.namespace.kubectl(&["delete", "pod", &master]).unwrap();
+    wait_until("a new epoch", RECOVERY, || {
+        if epoch() > before { Ok(()) } else { Err(format!("it is {}", epoch())) }
+    })
+    .unwrap_or_else(|error| panic!("{error:#}\n{}", place.picture()));
+    flows("a master was deleted");
+    let report = load.stop().unwrap();
+    let space = keyspace::wait_equal(&store, "load:*", RECOVERY).unwrap();
+    let findings = report.ledger.check(&space);
+    println!(
+        "         {} writes acknowledged, {} with no known end, longest gap {:?}; {findings}",
+        report.ledger.acknowledged(),
+        report.ledger.unknown(),
+        report.longest_gap
+    );
+    assert_eq!((findings.missing, findings.surplus), (0, 0), "{findings}\n{}", place.picture());
+}
+
+fn a_store_that_is_deleted_and_applied_again_has_its_data(place: &Place) {
+    let store = place.store();
+    let before = keyspace::wait_equal(&store, "load:*", RECOVERY).unwrap();
+    place.namespace.kubectl(&["delete", "mas", "shop"]).unwrap();
+    let selector = "multiactive.dev/store=shop";
+    place.namespace.kubectl(&["wait", "--for=delete", "pods", "-l", selector, "--timeout=120s"]).unwrap();
+    assert!(!place.namespace.list("persistentvolumeclaims").unwrap().is_empty(), "Retain is the default");
+    place.namespace.apply(EXAMPLE).unwrap();
+    place.well("it was applied again");
+    assert_eq!(keyspace::wait_equal(&store, "load:*", RECOVERY).unwrap(), before);
+}
+
+/// Whoever uninstalls an operator loses the operator, and no data.
+fn stores_outlive_the_chart(place: &Place) {
+    let store = place.store();
+    let pods = || -> Vec<String> {
+        let pods = place.namespace.list("pods").unwrap();
+        let mut uids: Vec<_> = pods.iter().map(|pod| pod["metadata"]["uid"].to_string()).collect();
+        uids.sort();
+        uids
+    };
+    let before = pods();
+    place.chart.uninstall().unwrap();
+    let () = store.connect_to("east").unwrap().set("without", "operator").unwrap();
+    let space = keyspace::wait_equal(&store, "without", RECOVERY).unwrap();
+    assert_eq!(space.len(), 1);
+    assert_eq!(place.namespace.get("mas", "shop").unwrap()["status"]["regionsActive"], "2/2");
+    place.chart.upgrade(&[]).unwrap();
+    let master = store.master("east", 0).unwrap();
+    place.namespace.kubectl(&["delete", "pod", &master]).unwrap();
+    wait_until("the new operator to promote", RECOVERY, || {
+        let row = store.shard("east", 0).map_err(|error| error.to_string())?;
+        let () = store
+            .connect_to("east")
+            .and_then(|mut east| Ok(east.set("with", "operator")?))
+            .map_err(|error| format!("{error:#}; {row}"))?;
+        Ok(())
+    })
+    .unwrap_or_else(|error| panic!("{error:#}\n{}", place.picture()));
+    place.well("the chart was installed again");
+    let after = pods();
+    let same = before.iter().filter(|uid| after.contains(uid)).count();
+    assert!(same + 1 >= before.len(), "pods were made anew: {before:?} {after:?}");
+}
