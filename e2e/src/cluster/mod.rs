@@ -13,10 +13,9 @@ use serde_json::Value;
 
 use crate::wait::wait_until;
 
-mod chart;
+pub mod chart;
 mod deployed;
 
-pub use chart::Chart;
 pub use deployed::Deployed;
 
 /// The cluster ends by itself after this time, seconds, should its owner not.
@@ -59,13 +58,13 @@ impl Cluster {
         static SHARED: OnceLock<Cluster> = OnceLock::new();
         SHARED.get_or_init(|| {
             let cluster = Self::up(2).expect("a Kubernetes cluster with nodes for tests");
-            cluster
-                .load_images(&["operator", "redis", "broker", "proxy"])
-                .expect("the images on its nodes");
+            cluster.load_images(&["operator", "redis", "broker", "proxy"]).expect("the images on its nodes");
             for (node, region) in [("node-1", "east"), ("node-2", "west")] {
                 let label = format!("topology.kubernetes.io/region={region}");
                 if cluster.audit.is_some() {
-                    cluster.kubectl(&["label", "--overwrite", "node", node, &label]).expect("a labelled node");
+                    cluster
+                        .kubectl(&["label", "--overwrite", "node", node, &label])
+                        .expect("a labelled node");
                 }
             }
             cluster

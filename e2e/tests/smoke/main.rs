@@ -3,103 +3,46 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use e2e::cluster::{Chart, Cluster, Deployed, Namespace};
+use e2e::cluster::chart::{EXAMPLE, FOUNDING, Installation, RECOVERY, REGIONS};
 use e2e::keyspace;
 use e2e::load::{Endpoints as _, Load, Plan};
 use e2e::wait::wait_until;
 use redis::Commands as _;
 
-/// How long a store may take to be there, images and volumes included.
-const FOUNDING: Duration = Duration::from_mins(4);
-/// How long it may take to be well again after something bad.
-const RECOVERY: Duration = Duration::from_mins(2);
-const REGIONS: [&str; 2] = ["east", "west"];
-const EXAMPLE: &str = include_str!("../../../examples/cluster.yaml");
 const LOAD: Plan<'_> =
     Plan { regions: &REGIONS, writers: 2, prefix: "load", level: &[], pace: Duration::from_millis(5) };
 
 /// One installation, from the chart to what is left when the chart is gone. (A founding takes most of a minute.)
 #[test]
 fn from_the_chart_to_data_that_outlives_store_and_chart() {
-    let cluster = Cluster::for_chart();
-    let started = Instant::now();
-    let chart = Chart::install(cluster).unwrap();
-    step(started, "the chart is installed");
-    let place = Place { namespace: cluster.namespace("shop").unwrap(), chart };
+    let place = Installation::new().unwrap();
     place.namespace.apply(EXAMPLE).unwrap();
-    place.store().wait_active(FOUNDING).unwrap_or_else(|error| panic!("{error:#}\n{}", place.picture()));
-    step(started, "the store is Active in both regions");
-
+    place.well_within(FOUNDING, "the manifest was applied");
+    place.step("the store is Active in both regions");
     clients_in_the_cluster_write_in_one_region_and_read_in_the_other(&place);
-    step(started, "a pod wrote in east, a pod read it in west");
+    place.step("a pod wrote in east, a pod read it in west");
     what_is_deleted_under_load_loses_nothing(&place);
-    step(started, "a proxy, a broker and a master were deleted under load");
+    place.step("a proxy, a broker and a master were deleted under load");
     a_store_that_is_deleted_and_applied_again_has_its_data(&place);
-    step(started, "the store was deleted and applied again");
+    place.step("the store was deleted and applied again");
     stores_outlive_the_chart(&place);
-    step(started, "the chart was uninstalled and installed again");
+    place.step("the chart was uninstalled and installed again");
 }
 
-fn step(started: Instant, what: &str) {
-    println!("{:5.1} s  {what}", started.elapsed().as_secs_f64());
-}
-
-struct Place {
-    namespace: Namespace,
-    chart: Chart,
-}
-
-impl Place {
-    fn store(&self) -> Deployed<'_> {
-        Deployed::new(&self.namespace, "shop", &REGIONS)
-    }
-
-    /// Waits until all is well.
-    fn well(&self, after: &str) {
-        let well = self.store().wait_active(RECOVERY);
-        well.unwrap_or_else(|error| panic!("after {after}: {error:#}\n{}", self.picture()));
-    }
-
-    /// For a person who looks for what went wrong.
-    fn picture(&self) -> String {
-        let ask = |args: &[&str]| self.namespace.kubectl(args).unwrap_or_else(|error| error.to_string());
-        format!(
-            "{}\n{}\n{}",
-            ask(&["get", "mas,masr,pods,pvc", "-o", "wide"]),
-            ask(&["get", "events", "--sort-by=.lastTimestamp"]),
-            self.chart.log()
-        )
-    }
-}
-
-/// As an application does it: the region's Secret in its environment, a Redis client, nothing else.
-fn clients_in_the_cluster_write_in_one_region_and_read_in_the_other(place: &Place) {
-    let says = |name: &str, region: &str, script: &str| {
-        let pod = format!(
-            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  restartPolicy: Never\n  \
-             nodeSelector: {{topology.kubernetes.io/region: {region}}}\n  \
-             securityContext: {{runAsNonRoot: true, runAsUser: 10001, seccompProfile: {{type: RuntimeDefault}}}}\n  \
-             containers:\n  - name: client\n    image: multiactive/redis:0.1.0\n    imagePullPolicy: IfNotPresent\n    \
-             command: [sh, -c, '{script}']\n    \
-             env: [{{name: URI, valueFrom: {{secretKeyRef: {{name: shop--{region}--app, key: uri}}}}}}]\n    \
-             securityContext: {{allowPrivilegeEscalation: false, capabilities: {{drop: [ALL]}}}}\n"
-        );
-        place.namespace.apply(&pod).unwrap();
-        let ended = |pod: &serde_json::Value| {
-            matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"))
-        };
-        place.namespace.wait("pod", name, RECOVERY, ended).unwrap();
-        place.namespace.kubectl(&["logs", name]).unwrap()
-    };
-    let said = says("writer", "east", "redis-cli -u $URI set greeting hello-from-east");
-    assert_eq!(said.trim(), "OK");
+fn clients_in_the_cluster_write_in_one_region_and_read_in_the_other(place: &Installation) {
+    place.start_client("writer", "east", "redis-cli -u $URI set greeting hello-from-east").unwrap();
+    assert_eq!(place.client_said("writer").unwrap().trim(), "OK");
     let script = "for i in $(seq 100); do v=$(redis-cli -u $URI get greeting); [ -n \"$v\" ] && break; sleep 0.1; done; echo $v";
-    assert_eq!(says("reader", "west", script).trim(), "hello-from-east");
+    place.start_client("reader", "west", script).unwrap();
+    assert_eq!(place.client_said("reader").unwrap().trim(), "hello-from-east");
+    for pod in ["writer", "reader"] {
+        place.namespace.kubectl(&["delete", "pod", pod]).unwrap();
+    }
 }
 
-fn what_is_deleted_under_load_loses_nothing(place: &Place) {
+fn what_is_deleted_under_load_loses_nothing(place: &Installation) {
     let store = place.store();
     let load = Load::start(&store, &LOAD).unwrap();
     let flows = |what: &str| {
@@ -135,7 +78,7 @@ fn what_is_deleted_under_load_loses_nothing(place: &Place) {
     assert_eq!((findings.missing, findings.surplus), (0, 0), "{findings}\n{}", place.picture());
 }
 
-fn a_store_that_is_deleted_and_applied_again_has_its_data(place: &Place) {
+fn a_store_that_is_deleted_and_applied_again_has_its_data(place: &Installation) {
     let store = place.store();
     let before = keyspace::wait_equal(&store, "load:*", RECOVERY).unwrap();
     place.namespace.kubectl(&["delete", "mas", "shop"]).unwrap();
@@ -148,7 +91,7 @@ fn a_store_that_is_deleted_and_applied_again_has_its_data(place: &Place) {
 }
 
 /// Whoever uninstalls an operator loses the operator, and no data.
-fn stores_outlive_the_chart(place: &Place) {
+fn stores_outlive_the_chart(place: &Installation) {
     let store = place.store();
     let pods = || -> Vec<String> {
         let pods = place.namespace.list("pods").unwrap();

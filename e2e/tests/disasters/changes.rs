@@ -1,0 +1,103 @@
+//! What people do to a store.
+
+use e2e::cluster::Deployed;
+use e2e::cluster::chart::{EXAMPLE, FOUNDING, Installation, RECOVERY, REGIONS};
+use e2e::load::{Endpoints as _, Load};
+use e2e::wait::wait_until;
+use redis::Commands as _;
+use serde_json::Value;
+
+pub(crate) fn claims_grow(place: &Installation, _: &Load) {
+    let bigger =
+        EXAMPLE.replace("    maxMemory: 128Mi\n", "    maxMemory: 128Mi\n    storage: {size: 20Gi}\n");
+    assert_ne!(bigger, EXAMPLE);
+    place.namespace.apply(&bigger).unwrap();
+    for region in REGIONS {
+        for ordinal in [0, 1] {
+            let name = format!("data-shop--{region}--shard-0-redis-{ordinal}");
+            let grown = |claim: &Value| claim["status"]["capacity"]["storage"] == "20Gi";
+            place.namespace.wait("pvc", &name, RECOVERY, grown).unwrap();
+        }
+    }
+}
+
+/// Goes on from [`claims_grow`].
+pub(crate) fn a_paused_store_is_promoted_and_not_changed(place: &Installation, _: &Load) {
+    let patch = |patch: &str| {
+        place.namespace.kubectl(&["patch", "mas", "shop", "--type=merge", "-p", patch]).unwrap();
+    };
+    let replicas =
+        || place.namespace.get("deployment", "shop--east--proxy").unwrap()["spec"]["replicas"].clone();
+    patch(r#"{"spec": {"paused": true, "proxy": {"replicas": 1}}}"#);
+    let paused = |store: &Value| {
+        let conditions = store["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.iter().any(|condition| condition["type"] == "Paused" && condition["status"] == "True")
+    };
+    place.namespace.wait("mas", "shop", RECOVERY, paused).unwrap();
+    let store = place.store();
+    let epoch = || store.shard("east", 0).unwrap()["epoch"].as_u64().unwrap_or_default();
+    let before = epoch();
+    store.kill(&store.master("east", 0).unwrap(), "redis").unwrap();
+    wait_until("a new epoch", RECOVERY, || {
+        if epoch() > before { Ok(()) } else { Err(format!("it is {}", epoch())) }
+    })
+    .unwrap_or_else(|error| panic!("{error:#}\n{}", place.picture()));
+    assert_eq!(replicas(), 2, "the change waits");
+    patch(r#"{"spec": {"paused": false}}"#);
+    wait_until("the change", RECOVERY, || if replicas() == 1 { Ok(()) } else { Err(replicas().to_string()) })
+        .unwrap();
+}
+
+/// To itself with other values: there is no chart before this one. Stores do not notice.
+pub(crate) fn the_chart_is_upgraded(place: &Installation, _: &Load) {
+    let pods = || -> Vec<String> {
+        let selector = "multiactive.dev/store=shop";
+        let text = place.namespace.kubectl(&[
+            "get",
+            "pods",
+            "-l",
+            selector,
+            "-o",
+            "jsonpath={.items[*].metadata.uid}",
+        ]);
+        let text = text.unwrap();
+        let mut uids: Vec<_> = text.split(' ').map(ToOwned::to_owned).collect();
+        uids.sort();
+        uids
+    };
+    let before = pods();
+    place.chart.upgrade(&["--set", "log.level=debug", "--set", "replicas=1"]).unwrap();
+    place.well("the upgrade");
+    assert_eq!(pods(), before, "no pod of a store was restarted");
+}
+
+pub(crate) fn a_second_store_has_data_of_its_own(place: &Installation) {
+    let manifest = EXAMPLE.replace("name: shop", "name: cart").replace("replicas: 2", "replicas: 1");
+    place.namespace.apply(&manifest).unwrap();
+    let cart = Deployed::new(&place.namespace, "cart", &REGIONS);
+    cart.wait_active(FOUNDING).unwrap_or_else(|error| panic!("{error:#}\n{}", place.picture()));
+    place.well("a second store was founded beside it");
+    let shop = place.store();
+    let () = shop.connect_to("east").unwrap().set("whose", "shop").unwrap();
+    let () = cart.connect_to("west").unwrap().set("whose", "cart").unwrap();
+    for (store, whose) in [(&shop, "shop"), (&cart, "cart")] {
+        for region in REGIONS {
+            wait_until("the value", RECOVERY, || {
+                let read = || anyhow::Ok(store.connect_to(region)?.get::<_, Option<String>>("whose")?);
+                match read() {
+                    Ok(Some(value)) if value == whose => Ok(()),
+                    other => Err(format!("{other:?}")),
+                }
+            })
+            .unwrap();
+        }
+    }
+    // Credentials of the one are none of the other.
+    assert_ne!(shop.binding("east").unwrap(), cart.binding("east").unwrap());
+}
+
+/// With two stores, their volumes, and an operator that runs.
+pub(crate) fn a_namespace_that_is_deleted_goes(place: &Installation) {
+    let name = &place.namespace.name;
+    place.namespace.cluster().kubectl(&["delete", "namespace", name, "--timeout=180s"]).unwrap();
+}
