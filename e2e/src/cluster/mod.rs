@@ -111,7 +111,8 @@ impl Cluster {
             Self { tool, folder, kubeconfig: dir.join("kubeconfig"), audit: Some(dir.join("logs/audit.log")) }
         };
         cluster.install()?;
-        cluster.apply("default", &std::fs::read_to_string(root.join("operator/rbac.yaml"))?)?;
+        let roles = std::fs::read_to_string(root.join("charts/multiactive/files/rbac.yaml"))?;
+        cluster.apply("default", &roles)?;
         Ok(cluster)
     }
 
