@@ -23,7 +23,7 @@ IMAGES ?=
 MINUTES ?= 2
 JEPSEN ?=
 
-.PHONY: help setup build demo test sim soak jepsen mutations fuzz fuzz-corpus lint bench scale generate images cluster-up cluster-down cluster-test clean
+.PHONY: help setup build demo test sim soak jepsen mutations fuzz fuzz-corpus lint bench scale generate images cluster-up cluster-down cluster-test chart-test chart-live clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -96,6 +96,14 @@ cluster-down: ## End that cluster and remove its files
 
 cluster-test: ## The tests of that cluster: start it, use it, end it in every way; nothing may be left
 	@./tools/cluster test
+
+chart-test: ## The Helm chart: lint, rendered objects, alert rules; installed on a real API server (brings Helm and promtool)
+	@./tools/chart test
+	@./tools/chart cluster
+
+chart-live: setup ## A real store, operator and Prometheus: the dashboard's queries return data, alerts are quiet, and then not
+	cargo build --workspace --bins --lib
+	@PROGRAMS=$(DEBUG) ./tools/chart live
 
 clean: ## Remove build output
 	cargo clean

@@ -24,7 +24,7 @@ enum How {
 use How::{Covered, Run, RunAs};
 
 /// In the order in which they are run.
-const COMMANDS: [(&str, How); 39] = [
+const COMMANDS: [(&str, How); 47] = [
     ("make test", Covered("this test is a part of it; .ci/run runs it")),
     ("make bench", Covered("some five minutes of load; its program is asked for its options below")),
     (
@@ -61,13 +61,33 @@ const COMMANDS: [(&str, How); 39] = [
         "operator crds | kubectl apply --server-side -f -",
         Covered("the operator's tests install the definitions so"),
     ),
-    ("kubectl apply -f operator/rbac.yaml", Covered("the operator's tests do it")),
+    ("kubectl apply -f charts/multiactive/files/rbac.yaml", Covered("the operator's tests do it")),
     (
         "operator run --namespace default --listen 127.0.0.1:8090",
         Covered("the operator's tests run it so, in namespaces of their own"),
     ),
     ("kubectl apply -f examples/two-regions.yaml", Covered("the operator's tests apply every example")),
     ("kubectl get mas,masr", Covered("the operator's tests read that table")),
+    ("make images", Covered("the tests of pods build them, with buildah")),
+    (
+        "helm install multiactive charts/multiactive -n multiactive-system --create-namespace --set images.registry=registry.example.com/team",
+        Covered("make chart-test installs the chart"),
+    ),
+    (
+        "helm install multiactive charts/multiactive -n multiactive-system --create-namespace",
+        Covered("make chart-test installs the chart"),
+    ),
+    (
+        "kubectl -n multiactive-system rollout status deployment/multiactive-operator",
+        Covered("nodes would have to run pods; make chart-test waits until they are admitted"),
+    ),
+    ("helm uninstall multiactive -n multiactive-system", Covered("make chart-test does it")),
+    ("kubectl delete mas shop", Covered("the tests of pods delete their store")),
+    ("kind create cluster --name multiactive", Covered("not run: kind needs Docker, and the page says so")),
+    (
+        "kind load docker-image --name multiactive multiactive/redis:0.1.0 multiactive/broker:0.1.0 multiactive/proxy:0.1.0 multiactive/operator:0.1.0",
+        Covered("not run: kind needs Docker, and the page says so"),
+    ),
     ("make cluster-test", Covered("it needs Go and builds Kubernetes, some minutes the first time")),
     ("make cluster-up", Covered("make cluster-test starts clusters with the same program")),
     ("tools/cluster kubectl get namespaces", Covered("make cluster-test runs kubectl")),

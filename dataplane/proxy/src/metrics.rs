@@ -73,12 +73,12 @@ pub fn text(registry: &Registry) -> String {
     text
 }
 
-/// docs/metrics.md, from the head lines of the text.
-pub fn markdown(registry: &Registry) -> String {
+/// A page of docs/, from the head lines of the text: metrics `of` what, `on` which port.
+pub fn markdown(registry: &Registry, of: &str, on: &str) -> String {
     let text = text(registry);
-    let mut out = String::from(
-        "# Metrics of a proxy\n\nGenerated from the registry; do not edit. `GET /metrics` on the admin port, in the text \
-         format of Prometheus.\n\n| metric | type | unit | meaning |\n| --- | --- | --- | --- |\n",
+    let mut out = format!(
+        "# Metrics of {of}\n\nGenerated from the registry; do not edit. `GET /metrics` on {on}, in the text format of \
+         Prometheus.\n\n| metric | type | unit | meaning |\n| --- | --- | --- | --- |\n",
     );
     let mut lines = text.lines().peekable();
     while let Some(line) = lines.next() {
@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn the_table_has_a_row_a_metric() {
-        let table = markdown(&registry(shared()));
+        let table = markdown(&registry(shared()), "a proxy", "the admin port");
         assert!(
             table.contains("| `mas_proxy_writes_unknown_total` | counter |  | Writes whose connection broke"),
             "{table}"
@@ -164,7 +164,7 @@ mod tests {
         let wiring = Wiring { config, masters, ask_again, clocks, acks: Vec::new() };
         let mut registry = registry(shared());
         Replicator::start(wiring).expect("a thread").register(&mut registry);
-        let now = markdown(&registry);
+        let now = markdown(&registry, "a proxy", "the admin port");
         // Where the tree is now, and not where it was built.
         let package = std::env::var("CARGO_MANIFEST_DIR").expect("cargo runs the tests");
         let path = std::path::Path::new(&package).join("../../docs/metrics.md");

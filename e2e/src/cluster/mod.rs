@@ -107,7 +107,10 @@ impl Cluster {
     fn start(nodes: u16) -> Result<Self> {
         let cluster = Self::up(nodes)?;
         cluster.install()?;
-        cluster.apply("default", &std::fs::read_to_string(root()?.join("operator/rbac.yaml"))?)?;
+        cluster.apply(
+            "default",
+            &std::fs::read_to_string(root()?.join("charts/multiactive/files/rbac.yaml"))?,
+        )?;
         Ok(cluster)
     }
 

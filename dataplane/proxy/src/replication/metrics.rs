@@ -246,7 +246,11 @@ impl Metrics {
             "Pieces of a peer's state refused: they could bring back what was deleted",
             self.state_refused.clone(),
         );
-        r.register("lag_milliseconds", "How old the state is against the peer's", self.lag_ms.clone());
+        r.register(
+            "lag_milliseconds",
+            "How old the state is against the peer's; 0 where another proxy of the region reads its stream",
+            self.lag_ms.clone(),
+        );
         r.register("lag_effects", "Effects issued by the peer and not here", self.lag_effects.clone());
         r.register("missing_effects", "Effects that will not come by themselves", self.missing.clone());
         r.register_with_unit(

@@ -3,6 +3,8 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use mas_core::replication::health::LinkState;
+
 use super::hub::{Hub, wall_ms};
 use super::metrics::OfLink;
 use crate::front::replication::LinkStatus;
@@ -38,7 +40,9 @@ fn links(hub: &Hub) -> Vec<LinkStatus> {
             };
             let of = OfLink { peer: row.name.clone(), shard: shard.id.0 };
             let metrics = &hub.metrics;
-            metrics.lag_ms.get_or_create(&of).set(status.lag_millis as i64);
+            // Who stands by has heard nothing since it read the stream itself: the one that reads it knows.
+            let lag_ms = if state == LinkState::Standby { 0 } else { status.lag_millis };
+            metrics.lag_ms.get_or_create(&of).set(lag_ms as i64);
             metrics.lag_effects.get_or_create(&of).set(status.lag_effects as i64);
             metrics.missing.get_or_create(&of).set(row.health.missing() as i64);
             let _ = region;

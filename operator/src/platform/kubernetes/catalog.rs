@@ -87,3 +87,18 @@ impl Catalog {
         Ok(catalog)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Catalog;
+
+    #[test]
+    fn the_charts_catalog_is_the_built_in_one() {
+        let package = std::env::var("CARGO_MANIFEST_DIR").unwrap();
+        let path = std::path::Path::new(&package).join("../charts/multiactive/values.yaml");
+        let values = std::fs::read_to_string(path).unwrap();
+        let values: serde_yaml::Value = serde_yaml::from_str(&values).unwrap();
+        let charts: Catalog = serde_yaml::from_value(values["catalog"].clone()).unwrap();
+        assert_eq!(charts, Catalog::default());
+    }
+}

@@ -20,6 +20,9 @@ struct Outcome {
     outcome: &'static str,
 }
 
+const DONE: &str = "done";
+const FAILED: &str = "failed";
+
 /// What the operator counts.
 pub(crate) struct Metrics {
     rounds: Family<Outcome, Counter>,
@@ -51,12 +54,16 @@ impl Metrics {
         registry.register("leads", "1: this operator acts; 0: another one does", all.leads.clone());
         registry.register("stores", "Stores that are looked after", all.stores.clone());
         registry.register("promotions", "Masters that were seen to be promoted", all.promotions.clone());
+        // Shown from the start, so that the first failure is a change.
+        for outcome in [DONE, FAILED] {
+            drop(all.rounds.get_or_create(&Outcome { outcome }));
+        }
         all
     }
 
     /// A round ended.
     pub(crate) fn round(&self, well: bool, took: Duration) {
-        self.rounds.get_or_create(&Outcome { outcome: if well { "done" } else { "failed" } }).inc();
+        self.rounds.get_or_create(&Outcome { outcome: if well { DONE } else { FAILED } }).inc();
         self.seconds.observe(took.as_secs_f64());
     }
 
@@ -95,4 +102,22 @@ async fn text(State(metrics): State<Arc<Metrics>>) -> impl IntoResponse {
     let encoded = prometheus_client::encoding::text::encode(&mut text, &metrics.registry);
     let code = if encoded.is_ok() { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };
     (code, [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
+}
+
+#[cfg(test)]
+mod tests {
+    /// Run with `BLESS=1` to write the page.
+    #[test]
+    fn the_page_of_metrics_is_up_to_date() {
+        let registry = super::Metrics::new().registry;
+        let now = mas_proxy::metrics::markdown(&registry, "the operator", "its own port (`--listen`)");
+        // Where the tree is now, and not where it was built.
+        let package = std::env::var("CARGO_MANIFEST_DIR").unwrap();
+        let path = std::path::Path::new(&package).join("../docs/operator-metrics.md");
+        if std::env::var_os("BLESS").is_some() {
+            std::fs::write(&path, &now).unwrap();
+        }
+        let committed = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(committed == now, "docs/operator-metrics.md is out of date: run `make generate`");
+    }
 }
