@@ -36,7 +36,7 @@ pub(crate) fn a_region_without_the_world_serves_its_clients(place: &Installation
     }
     // A connection each, and a name each: what an application does that is started meanwhile. Says when it was served, and whether it was.
     let script = "i=0; while [ $i -lt 450 ]; do i=$((i+1)); \
-                  if [ \"$(timeout 3 redis-cli -u $URI set isolated:$i $i 2>&1)\" = OK ]; then echo ok; else echo failed; fi; sleep 0.1; done";
+                  if [ \"$(timeout 3 redis-cli --no-auth-warning -u $URI set isolated:$i $i 2>&1)\" = OK ]; then echo ok; else echo failed; fi; sleep 0.1; done";
     place.start_client("isolated", "west", script).unwrap();
     let runs = |pod: &Value| pod["status"]["phase"] == "Running";
     place.namespace.wait("pod", "isolated", RECOVERY, runs).unwrap();

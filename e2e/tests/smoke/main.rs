@@ -32,9 +32,11 @@ fn from_the_chart_to_data_that_outlives_store_and_chart() {
 }
 
 fn clients_in_the_cluster_write_in_one_region_and_read_in_the_other(place: &Installation) {
-    place.start_client("writer", "east", "redis-cli -u $URI set greeting hello-from-east").unwrap();
+    place
+        .start_client("writer", "east", "redis-cli --no-auth-warning -u $URI set greeting hello-from-east")
+        .unwrap();
     assert_eq!(place.client_said("writer").unwrap().trim(), "OK");
-    let script = "for i in $(seq 100); do v=$(redis-cli -u $URI get greeting); [ -n \"$v\" ] && break; sleep 0.1; done; echo $v";
+    let script = "for i in $(seq 100); do v=$(redis-cli --no-auth-warning -u $URI get greeting); [ -n \"$v\" ] && break; sleep 0.1; done; echo $v";
     place.start_client("reader", "west", script).unwrap();
     assert_eq!(place.client_said("reader").unwrap().trim(), "hello-from-east");
     for pod in ["writer", "reader"] {
