@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use super::component::Component;
 use super::layout::Layout;
 use super::shared::Shared;
-use super::status::StoreStatus;
+use crate::view::StoreStatus;
 use super::store::StartError;
 
 /// Longest request.
