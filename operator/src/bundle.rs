@@ -48,7 +48,8 @@ impl Redactor {
         self.needles.push(secret.to_owned());
         self.needles.extend(serde_json::to_string(secret).map(|json| json.trim_matches('"').to_owned()));
         self.needles.push(STANDARD.encode(secret));
-        self.needles.extend((0..3).map(|offset| base64_within(secret, offset)).filter(|b| b.len() >= BASE64_LEAST));
+        self.needles
+            .extend((0..3).map(|offset| base64_within(secret, offset)).filter(|b| b.len() >= BASE64_LEAST));
         self.needles.sort_by(|a, b| (b.len(), a).cmp(&(a.len(), b)));
         self.needles.dedup();
     }
@@ -83,7 +84,8 @@ fn without_uri_passwords(text: &str) -> String {
         let (before, after) = rest.split_at(at + 3);
         done.push_str(before);
         rest = after;
-        let authority = after.split(|c: char| c.is_whitespace() || "/\"'<>".contains(c)).next().unwrap_or_default();
+        let authority =
+            after.split(|c: char| c.is_whitespace() || "/\"'<>".contains(c)).next().unwrap_or_default();
         if let Some((login, _)) = authority.rsplit_once('@')
             && let Some((user, _)) = login.split_once(':')
         {
@@ -200,7 +202,11 @@ fn readme(about: &str, time: Timestamp, files: &[(String, usize)], missing: &[(S
     for (name, size) in files {
         let _ = writeln!(text, "{size:>9}  {name}");
     }
-    text.push_str(if missing.is_empty() { "\nEverything could be read.\n" } else { "\nWhat could not be read, and why:\n" });
+    text.push_str(if missing.is_empty() {
+        "\nEverything could be read.\n"
+    } else {
+        "\nWhat could not be read, and why:\n"
+    });
     for (what, why) in missing {
         let _ = writeln!(text, "  {what}: {}", why.replace('\n', " "));
     }
@@ -218,7 +224,9 @@ mod tests {
         redactor.hide(&format!("{secret}\n"));
         let json = serde_json::json!({"password": secret}).to_string();
         let mut texts = vec![secret.to_owned(), json, STANDARD.encode(secret)];
-        texts.extend(["", "x", "xx", "user:"].map(|before| STANDARD.encode(format!("{before}{secret} and more"))));
+        texts.extend(
+            ["", "x", "xx", "user:"].map(|before| STANDARD.encode(format!("{before}{secret} and more"))),
+        );
         for text in texts {
             let clean = redactor.redact(&format!("before {text} after"));
             assert!(clean.contains(HIDDEN), "{clean}");

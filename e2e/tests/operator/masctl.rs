@@ -49,10 +49,17 @@ fn a_store_is_shown_as_on_one_machine() {
 
     let screen = done(namespace.masctl(&["status"]).unwrap());
     let address = format!("shop--a.{}.svc:6379", namespace.name);
-    has(&screen, &["REGION", "Provisioning", "0/1", &address, "CONDITION", "Available", "False", "NoActiveRegion"]);
-    let json: Value = serde_json::from_str(&done(namespace.masctl(&["status", "-o", "json"]).unwrap())).unwrap();
+    has(
+        &screen,
+        &["REGION", "Provisioning", "0/1", &address, "CONDITION", "Available", "False", "NoActiveRegion"],
+    );
+    let json: Value =
+        serde_json::from_str(&done(namespace.masctl(&["status", "-o", "json"]).unwrap())).unwrap();
     assert_eq!((&json["store"], &json["regions"][1]["name"]), (&"shop".into(), &"b".into()));
-    assert_eq!((&json["regions"][0]["phase"], &json["regions"][0]["broker"]["nodes"]), (&"Provisioning".into(), &1.into()));
+    assert_eq!(
+        (&json["regions"][0]["phase"], &json["regions"][0]["broker"]["nodes"]),
+        (&"Provisioning".into(), &1.into())
+    );
     let pods = json["processes"].as_array().unwrap();
     assert_eq!((pods.len(), &pods[0]["phase"]), (10, &"Pending".into()), "{json}");
     has(&done(namespace.masctl(&["top", "-n", "1"]).unwrap()), &["REQUESTS/S", "Provisioning"]);
@@ -60,11 +67,14 @@ fn a_store_is_shown_as_on_one_machine() {
     refused(&waited, 1, &["not every region is active after 1 s"]);
 
     // Where to connect: the Service, the load balancer once it has an address, and the password.
-    let password = String::from_utf8(namespace.masctl(&["endpoints", "b"]).unwrap().out.into_bytes()).unwrap();
+    let password =
+        String::from_utf8(namespace.masctl(&["endpoints", "b"]).unwrap().out.into_bytes()).unwrap();
     let uri = namespace.get("secret", "shop--b--app").unwrap()["data"]["uri"].clone();
     assert_eq!(decoded(&uri), format!("{}/0", password.trim_end()));
     let balancer = r#"{"status":{"loadBalancer":{"ingress":[{"ip":"203.0.113.7"}]}}}"#;
-    namespace.kubectl(&["patch", "service", "shop--a", "--subresource=status", "--type=merge", "-p", balancer]).unwrap();
+    namespace
+        .kubectl(&["patch", "service", "shop--a", "--subresource=status", "--type=merge", "-p", balancer])
+        .unwrap();
     let all = done(namespace.masctl(&["endpoints"]).unwrap());
     has(&all, &[&format!("@{address}"), "@203.0.113.7:6379", "b  redis://default:"]);
     has(&done(namespace.masctl(&["endpoints", "a"]).unwrap()), &["@203.0.113.7:6379"]);
@@ -135,7 +145,8 @@ fn a_plan_is_what_applying_does() {
     wait_reconciled(&namespace, "shop");
     let before = picture(&namespace);
     assert_eq!(done(plan(&small(""))), "nothing changes\n");
-    let bigger = small(", proxy: {replicas: 3, maxConnections: 500}").replace("maxMemory: 64Mi", "maxMemory: 96Mi, storage: {size: 20Gi}");
+    let bigger = small(", proxy: {replicas: 3, maxConnections: 500}")
+        .replace("maxMemory: 64Mi", "maxMemory: 96Mi, storage: {size: 20Gi}");
     let text = done(plan(&bigger));
     has(
         &text,
@@ -155,12 +166,20 @@ fn a_plan_is_what_applying_does() {
     assert_eq!(picture(&namespace), before, "a plan changes nothing");
 
     // What is refused, in the words of whoever refuses it.
-    refused(&plan(&small(", shards: 2")), 64, &["the API server would refuse it", "cannot change: resharding"]);
+    refused(
+        &plan(&small(", shards: 2")),
+        64,
+        &["the API server would refuse it", "cannot change: resharding"],
+    );
     refused(&plan(&small("").replace(", {name: b}", "")), 64, &["removing regions does not exist yet"]);
     refused(&plan(&small(", release: '99'")), 64, &["UnknownRelease", "is not in the catalog: write 1"]);
     refused(&plan(&small(", auth: {secretRef: {name: mine}}")), 64, &["SecretMissing", "'mine'"]);
     refused(&plan(&small(", proxy: {replicas: 0}")), 64, &["spec.proxy.replicas", "write 1 to 64"]);
-    refused(&plan(&small("").replace("{name: shop}", "{name: shop, namespace: other}")), 2, &["namespace 'other'"]);
+    refused(
+        &plan(&small("").replace("{name: shop}", "{name: shop, namespace: other}")),
+        2,
+        &["namespace 'other'"],
+    );
 
     // What applying then does is what was planned.
     let changed = |text: &str| {
@@ -171,12 +190,21 @@ fn a_plan_is_what_applying_does() {
     namespace.apply(&bigger).unwrap();
     wait_reconciled(&namespace, "shop");
     assert_eq!(done(plan(&bigger)), "nothing changes\n");
-    let applied: Vec<String> = operator.log().lines().filter(|line| line.contains("applied")).map(ToOwned::to_owned).collect();
+    let applied: Vec<String> =
+        operator.log().lines().filter(|line| line.contains("applied")).map(ToOwned::to_owned).collect();
     for object in &planned {
-        assert!(applied.iter().any(|line| line.contains(object.as_str())), "{object} was not applied: {applied:?}");
+        assert!(
+            applied.iter().any(|line| line.contains(object.as_str())),
+            "{object} was not applied: {applied:?}"
+        );
     }
-    assert_eq!(done(plan(&small(", paused: true, proxy: {replicas: 3, maxConnections: 500}").replace("maxMemory: 64Mi", "maxMemory: 96Mi, storage: {size: 20Gi}"))),
-        "nothing changes\nThe store is paused: nothing of this is done until spec.paused is taken away.\n");
+    assert_eq!(
+        done(plan(
+            &small(", paused: true, proxy: {replicas: 3, maxConnections: 500}")
+                .replace("maxMemory: 64Mi", "maxMemory: 96Mi, storage: {size: 20Gi}")
+        )),
+        "nothing changes\nThe store is paused: nothing of this is done until spec.paused is taken away.\n"
+    );
 }
 
 #[test]
@@ -213,12 +241,16 @@ fn people_see_what_their_rights_reach() {
     let output = folder.path().join("little.tar.gz").display().to_string();
     done(little(&["support-bundle", "-o", &output]));
     let texts = unpack(Path::new(&output)).unwrap();
-    has(&texts["README.txt"], &["Secret shop--credentials: ", "Pod: ", "Event: ", "the operator's Deployment"]);
+    has(
+        &texts["README.txt"],
+        &["Secret shop--credentials: ", "Pod: ", "Event: ", "the operator's Deployment"],
+    );
     check_hidden(&texts, &namespace.passwords("shop").unwrap()).unwrap();
     refused(&little(&["support-bundle", "-o", &output]), 1, &["exists", "-o"]);
 
     // What is documented is enough for everything, but for running proxies: it takes none of them.
-    let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/masctl.md")).unwrap();
+    let page =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/masctl.md")).unwrap();
     let role = page.split("```yaml").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
     cluster.apply("default", role).unwrap();
     let person = cluster.kubeconfig_of(PERSON, &namespace.name, &["multiactive-inspect"]).unwrap();
@@ -243,7 +275,14 @@ fn people_see_what_their_rights_reach() {
     let reader = cluster.kubeconfig_of("reader", &namespace.name, &["multiactive-reader"]).unwrap();
     let changed = file(&folder, &small(", proxy: {replicas: 3}"));
     let text = done(namespace.masctl_as(&reader, &["plan", "-f", &changed]).unwrap());
-    has(&text, &["spec.replicas: 2 -> 3", "unknown    Secret shop--credentials: no right to read Secrets", "was not asked"]);
+    has(
+        &text,
+        &[
+            "spec.replicas: 2 -> 3",
+            "unknown    Secret shop--credentials: no right to read Secrets",
+            "was not asked",
+        ],
+    );
 
     // A proxy that runs cannot be asked without the right to forward its port.
     pretend_to_run(&namespace);
@@ -256,7 +295,9 @@ fn people_see_what_their_rights_reach() {
 /// Sets a proxy's pod's status, as its kubelet would.
 fn pretend_to_run(namespace: &Namespace) {
     let selector = "multiactive.dev/region=a,app.kubernetes.io/component=proxy";
-    let pod = namespace.kubectl(&["get", "pods", "-l", selector, "-o", "jsonpath={.items[0].metadata.name}"]).unwrap();
+    let pod = namespace
+        .kubectl(&["get", "pods", "-l", selector, "-o", "jsonpath={.items[0].metadata.name}"])
+        .unwrap();
     let status = r#"{"status": {"phase": "Running", "podIP": "192.0.2.1", "podIPs": [{"ip": "192.0.2.1"}], "containerStatuses": [{"name": "proxy",
         "ready": true, "restartCount": 0, "image": "i", "imageID": "i", "containerID": "c://1", "state": {"running": {}}}]}}"#;
     namespace.kubectl(&["patch", "pod", &pod, "--subresource=status", "--type=merge", "-p", status]).unwrap();
@@ -267,7 +308,14 @@ fn a_support_bundle_has_everything_but_passwords() {
     let namespace = Cluster::shared().namespace("bundle").unwrap();
     let mine = "H\"ard 2 gu+ess/";
     namespace
-        .kubectl(&["create", "secret", "generic", "mine", "--from-literal=username=u", &format!("--from-literal=password={mine}")])
+        .kubectl(&[
+            "create",
+            "secret",
+            "generic",
+            "mine",
+            "--from-literal=username=u",
+            &format!("--from-literal=password={mine}"),
+        ])
         .unwrap();
     namespace.apply(&small(", auth: {secretRef: {name: mine}}")).unwrap();
     let _operator = namespace.operator(&[]).unwrap();
@@ -279,14 +327,17 @@ fn a_support_bundle_has_everything_but_passwords() {
     use base64::Engine as _;
     for (n, password) in passwords.iter().enumerate() {
         let encoded = base64::engine::general_purpose::STANDARD.encode(password);
-        namespace.kubectl(&["annotate", "mas", "shop", &format!("note-{n}=it is {password} or {encoded}")]).unwrap();
+        namespace
+            .kubectl(&["annotate", "mas", "shop", &format!("note-{n}=it is {password} or {encoded}")])
+            .unwrap();
     }
     namespace.kubectl(&["annotate", "mas", "shop", "uri=redis://somebody:elses@example.com/"]).unwrap();
 
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("bundle.tar.gz");
     let shown = output.display().to_string();
-    let said = namespace.masctl(&["support-bundle", "-o", &shown, "--operator-namespace", "nowhere"]).unwrap();
+    let said =
+        namespace.masctl(&["support-bundle", "-o", &shown, "--operator-namespace", "nowhere"]).unwrap();
     has(&said.err, &["could not be read: README.txt in it says which"]);
     assert_eq!(done(said), format!("{shown}\n"));
     let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&output).unwrap().permissions());
@@ -315,7 +366,10 @@ fn a_support_bundle_has_everything_but_passwords() {
         assert!(texts.contains_key(name), "no {name} in {:?}", texts.keys());
         has(&texts["README.txt"], &[name]);
     }
-    has(&texts["objects/MultiActiveStore/shop.yaml"], &["note-0: it is *** or ***", "redis://somebody:***@example.com/"]);
+    has(
+        &texts["objects/MultiActiveStore/shop.yaml"],
+        &["note-0: it is *** or ***", "redis://somebody:***@example.com/"],
+    );
     has(&texts["objects/Secret/mine.yaml"], &["password: 15 bytes", "username: 1 bytes"]);
     has(&texts["README.txt"], &["the operator: no Deployment", "in namespace 'nowhere'"]);
     assert!(!texts["objects/Pod/shop--a--shard-0-redis-0.yaml"].contains("managedFields"));

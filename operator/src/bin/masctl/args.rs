@@ -114,7 +114,9 @@ fn read(called: Called, mut matches: ArgMatches) -> Result<Args, clap::Error> {
     let place = &mut args.place;
     let in_cluster = called == Called::Plugin || place.names_a_cluster();
     let conflict = if state_dir && in_cluster {
-        Some("--state-dir is of stores on this machine, not in a cluster: leave it out, or --context, --namespace and --kubeconfig")
+        Some(
+            "--state-dir is of stores on this machine, not in a cluster: leave it out, or --context, --namespace and --kubeconfig",
+        )
     } else if place.state_dir.is_some() && place.store.is_some() && !in_cluster {
         Some("--state-dir (or MAS_STATE_DIR) names one store, and --store another way: leave one of them out")
     } else {
@@ -308,12 +310,13 @@ pub(crate) struct Top {
     pub(crate) rounds: Option<u32>,
     /// A store in a cluster: in this namespace (here without -n, which stands for rounds)
     // The global option, without its short form.
-    #[arg(id = "namespace", long, value_name = "NAME", help_heading = "Cluster")]
+    #[arg(id = "namespace", long = "namespace", value_name = "NAME", help_heading = "Cluster")]
     _namespace: Option<String>,
 }
 
 fn rounds(text: &str) -> Result<u32, String> {
-    text.parse().map_err(|_| format!("-n is the number of rounds here; for a namespace write --namespace {text}"))
+    text.parse()
+        .map_err(|_| format!("-n is the number of rounds here; for a namespace write --namespace {text}"))
 }
 
 #[derive(Debug, clap::Args)]
@@ -379,7 +382,12 @@ mod tests {
 
     #[test]
     fn a_cluster_is_named_before_or_behind_the_command() {
-        for line in ["masctl -n prod status", "masctl status -n prod", "masctl top -n 2 --namespace prod", "masctl -n prod top -n 2"] {
+        for line in [
+            "masctl -n prod status",
+            "masctl status -n prod",
+            "masctl top -n 2 --namespace prod",
+            "masctl -n prod top -n 2",
+        ] {
             let args = parsed(Called::Masctl, line).unwrap();
             let cluster = args.place.cluster().unwrap();
             assert_eq!(cluster.namespace.as_deref(), Some("prod"), "{line}");
@@ -404,7 +412,10 @@ mod tests {
     #[test]
     fn the_plugin_is_known_by_its_name() {
         let by = |path: &str| Called::by(Some(path.into()));
-        assert_eq!((by("/usr/local/bin/kubectl-mas"), by("kubectl-mas.exe")), (Called::Plugin, Called::Plugin));
+        assert_eq!(
+            (by("/usr/local/bin/kubectl-mas"), by("kubectl-mas.exe")),
+            (Called::Plugin, Called::Plugin)
+        );
         assert_eq!((by("/kubectl-mas/masctl"), Called::by(None)), (Called::Masctl, Called::Masctl));
         let help = Called::Plugin.command().render_long_help().to_string();
         assert!(help.contains("Usage: kubectl mas ") && !help.contains("masctl up"), "{help}");

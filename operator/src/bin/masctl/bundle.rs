@@ -19,7 +19,9 @@ pub(crate) async fn support_bundle(place: &Place, args: &args::SupportBundle) ->
             let name = layout.root().file_name().unwrap_or_default().to_string_lossy().into_owned();
             (name, format!("the store in {}", layout.root().display()))
         }
-        Where::Cluster(remote) => (remote.name().to_owned(), format!("the store {} in a cluster", remote.name())),
+        Where::Cluster(remote) => {
+            (remote.name().to_owned(), format!("the store {} in a cluster", remote.name()))
+        }
     };
     let time = Timestamp::now().strftime("%Y%m%dT%H%M%SZ");
     let file = args.output.clone().unwrap_or_else(|| PathBuf::from(format!("{name}-support-{time}.tar.gz")));
@@ -29,7 +31,9 @@ pub(crate) async fn support_bundle(place: &Place, args: &args::SupportBundle) ->
             if missing > 0 {
                 say(&format!("{missing} things could not be read: README.txt in it says which, and why"));
             }
-            say(&format!("{files} files; passwords are taken out, look through the rest before you give it away"));
+            say(&format!(
+                "{files} files; passwords are taken out, look through the rest before you give it away"
+            ));
             print(&format!("{}\n", file.display()))
         }
         Err(error) => {

@@ -87,13 +87,15 @@ pub(crate) fn instead_in_a_cluster(command: &Command) -> Option<&'static str> {
             "down ends a store on this machine; in a cluster write `kubectl delete multiactivestore NAME` (spec.deletionPolicy says what \
              happens to its volumes)",
         ),
-        Command::Cut(_) | Command::Heal(_) => {
-            Some("cut and heal work on this machine's stores only; in a cluster the network is the cluster's: use its own tools")
+        Command::Cut(_) | Command::Heal(_) => Some(
+            "cut and heal work on this machine's stores only; in a cluster the network is the cluster's: use its own tools",
+        ),
+        Command::Fault(_) => {
+            Some("fault works on this machine's stores only; in a cluster write `kubectl delete pod POD`")
         }
-        Command::Fault(_) => Some("fault works on this machine's stores only; in a cluster write `kubectl delete pod POD`"),
-        Command::Verify(_) => {
-            Some("verify runs on this machine's stores only; on a cluster it comes with StoreOperation Verify")
-        }
+        Command::Verify(_) => Some(
+            "verify runs on this machine's stores only; on a cluster it comes with StoreOperation Verify",
+        ),
         Command::Status(_)
         | Command::Endpoints(_)
         | Command::Top(_)

@@ -113,7 +113,8 @@ pub(crate) fn status(status: &StoreStatus) -> String {
     if !of_object.is_empty() {
         let mut rows = vec![row(&["CONDITION", "STATUS", "REASON", "MESSAGE"])];
         rows.extend(of_object.into_iter().map(|condition| {
-            let cells = [condition.kind.as_deref(), condition.status.as_deref()].map(Option::unwrap_or_default);
+            let cells =
+                [condition.kind.as_deref(), condition.status.as_deref()].map(Option::unwrap_or_default);
             row(&[cells[0], cells[1], &condition.reason, &condition.message])
         }));
         let _ = write!(text, "\n{}", table(&rows));
@@ -147,7 +148,8 @@ pub(crate) fn worst_lag(region: &RegionStatus) -> Option<u64> {
 
 /// `masctl endpoints`.
 pub(crate) fn endpoints(endpoints: &[Endpoint]) -> String {
-    let rows: Vec<_> = endpoints.iter().map(|endpoint| vec![endpoint.region.clone(), endpoint.uri()]).collect();
+    let rows: Vec<_> =
+        endpoints.iter().map(|endpoint| vec![endpoint.region.clone(), endpoint.uri()]).collect();
     table(&rows)
 }
 

@@ -148,7 +148,8 @@ fn render(status: &StoreStatus, before: &Counts, now: &Counts, elapsed: Duration
         ];
         rows.extend(with_links(row, region));
     }
-    let notes = status.conditions.iter().filter(|condition| condition.reason == NO_LIVE_NUMBERS).map(table::note);
+    let notes =
+        status.conditions.iter().filter(|condition| condition.reason == NO_LIVE_NUMBERS).map(table::note);
     table::table(&rows) + &notes.collect::<String>()
 }
 

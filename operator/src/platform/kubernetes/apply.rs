@@ -203,7 +203,8 @@ mod tests {
 
     #[test]
     fn differences_are_named_by_their_paths() {
-        let live = json!({"spec": {"replicas": 1, "containers": [{"name": "redis", "image": "a"}], "odd": []}});
+        let live =
+            json!({"spec": {"replicas": 1, "containers": [{"name": "redis", "image": "a"}], "odd": []}});
         let wanted = json!({"spec": {"replicas": 1, "containers": [{"name": "redis", "image": "b"}], "odd": [1], "new": 2},
             "metadata": {"annotations": {"a/b": "c"}}, "data": {}});
         let mut fields = Vec::new();

@@ -24,7 +24,9 @@ pub async fn collect(layout: &Layout, bundle: &mut Bundle) -> Result<(), BundleE
             for entry in entries.flatten() {
                 match fs::read_to_string(entry.path()) {
                     Ok(secret) => bundle.hide(&secret),
-                    Err(error) => bundle.missing(&format!("{} (to take it out)", entry.path().display()), error),
+                    Err(error) => {
+                        bundle.missing(&format!("{} (to take it out)", entry.path().display()), error)
+                    }
                 }
             }
         }
@@ -130,7 +132,10 @@ mod tests {
             entry.read_to_string(&mut text).unwrap();
             texts.insert(entry.path().unwrap().display().to_string(), text);
         }
-        assert_eq!(texts["shop-support/files/a/shard-0/redis-0/redis.conf"], "user default on \">***\"\nport 1\n");
+        assert_eq!(
+            texts["shop-support/files/a/shard-0/redis-0/redis.conf"],
+            "user default on \">***\"\nport 1\n"
+        );
         let readme = &texts["shop-support/README.txt"];
         assert!(readme.contains("status: the store in") && readme.contains("is not running"), "{readme}");
         assert_eq!(texts.len(), 3);

@@ -26,8 +26,8 @@ mod verify;
 mod world;
 
 pub use crate::health::proxy::fetch_metrics;
-pub use bundle::collect as collect_bundle;
 pub use binaries::{Binaries, BinariesError, Overrides};
+pub use bundle::collect as collect_bundle;
 pub use component::{BadComponent, Component};
 pub use control::{Client, ControlError, Fault, Request};
 pub use layout::{Layout, LayoutError};

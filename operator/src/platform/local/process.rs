@@ -70,10 +70,7 @@ impl Process for ProcessStatus {
             (false, ProcessPhase::Running) => Phase::Running,
             (
                 false,
-                ProcessPhase::Restarting
-                | ProcessPhase::Held
-                | ProcessPhase::Stopped
-                | ProcessPhase::Pending,
+                ProcessPhase::Restarting | ProcessPhase::Held | ProcessPhase::Stopped | ProcessPhase::Pending,
             ) => Phase::Absent,
         }
     }

@@ -8,8 +8,8 @@ use tokio::sync::{Notify, watch};
 
 use super::component::Component;
 use super::control::Fault;
-use super::layout::Layout;
 use super::cuts::build_cuts;
+use super::layout::Layout;
 use super::process::{Keeper, Order};
 use super::set_aside::find_set_aside;
 use super::store::StoreError;

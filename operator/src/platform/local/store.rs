@@ -15,8 +15,8 @@ use super::layout::LayoutError;
 use super::ports::PortsError;
 use super::record::RecordError;
 use super::shared::Shared;
-use crate::view::{RegionPhase, StoreStatus};
 use super::{Layout, assemble, ports};
+use crate::view::{RegionPhase, StoreStatus};
 
 /// How to start a store.
 #[derive(Clone, Debug)]

@@ -31,7 +31,9 @@ pub enum AccessError {
         known: Vec<String>,
     },
     /// Nobody answers.
-    #[error("reaching the API server {server} failed: {why}; is the cluster up, and is this the right --context?")]
+    #[error(
+        "reaching the API server {server} failed: {why}; is the cluster up, and is this the right --context?"
+    )]
     Unreachable {
         /// Its address.
         server: String,
@@ -39,7 +41,9 @@ pub enum AccessError {
         why: String,
     },
     /// It does not know who asks.
-    #[error("the API server {server} does not accept the kubeconfig's credentials ({why}): log in again, or name another --context")]
+    #[error(
+        "the API server {server} does not accept the kubeconfig's credentials ({why}): log in again, or name another --context"
+    )]
     Unauthenticated {
         /// Its address.
         server: String,
@@ -97,7 +101,11 @@ fn known_contexts(known: &[String]) -> String {
 }
 
 fn known_stores(known: &[String]) -> String {
-    if known.is_empty() { "there is none; look into another with --namespace".into() } else { format!("there is {}", known.join(", ")) }
+    if known.is_empty() {
+        "there is none; look into another with --namespace".into()
+    } else {
+        format!("there is {}", known.join(", "))
+    }
 }
 
 impl AccessError {
@@ -136,7 +144,9 @@ async fn config(access: &Access) -> Result<Config, AccessError> {
         Ok(kubeconfig) => kubeconfig,
         Err(error) => {
             let in_a_pod = (access.kubeconfig.is_none() && access.context.is_none()).then(Config::incluster);
-            return in_a_pod.and_then(Result::ok).ok_or_else(|| AccessError::Kubeconfig(no_kubeconfig(&error)));
+            return in_a_pod
+                .and_then(Result::ok)
+                .ok_or_else(|| AccessError::Kubeconfig(no_kubeconfig(&error)));
         }
     };
     let known: Vec<String> = kubeconfig.contexts.iter().map(|context| context.name.clone()).collect();
@@ -182,7 +192,9 @@ impl Cluster {
             401 => AccessError::Unauthenticated { server, why },
             403 => AccessError::Forbidden { what: what.to_owned(), why },
             // What is unknown as a kind is answered without the name of an object.
-            404 if status.details.as_ref().is_none_or(|details| details.name.is_empty()) => AccessError::NoKinds,
+            404 if status.details.as_ref().is_none_or(|details| details.name.is_empty()) => {
+                AccessError::NoKinds
+            }
             _ => AccessError::Other { what: what.to_owned(), why },
         }
     }

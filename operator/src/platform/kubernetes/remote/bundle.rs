@@ -97,9 +97,15 @@ impl Remote {
         let mut names = BTreeSet::from([labels::credentials_name(&self.name)]);
         for region in regions {
             names.insert(labels::app_name(&self.name, region));
-            names.extend([Part::Redis, Part::Broker, Part::Proxy].map(|part| labels::part_name(&self.name, region, part)));
+            names.extend(
+                [Part::Redis, Part::Broker, Part::Proxy]
+                    .map(|part| labels::part_name(&self.name, region, part)),
+            );
         }
-        let own = store.as_ref().and_then(|store| store.spec.auth.as_ref()).map(|auth| auth.secret_ref.name.clone());
+        let own = store
+            .as_ref()
+            .and_then(|store| store.spec.auth.as_ref())
+            .map(|auth| auth.secret_ref.name.clone());
         names.extend(own);
         let api = self.api::<Secret>();
         let read = join_all(names.iter().map(|name| api.get(name))).await;
@@ -112,7 +118,10 @@ impl Remote {
                 }
                 Err(error) => bundle.missing(
                     &format!("Secret {name}"),
-                    format!("{} (passwords in it that somebody has logged could not be looked for)", words(&error)),
+                    format!(
+                        "{} (passwords in it that somebody has logged could not be looked for)",
+                        words(&error)
+                    ),
                 ),
             }
         }
@@ -140,7 +149,8 @@ impl Remote {
                 return Ok(());
             }
         };
-        let mut lines: Vec<String> = events.iter().filter(|event| self.is_about_us(event)).map(event_line).collect();
+        let mut lines: Vec<String> =
+            events.iter().filter(|event| self.is_about_us(event)).map(event_line).collect();
         lines.sort();
         bundle.text("events.txt", &lines.concat())
     }
@@ -151,12 +161,19 @@ impl Remote {
     }
 
     /// Pods, and the ends of their logs.
-    async fn pods(&self, api: &Api<Pod>, pods: &[Pod], folder: &str, bundle: &mut Bundle) -> Result<(), BundleError> {
+    async fn pods(
+        &self,
+        api: &Api<Pod>,
+        pods: &[Pod],
+        folder: &str,
+        bundle: &mut Bundle,
+    ) -> Result<(), BundleError> {
         for pod in pods {
             let name = pod.metadata.name.as_deref().unwrap_or_default();
             bundle.yaml(&format!("{folder}{}", file_of("Pod", name)), &clean(pod))?;
             for (container, before) in containers(pod) {
-                let lives: &[(bool, &str)] = if before { &[(false, ""), (true, ".previous")] } else { &[(false, "")] };
+                let lives: &[(bool, &str)] =
+                    if before { &[(false, ""), (true, ".previous")] } else { &[(false, "")] };
                 for (previous, suffix) in lives {
                     let file = format!("{folder}logs/{name}/{container}{suffix}.log");
                     let wanted = LogParams {
@@ -180,7 +197,9 @@ impl Remote {
 
     async fn proxies(&self, pods: &[Pod], bundle: &mut Bundle) -> Result<(), BundleError> {
         let api = self.api::<Pod>();
-        let asked = running_proxies(pods).flat_map(|(_, pod)| [("/status", "status.json"), ("/metrics", "metrics.txt")].map(|of| (pod, of)));
+        let asked = running_proxies(pods).flat_map(|(_, pod)| {
+            [("/status", "status.json"), ("/metrics", "metrics.txt")].map(|of| (pod, of))
+        });
         let answers = join_all(asked.map(async |(pod, (path, file))| {
             (format!("proxies/{pod}/{file}"), forward::get(&api, pod, path).await)
         }));
@@ -198,12 +217,14 @@ impl Remote {
         let deployments: Api<Deployment> = Api::namespaced(self.cluster.client.clone(), namespace);
         match deployments.list(&params).await {
             Ok(list) if list.items.is_empty() => {
-                bundle.missing("the operator", format!("no Deployment {OPERATOR} in namespace '{namespace}'"));
+                bundle
+                    .missing("the operator", format!("no Deployment {OPERATOR} in namespace '{namespace}'"));
             }
             Ok(list) => {
                 for deployment in list.items {
                     let name = deployment.metadata.name.clone().unwrap_or_default();
-                    bundle.yaml(&format!("operator/{}", file_of("Deployment", &name)), &clean(&deployment))?;
+                    bundle
+                        .yaml(&format!("operator/{}", file_of("Deployment", &name)), &clean(&deployment))?;
                 }
             }
             Err(error) => bundle.missing("the operator's Deployment", words(&error)),
@@ -235,7 +256,11 @@ fn hide(secret: &Secret, bundle: &mut Bundle) {
 
 /// A Secret without what is in it. (Annotations are left out: `kubectl apply` keeps a copy of all values in one.)
 fn outline(secret: &Secret) -> Value {
-    let sizes = secret.data.iter().flatten().map(|(key, value)| (key.clone(), json!(format!("{} bytes", value.0.len()))));
+    let sizes = secret
+        .data
+        .iter()
+        .flatten()
+        .map(|(key, value)| (key.clone(), json!(format!("{} bytes", value.0.len()))));
     json!({
         "kind": "Secret",
         "metadata": {"name": secret.metadata.name, "labels": secret.metadata.labels, "creationTimestamp": secret.metadata.creation_timestamp},
@@ -294,7 +319,8 @@ fn containers(pod: &Pod) -> Vec<(&str, bool)> {
 }
 
 fn event_line(event: &Event) -> String {
-    let series = event.series.as_ref().and_then(|series| Some((series.count?, series.last_observed_time.clone()?)));
+    let series =
+        event.series.as_ref().and_then(|series| Some((series.count?, series.last_observed_time.clone()?)));
     let (count, time) = match series {
         Some((count, time)) => (count, Some(time.0)),
         None => (

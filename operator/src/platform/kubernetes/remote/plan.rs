@@ -77,7 +77,8 @@ pub async fn plan(
     let cluster = connect(access).await?;
     let name = &manifest.metadata.name;
     let api: Api<MultiActiveStore> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
-    let live = api.get_opt(name).await.map_err(|error| cluster.explain(&format!("store '{name}'"), &error))?;
+    let live =
+        api.get_opt(name).await.map_err(|error| cluster.explain(&format!("store '{name}'"), &error))?;
     let wanted = wanted(manifest, live.as_ref(), &cluster.namespace);
     let asked = ask_server(&api, live.as_ref(), &wanted, &cluster).await?;
 
@@ -121,7 +122,9 @@ pub async fn plan(
 
 /// The store as it would be: a release that was pinned stays.
 fn wanted(manifest: &crds::Manifest, live: Option<&MultiActiveStore>, namespace: &str) -> MultiActiveStore {
-    let mut wanted = live.cloned().unwrap_or_else(|| MultiActiveStore::new(&manifest.metadata.name, manifest.spec.clone()));
+    let mut wanted = live
+        .cloned()
+        .unwrap_or_else(|| MultiActiveStore::new(&manifest.metadata.name, manifest.spec.clone()));
     let pinned = wanted.spec.release.take();
     wanted.spec = manifest.spec.clone();
     wanted.spec.release = wanted.spec.release.take().or(pinned);
@@ -157,7 +160,8 @@ async fn ask_server(
 fn desired(world: &World, catalog: &Catalog, operator_namespace: &str) -> Result<Vec<Object>, PlanError> {
     let mut new_password = || "new".to_owned();
     let checked = check(world, catalog, operator_namespace, &mut new_password);
-    let checked = checked.map_err(|refusal| PlanError::NotCarriedOut { reason: refusal.reason, message: refusal.message })?;
+    let checked = checked
+        .map_err(|refusal| PlanError::NotCarriedOut { reason: refusal.reason, message: refusal.message })?;
     Ok(build(&checked))
 }
 
@@ -180,7 +184,9 @@ async fn fate(namespace: &Namespace, object: &Object, owner: &Owner) -> Fate {
 async fn catalog_of(namespace: &Namespace, live: Option<&MultiActiveStore>) -> Catalog {
     let mut catalog = Catalog::default();
     let Some(live) = live else { return catalog };
-    let (Some(release), Some(region)) = (live.spec.release.clone(), live.spec.regions.first()) else { return catalog };
+    let (Some(release), Some(region)) = (live.spec.release.clone(), live.spec.regions.first()) else {
+        return catalog;
+    };
     let store = live.metadata.name.as_deref().unwrap_or_default();
     let spec = &live.spec;
     let own = [
@@ -211,7 +217,8 @@ async fn catalog_of(namespace: &Namespace, live: Option<&MultiActiveStore>) -> C
 
 /// The namespace whose operator the store's engines let in.
 async fn operator_namespace(namespace: &Namespace, store: &MultiActiveStore) -> Option<String> {
-    let name = labels::part_name(store.metadata.name.as_deref()?, &store.spec.regions.first()?.name, Part::Redis);
+    let name =
+        labels::part_name(store.metadata.name.as_deref()?, &store.spec.regions.first()?.name, Part::Redis);
     let policy = namespace.get(Kind::NetworkPolicy, &name).await.ok()??;
     operator_namespace_of(&policy.data)
 }
@@ -237,7 +244,10 @@ fn render(fates: &[(Object, Fate)]) -> String {
                 Ok(())
             }
             Fate::Created => writeln!(text, "created    {shown}"),
-            Fate::Taken => writeln!(text, "conflict   {shown} belongs to somebody else and would be left alone: rename the store, or remove it"),
+            Fate::Taken => writeln!(
+                text,
+                "conflict   {shown} belongs to somebody else and would be left alone: rename the store, or remove it"
+            ),
             Fate::Unknown(why) => writeln!(text, "unknown    {shown}: {why}"),
             Fate::Changed(fields) => writeln!(text, "changed    {shown}").map(|()| {
                 for line in fields.iter().flat_map(|field| describe(object.kind, field)) {
@@ -266,7 +276,8 @@ fn consequences(fates: &[(Object, Fate)]) -> Vec<String> {
             Kind::StatefulSet => {
                 let number = |field: &Field| Some((field.live.as_ref()?.as_u64()?, field.wanted.as_u64()?));
                 let replicas = fields.iter().find(|field| field.path == "spec.replicas").and_then(number);
-                let running = object.json.pointer("/spec/replicas").and_then(Value::as_u64).unwrap_or_default();
+                let running =
+                    object.json.pointer("/spec/replicas").and_then(Value::as_u64).unwrap_or_default();
                 if touches("spec.template.") {
                     let old = replicas.map_or(running, |(old, _)| old);
                     restart.extend((0..old).map(|ordinal| format!("{}-{ordinal}", object.name)));
@@ -293,7 +304,10 @@ fn consequences(fates: &[(Object, Fate)]) -> Vec<String> {
         }
     }
     let lines = [
-        (restart, "Restart pending: these pods keep running as they are until somebody deletes them, one at a time, replicas before masters"),
+        (
+            restart,
+            "Restart pending: these pods keep running as they are until somebody deletes them, one at a time, replicas before masters",
+        ),
         (rolling, "Rolling: Kubernetes replaces the pods of these Deployments, one after the other"),
         (grow, "Volumes grow, around running pods"),
         (more, "Numbers of pods change"),
@@ -370,13 +384,26 @@ mod tests {
 
     #[test]
     fn a_plan_tells_what_changes_and_what_restarts() {
-        let config = field("data[redis.conf]", json!("port 1\nmaxmemory 64\n"), json!("port 1\nmaxmemory 96\n"));
-        let memory = field("spec.template.spec.containers[redis].resources.limits.memory", json!("205Mi"), json!("256Mi"));
-        let digest = field("spec.template.metadata.annotations[multiactive.dev/config]", json!("a"), json!("b"));
-        let storage = field("spec.volumeClaimTemplates[0].spec.resources.requests.storage", json!("10Gi"), json!("20Gi"));
+        let config =
+            field("data[redis.conf]", json!("port 1\nmaxmemory 64\n"), json!("port 1\nmaxmemory 96\n"));
+        let memory = field(
+            "spec.template.spec.containers[redis].resources.limits.memory",
+            json!("205Mi"),
+            json!("256Mi"),
+        );
+        let digest =
+            field("spec.template.metadata.annotations[multiactive.dev/config]", json!("a"), json!("b"));
+        let storage = field(
+            "spec.volumeClaimTemplates[0].spec.resources.requests.storage",
+            json!("10Gi"),
+            json!("20Gi"),
+        );
         let fates = [
             (object(Kind::ConfigMap, "c"), Fate::Changed(vec![config])),
-            (object(Kind::Secret, "s"), Fate::Changed(vec![field("data.client", json!("b2xk"), json!("bmV3"))])),
+            (
+                object(Kind::Secret, "s"),
+                Fate::Changed(vec![field("data.client", json!("b2xk"), json!("bmV3"))]),
+            ),
             (object(Kind::Service, "v"), Fate::Taken),
             (object(Kind::StatefulSet, "r"), Fate::Changed(vec![memory.clone(), digest, storage])),
             (object(Kind::Deployment, "p"), Fate::Changed(vec![memory])),
@@ -411,7 +438,10 @@ mod tests {
     #[test]
     fn the_operators_namespace_is_read_off_a_policy() {
         let from = json!([{"podSelector": {}}, {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "ops"}}}]);
-        assert_eq!(operator_namespace_of(&json!({"spec": {"ingress": [{"ports": []}, {"from": from}]}})), Some("ops".into()));
+        assert_eq!(
+            operator_namespace_of(&json!({"spec": {"ingress": [{"ports": []}, {"from": from}]}})),
+            Some("ops".into())
+        );
         assert_eq!(operator_namespace_of(&json!({"spec": {}})), None);
     }
 }

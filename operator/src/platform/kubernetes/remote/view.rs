@@ -93,7 +93,9 @@ fn build_region(seen: &Seen, store: &str, name: &str) -> RegionStatus {
         shards: row
             .shards
             .iter()
-            .map(|shard| build_shard(&labels::shard_name(store, name, shard.shard), shard, &row, members, reports))
+            .map(|shard| {
+                build_shard(&labels::shard_name(store, name, shard.shard), shard, &row, members, reports)
+            })
             .collect(),
         broker: BrokerStatus {
             amqp: format!("{broker}:{amqp}"),
@@ -105,7 +107,11 @@ fn build_region(seen: &Seen, store: &str, name: &str) -> RegionStatus {
         links: row
             .links
             .iter()
-            .map(|link| if reports.is_empty() { written(link) } else { build_link(&link.peer, shards, reports) })
+            .map(
+                |link| {
+                    if reports.is_empty() { written(link) } else { build_link(&link.peer, shards, reports) }
+                },
+            )
             .collect(),
     }
 }
@@ -189,7 +195,9 @@ fn build_process(pod: &Pod) -> Option<ProcessRow> {
         Part::Redis => format!("{region}/shard-{}/redis-{last}", label(labels::SHARD)?),
         Part::Broker => format!("{region}/broker-{last}"),
         // Nothing counts them: the end of the pod's name does.
-        Part::Proxy => format!("{region}/proxy-{}", name.rsplit_once("--proxy-").map_or(last, |(_, end)| end)),
+        Part::Proxy => {
+            format!("{region}/proxy-{}", name.rsplit_once("--proxy-").map_or(last, |(_, end)| end))
+        }
     };
     let port = match part {
         Part::Redis => build::redis_port(),
@@ -243,7 +251,9 @@ mod tests {
              status: {podIP: 10.0.0.1, conditions: [{type: Ready, status: 'True'}], containerStatuses: [{name: proxy, ready: true, \
              restartCount: 2, image: i, imageID: i, containerID: 'c://1', state: {running: {}}, lastState: {terminated: {exitCode: 137, \
              reason: OOMKilled}}}]}}";
-        let full = |text: &str, kind: &str| format!("{{apiVersion: multiactive.dev/v1alpha1, kind: {kind}, {}", &text[1..]);
+        let full = |text: &str, kind: &str| {
+            format!("{{apiVersion: multiactive.dev/v1alpha1, kind: {kind}, {}", &text[1..])
+        };
         Seen {
             store: serde_yaml::from_str(&full(store, "MultiActiveStore")).unwrap(),
             rows: vec![serde_yaml::from_str(&full(row, "StoreRegion")).unwrap()],
@@ -258,7 +268,10 @@ mod tests {
         let status = build_status(&seen());
         let a = &status.regions[0];
         assert_eq!((a.phase, a.endpoint.as_str()), (RegionPhase::Active, "shop--a.prod.svc:6379"));
-        assert_eq!((a.broker.amqp.as_str(), a.broker.ready, a.broker.nodes), ("shop--a--broker.prod.svc:5672", 2, 3));
+        assert_eq!(
+            (a.broker.amqp.as_str(), a.broker.ready, a.broker.nodes),
+            ("shop--a--broker.prod.svc:5672", 2, 3)
+        );
         assert_eq!((a.links[0].lag_millis, a.ack.as_deref()), (Some(100), Some("Queued")));
         let shard = &a.shards[0];
         assert_eq!((shard.state.as_str(), shard.epoch, shard.recovered), ("serving", 3, true));
@@ -270,7 +283,10 @@ mod tests {
         assert_eq!(status.conditions[0].kind.as_deref(), Some("Available"));
         assert_eq!(status.conditions[1].reason, "NoLiveNumbers");
         let proxy = &status.processes[0];
-        assert_eq!((proxy.component.as_str(), proxy.phase, proxy.ready), ("a/proxy-7d-x2", ProcessPhase::Running, true));
+        assert_eq!(
+            (proxy.component.as_str(), proxy.phase, proxy.ready),
+            ("a/proxy-7d-x2", ProcessPhase::Running, true)
+        );
         assert_eq!((proxy.restarts, proxy.last_exit.as_deref()), (2, Some("OOMKilled, exit code 137")));
         // Programs that read the status of a store on one machine find the same names.
         let json = serde_json::to_value(&status).unwrap();
@@ -282,7 +298,8 @@ mod tests {
     fn what_proxies_say_counts_more_than_what_was_written() {
         let report = r#"{"links": [{"peer": "b", "shard": 0, "state": "CatchingUp", "lagMillis": 1234, "lagEffects": 7}],
              "ack": {"configured": "Queued", "effective": "Local"}, "shards": [{"shard": 0, "state": "Unavailable"}]}"#;
-        let reports = BTreeMap::from([("a".to_owned(), vec![crate::health::proxy::parse_report(report).unwrap()])]);
+        let reports =
+            BTreeMap::from([("a".to_owned(), vec![crate::health::proxy::parse_report(report).unwrap()])]);
         let a = build_status(&Seen { reports, ..seen() }).regions.remove(0);
         assert_eq!((a.links[0].lag_millis, a.links[0].lag_effects), (Some(1234), Some(7)));
         assert_eq!((a.ack.as_deref(), a.shards[0].state.as_str()), (Some("Local"), "recovering"));
