@@ -46,12 +46,23 @@ impl Redactor {
             return;
         }
         self.needles.push(secret.to_owned());
-        self.needles.extend(serde_json::to_string(secret).map(|json| json.trim_matches('"').to_owned()));
+        let json = serde_json::Value::from(secret).to_string();
+        self.needles.push(json[1..json.len() - 1].to_owned());
         self.needles.push(STANDARD.encode(secret));
         self.needles
             .extend((0..3).map(|offset| base64_within(secret, offset)).filter(|b| b.len() >= BASE64_LEAST));
         self.needles.sort_by(|a, b| (b.len(), a).cmp(&(a.len(), b)));
         self.needles.dedup();
+    }
+
+    /// The same for every text of a value.
+    fn redact_all(&self, value: &mut serde_json::Value) {
+        match value {
+            serde_json::Value::String(text) => *text = self.redact(text),
+            serde_json::Value::Array(items) => items.iter_mut().for_each(|item| self.redact_all(item)),
+            serde_json::Value::Object(fields) => fields.values_mut().for_each(|field| self.redact_all(field)),
+            serde_json::Value::Null | serde_json::Value::Bool(_) | serde_json::Value::Number(_) => {}
+        }
     }
 
     /// The text without secrets.
@@ -154,9 +165,11 @@ impl Bundle {
         self.text(name, tail(&text))
     }
 
-    /// Adds a file with something as YAML.
+    /// Adds a file with something as YAML. (What is secret goes before it is quoted in one of YAML's ways.)
     pub fn yaml(&mut self, name: &str, value: &impl Serialize) -> Result<(), BundleError> {
-        match serde_yaml::to_string(value) {
+        let mut value = serde_json::json!(value);
+        self.redactor.redact_all(&mut value);
+        match serde_yaml::to_string(&value) {
             Ok(text) => self.text(name, &text),
             Err(error) => {
                 self.missing(name, error);

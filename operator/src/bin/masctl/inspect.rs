@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use operator::platform::kubernetes::{Catalog, Expected};
+use operator::platform::kubernetes::{Catalog, Expected, Remote};
 use operator::platform::local::{Client, Fault, Request};
 use operator::view::StoreStatus;
 use tokio::time::sleep;
@@ -140,7 +140,7 @@ pub(crate) async fn plan(place: &Place, args: &args::Plan) -> Result<(), Failure
             catalog: catalog.map_err(|error| Failure::configuration(error.to_string()))?,
             operator_namespace: args.operator_namespace.clone(),
         };
-        return print(&operator::platform::kubernetes::plan(&access, &manifest, &expected).await?);
+        return print(&Remote::plan(&access, &manifest, &expected).await?);
     }
     let layout = locate::for_store(place, &store.name)?;
     print(&operator::platform::local::plan(&layout, &store)?)

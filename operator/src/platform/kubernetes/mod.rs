@@ -26,7 +26,7 @@ pub use check::{Checked, Refusal, check};
 pub use dereference::World;
 pub use identity::{Identity, RegionIdentity};
 pub use object::{Kind, Object};
-pub use remote::{Access, AccessError, Expected, NO_LIVE_NUMBERS, PlanError, Remote, plan};
+pub use remote::{Access, AccessError, Expected, NO_LIVE_NUMBERS, PlanError, Remote};
 pub use run::{Options, RunError, run};
 
 /// Who owns the fields that the operator sets.

@@ -79,7 +79,7 @@ pub enum AccessError {
         known: Vec<String>,
     },
     /// Which one?
-    #[error("there are several stores in namespace '{namespace}': name one with --store ({})", known.join(", "))]
+    #[error("there are several stores in namespace '{namespace}': name one with --store ({})", .known.join(", "))]
     SeveralStores {
         /// Where.
         namespace: String,
@@ -191,10 +191,8 @@ impl Cluster {
         match status.code {
             401 => AccessError::Unauthenticated { server, why },
             403 => AccessError::Forbidden { what: what.to_owned(), why },
-            // What is unknown as a kind is answered without the name of an object.
-            404 if status.details.as_ref().is_none_or(|details| details.name.is_empty()) => {
-                AccessError::NoKinds
-            }
+            // An object that is not there is no error: it is the kind that is not known.
+            404 => AccessError::NoKinds,
             _ => AccessError::Other { what: what.to_owned(), why },
         }
     }

@@ -15,7 +15,7 @@ use k8s_openapi::api::core::v1::{Pod, Secret, Service};
 use kube::Api;
 use kube::api::ListParams;
 
-use access::{Cluster, connect, is_forbidden, words};
+use access::{Cluster, connect, words};
 use forward::ForwardError;
 use view::Seen;
 
@@ -26,7 +26,7 @@ use crate::health::proxy::{ProxyReport, parse_report};
 use crate::view::{Condition, Endpoint, ProcessRow, StoreStatus};
 
 pub use access::{Access, AccessError};
-pub use plan::{Expected, PlanError, plan};
+pub use plan::{Expected, PlanError};
 
 /// Reason of the note that proxies could not be asked.
 pub const NO_LIVE_NUMBERS: &str = "NoLiveNumbers";
@@ -126,14 +126,15 @@ impl Remote {
     }
 
     async fn store(&self) -> Result<MultiActiveStore, AccessError> {
-        let found = self.api::<MultiActiveStore>().get(&self.name).await;
-        match found.map_err(|error| self.cluster.explain(&format!("store '{}'", self.name), &error)) {
-            Err(AccessError::Other { .. }) => {
-                let known = stores(&self.cluster).await?;
-                let (wanted, namespace) = (self.name.clone(), self.cluster.namespace.clone());
-                Err(AccessError::NoSuchStore { wanted, namespace, known })
-            }
-            other => other,
+        let what = format!("store '{}'", self.name);
+        let found = self.api::<MultiActiveStore>().get_opt(&self.name).await;
+        match found.map_err(|error| self.cluster.explain(&what, &error))? {
+            Some(store) => Ok(store),
+            None => Err(AccessError::NoSuchStore {
+                wanted: self.name.clone(),
+                namespace: self.cluster.namespace.clone(),
+                known: stores(&self.cluster).await?,
+            }),
         }
     }
 

@@ -6,9 +6,11 @@ use std::fmt::Write as _;
 
 use crds::MultiActiveStore;
 use kube::Api;
-use kube::api::PostParams;
-use serde_json::Value;
+use kube::api::{DynamicObject, PostParams};
+use kube::discovery::ApiResource;
+use serde_json::{Value, json};
 
+use super::Remote;
 use super::access::{Access, AccessError, Cluster, connect, is_forbidden, words};
 use crate::platform::kubernetes::apply::{Difference, Field, Owner, compare, complete};
 use crate::platform::kubernetes::build::build;
@@ -68,56 +70,60 @@ enum Fate {
     Unknown(String),
 }
 
-/// What applying a manifest would change in its namespace, in words.
-pub async fn plan(
-    access: &Access,
-    manifest: &crds::Manifest,
-    expected: &Expected,
-) -> Result<String, PlanError> {
-    let cluster = connect(access).await?;
-    let name = &manifest.metadata.name;
-    let api: Api<MultiActiveStore> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
-    let live =
-        api.get_opt(name).await.map_err(|error| cluster.explain(&format!("store '{name}'"), &error))?;
-    let wanted = wanted(manifest, live.as_ref(), &cluster.namespace);
-    let asked = ask_server(&api, live.as_ref(), &wanted, &cluster).await?;
+impl Remote {
+    /// What applying a manifest would change in its namespace, in words.
+    pub async fn plan(
+        access: &Access,
+        manifest: &crds::Manifest,
+        expected: &Expected,
+    ) -> Result<String, PlanError> {
+        let cluster = connect(access).await?;
+        let name = &manifest.metadata.name;
+        let api: Api<MultiActiveStore> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
+        let live =
+            api.get_opt(name).await.map_err(|error| cluster.explain(&format!("store '{name}'"), &error))?;
+        let wanted = wanted(manifest, live.as_ref(), &cluster.namespace);
+        let asked = ask_server(live.as_ref(), &wanted, &cluster).await?;
 
-    let mut namespace = Namespace::new(cluster.client.clone(), &cluster.namespace);
-    let world = match dereference(&wanted, &namespace).await {
-        Err(error) if error.is_forbidden() && error.is_about(Kind::Secret) => {
-            namespace = namespace.without_secrets();
-            dereference(&wanted, &namespace).await?
+        let mut namespace = Namespace::new(cluster.client.clone(), &cluster.namespace);
+        let world = match dereference(&wanted, &namespace).await {
+            Err(error) if error.is_forbidden() && error.is_about(Kind::Secret) => {
+                namespace = namespace.without_secrets();
+                dereference(&wanted, &namespace).await?
+            }
+            other => other?,
+        };
+        let catalog = match &expected.catalog {
+            Some(catalog) => catalog.clone(),
+            None => catalog_of(&namespace, live.as_ref()).await,
+        };
+        let operator = match &expected.operator_namespace {
+            Some(name) => name.clone(),
+            None => {
+                operator_namespace(&namespace, &wanted).await.unwrap_or_else(|| "multiactive-system".into())
+            }
+        };
+        let objects = desired(&world, &catalog, &operator)?;
+        let uid = live.as_ref().and_then(|live| live.metadata.uid.clone()).unwrap_or_default();
+        let owner = Owner { name: name.clone(), uid };
+        let mut fates = Vec::new();
+        for object in objects {
+            let object = complete(object, &owner);
+            let fate = fate(&namespace, &object, &owner).await;
+            fates.push((object, fate));
         }
-        other => other?,
-    };
-    let catalog = match &expected.catalog {
-        Some(catalog) => catalog.clone(),
-        None => catalog_of(&namespace, live.as_ref()).await,
-    };
-    let operator = match &expected.operator_namespace {
-        Some(name) => name.clone(),
-        None => operator_namespace(&namespace, &wanted).await.unwrap_or_else(|| "multiactive-system".into()),
-    };
-    let objects = desired(&world, &catalog, &operator)?;
-    let uid = live.as_ref().and_then(|live| live.metadata.uid.clone()).unwrap_or_default();
-    let owner = Owner { name: name.clone(), uid };
-    let mut fates = Vec::new();
-    for object in objects {
-        let object = complete(object, &owner);
-        let fate = fate(&namespace, &object, &owner).await;
-        fates.push((object, fate));
+        let mut text = render(&fates);
+        if wanted.spec.paused == Some(true) {
+            text.push_str("The store is paused: nothing of this is done until spec.paused is taken away.\n");
+        }
+        if !asked {
+            text.push_str(
+                "The API server was not asked whether it takes the manifest (volumes only grow, shards cannot change ...): that needs the right \
+                 to create or update multiactivestores; nothing would be stored.\n",
+            );
+        }
+        Ok(text)
     }
-    let mut text = render(&fates);
-    if wanted.spec.paused == Some(true) {
-        text.push_str("The store is paused: nothing of this is done until spec.paused is taken away.\n");
-    }
-    if !asked {
-        text.push_str(
-            "The API server was not asked whether it takes the manifest (volumes only grow, shards cannot change ...): that needs the right \
-             to create or update multiactivestores; nothing would be stored.\n",
-        );
-    }
-    Ok(text)
 }
 
 /// The store as it would be: a release that was pinned stays.
@@ -134,16 +140,19 @@ fn wanted(manifest: &crds::Manifest, live: Option<&MultiActiveStore>, namespace:
 
 /// Asks the API server whether it would take the manifest; whether that was allowed.
 async fn ask_server(
-    api: &Api<MultiActiveStore>,
     live: Option<&MultiActiveStore>,
     wanted: &MultiActiveStore,
     cluster: &Cluster,
 ) -> Result<bool, PlanError> {
     let params = PostParams { dry_run: true, ..PostParams::default() };
+    let kind = ApiResource::erase::<MultiActiveStore>(&());
+    let api: Api<DynamicObject> = Api::namespaced_with(cluster.client.clone(), &cluster.namespace, &kind);
     let name = wanted.metadata.name.as_deref().unwrap_or_default();
+    let body = serde_json::from_value(without_nulls(json!(wanted)));
+    let body: DynamicObject = body.map_err(|error| PlanError::Read(error.to_string()))?;
     let answer = match live {
-        None => api.create(&params, wanted).await,
-        Some(_) => api.replace(name, &params, wanted).await,
+        None => api.create(&params, &body).await,
+        Some(_) => api.replace(name, &params, &body).await,
     };
     match answer {
         Ok(_) => Ok(true),
@@ -153,6 +162,18 @@ async fn ask_server(
             Err(PlanError::Refused(status.message.clone()))
         }
         Err(error) => Err(cluster.explain("the answer to a dry run", &error).into()),
+    }
+}
+
+/// What is not given is left out, as in a manifest: a null is no default.
+fn without_nulls(value: Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let given = fields.into_iter().filter(|(_, value)| !value.is_null());
+            Value::Object(given.map(|(name, value)| (name, without_nulls(value))).collect())
+        }
+        Value::Array(items) => items.into_iter().map(without_nulls).collect(),
+        other => other,
     }
 }
 
@@ -372,7 +393,6 @@ fn changed_lines(path: &str, old: &str, new: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn object(kind: Kind, name: &str) -> Object {
         Object::new(kind, name.into(), &json!({}), json!({"spec": {"replicas": 2}}))
