@@ -1,7 +1,7 @@
 //! A support bundle: one compressed archive of texts that tell how a store is, and in which no password is. Every text goes through a
 //! [`Redactor`]. What could not be read is told in the bundle's README; it never ends the bundle.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -172,14 +172,14 @@ impl Bundle {
         match serde_yaml::to_string(&value) {
             Ok(text) => self.text(name, &text),
             Err(error) => {
-                self.missing(name, error);
+                self.missing(name, &error);
                 Ok(())
             }
         }
     }
 
     /// Notes what could not be read.
-    pub fn missing(&mut self, what: &str, why: impl ToString) {
+    pub fn missing(&mut self, what: &str, why: &dyn Display) {
         self.missing.push((what.to_owned(), why.to_string()));
     }
 
@@ -263,7 +263,8 @@ mod tests {
     fn the_end_of_a_log_is_whole_lines() {
         assert_eq!(tail(""), "");
         assert_eq!(tail("a\nb\n"), "a\nb\n");
-        let many: String = (0..LOG_LINES + 2).map(|n| format!("{n}\n")).collect();
+        let many: Vec<String> = (0..LOG_LINES + 2).map(|n| n.to_string()).collect();
+        let many = many.join("\n") + "\n";
         assert!(tail(&many).starts_with("2\n") && tail(&many).ends_with("5001\n"));
         let long = format!("{}\nlast\n", "ä".repeat(LOG_BYTES));
         assert_eq!(tail(&long), "last\n");

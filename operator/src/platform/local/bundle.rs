@@ -25,12 +25,12 @@ pub async fn collect(layout: &Layout, bundle: &mut Bundle) -> Result<(), BundleE
                 match fs::read_to_string(entry.path()) {
                     Ok(secret) => bundle.hide(&secret),
                     Err(error) => {
-                        bundle.missing(&format!("{} (to take it out)", entry.path().display()), error)
+                        bundle.missing(&format!("{} (to take it out)", entry.path().display()), &error);
                     }
                 }
             }
         }
-        Err(error) => bundle.missing("secrets (to take them out)", error),
+        Err(error) => bundle.missing("secrets (to take them out)", &error),
     }
     match Client::new(layout).status().await {
         Ok(status) => {
@@ -49,12 +49,12 @@ pub async fn collect(layout: &Layout, bundle: &mut Bundle) -> Result<(), BundleE
             for (file, answer) in answers.await {
                 match answer {
                     Some((200, text)) => bundle.text(&file, &text)?,
-                    Some((code, _)) => bundle.missing(&file, format!("it answered {code}")),
-                    None => bundle.missing(&file, "no answer within a second"),
+                    Some((code, _)) => bundle.missing(&file, &format!("it answered {code}")),
+                    None => bundle.missing(&file, &"no answer within a second"),
                 }
             }
         }
-        Err(error) => bundle.missing("status", error),
+        Err(error) => bundle.missing("status", &error),
     }
     folder(layout.root(), layout.root(), DEPTH, bundle)
 }
@@ -64,7 +64,7 @@ fn folder(root: &Path, at: &Path, depth: usize, bundle: &mut Bundle) -> Result<(
     let mut entries: Vec<_> = match fs::read_dir(at) {
         Ok(entries) => entries.flatten().collect(),
         Err(error) => {
-            bundle.missing(&shown(at), error);
+            bundle.missing(&shown(at), &error);
             return Ok(());
         }
     };
@@ -79,7 +79,7 @@ fn folder(root: &Path, at: &Path, depth: usize, bundle: &mut Bundle) -> Result<(
         } else if kind.is_file() && SHOWN.iter().any(|end| name.ends_with(end)) {
             match read_end(&path) {
                 Ok(text) => bundle.log(&format!("files/{}", shown(&path)), &text)?,
-                Err(error) => bundle.missing(&shown(&path), error),
+                Err(error) => bundle.missing(&shown(&path), &error),
             }
         }
     }

@@ -49,15 +49,15 @@ impl Remote {
         }
         match self.cluster.client.apiserver_version().await {
             Ok(version) => bundle.yaml("apiserver-version.yaml", &version)?,
-            Err(error) => bundle.missing("the API server's version", words(&error)),
+            Err(error) => bundle.missing("the API server's version", &words(&error)),
         }
         match self.status().await {
             Ok(status) => bundle.yaml("status.yaml", &status)?,
-            Err(error) => bundle.missing("status", error),
+            Err(error) => bundle.missing("status", &error),
         }
         match self.api::<crds::MultiActiveStore>().get(&self.name).await {
             Ok(store) => bundle.yaml(&file_of("MultiActiveStore", &self.name), &clean(&store))?,
-            Err(error) => bundle.missing("MultiActiveStore", words(&error)),
+            Err(error) => bundle.missing("MultiActiveStore", &words(&error)),
         }
         let mut found_operator = None;
         for kind in KINDS {
@@ -79,7 +79,7 @@ impl Remote {
         let pods = match self.api::<Pod>().list(&self.ours()).await {
             Ok(list) => list.items,
             Err(error) => {
-                bundle.missing("Pod", words(&error));
+                bundle.missing("Pod", &words(&error));
                 Vec::new()
             }
         };
@@ -118,7 +118,7 @@ impl Remote {
                 }
                 Err(error) => bundle.missing(
                     &format!("Secret {name}"),
-                    format!(
+                    &format!(
                         "{} (passwords in it that somebody has logged could not be looked for)",
                         words(&error)
                     ),
@@ -134,7 +134,7 @@ impl Remote {
         match api.list(&self.ours()).await {
             Ok(list) => list.items,
             Err(error) => {
-                bundle.missing(&resource.kind, words(&error));
+                bundle.missing(&resource.kind, &words(&error));
                 Vec::new()
             }
         }
@@ -145,7 +145,7 @@ impl Remote {
         let events = match self.api::<Event>().list(&ListParams::default()).await {
             Ok(list) => list.items,
             Err(error) => {
-                bundle.missing("Event", words(&error));
+                bundle.missing("Event", &words(&error));
                 return Ok(());
             }
         };
@@ -187,7 +187,7 @@ impl Remote {
                     };
                     match api.logs(name, &wanted).await {
                         Ok(text) => bundle.log(&file, &text)?,
-                        Err(error) => bundle.missing(&file, words(&error)),
+                        Err(error) => bundle.missing(&file, &words(&error)),
                     }
                 }
             }
@@ -206,7 +206,7 @@ impl Remote {
         for (file, answer) in answers.await {
             match answer {
                 Ok(text) => bundle.text(&file, &text)?,
-                Err(error) => bundle.missing(&file, error),
+                Err(error) => bundle.missing(&file, &error),
             }
         }
         Ok(())
@@ -218,7 +218,7 @@ impl Remote {
         match deployments.list(&params).await {
             Ok(list) if list.items.is_empty() => {
                 bundle
-                    .missing("the operator", format!("no Deployment {OPERATOR} in namespace '{namespace}'"));
+                    .missing("the operator", &format!("no Deployment {OPERATOR} in namespace '{namespace}'"));
             }
             Ok(list) => {
                 for deployment in list.items {
@@ -227,13 +227,13 @@ impl Remote {
                         .yaml(&format!("operator/{}", file_of("Deployment", &name)), &clean(&deployment))?;
                 }
             }
-            Err(error) => bundle.missing("the operator's Deployment", words(&error)),
+            Err(error) => bundle.missing("the operator's Deployment", &words(&error)),
         }
         let api: Api<Pod> = Api::namespaced(self.cluster.client.clone(), namespace);
         match api.list(&params).await {
             Ok(list) => self.pods(&api, &list.items, "operator/", bundle).await,
             Err(error) => {
-                bundle.missing("the operator's pods", words(&error));
+                bundle.missing("the operator's pods", &words(&error));
                 Ok(())
             }
         }

@@ -270,17 +270,22 @@ fn render(fates: &[(Object, Fate)]) -> String {
                 "conflict   {shown} belongs to somebody else and would be left alone: rename the store, or remove it"
             ),
             Fate::Unknown(why) => writeln!(text, "unknown    {shown}: {why}"),
-            Fate::Changed(fields) => writeln!(text, "changed    {shown}").map(|()| {
-                for line in fields.iter().flat_map(|field| describe(object.kind, field)) {
-                    let _ = writeln!(text, "             {line}");
+            Fate::Changed(fields) => {
+                let mut lines: Vec<String> =
+                    fields.iter().flat_map(|field| describe(object.kind, field)).collect();
+                if lines.is_empty() {
+                    lines.push("a field that is no longer set".into());
                 }
-            }),
+                writeln!(text, "changed    {shown}\n             {}", lines.join("\n             "))
+            }
         };
     }
     if unchanged == fates.len() {
         return "nothing changes\n".into();
     }
-    let _ = writeln!(text, "unchanged  {unchanged} objects");
+    if unchanged > 0 {
+        let _ = writeln!(text, "unchanged  {unchanged} more");
+    }
     for line in consequences(fates) {
         let _ = writeln!(text, "{line}");
     }
@@ -343,11 +348,9 @@ const LINES: usize = 4;
 /// One changed field. Of Secrets never what is in them.
 fn describe(kind: Kind, field: &Field) -> Vec<String> {
     let path = &field.path;
-    if path.contains("multiactive.dev/config") {
-        return Vec::new(); // a digest of what is shown with its ConfigMap
-    }
-    if path.contains("multiactive.dev/applied") {
-        return vec!["a field that is no longer set".into()];
+    // Digests: of a configuration, which is shown with its ConfigMap, and of all that was applied last.
+    if ["multiactive.dev/config", "multiactive.dev/applied"].iter().any(|digest| path.contains(digest)) {
+        return Vec::new();
     }
     if kind == Kind::Secret {
         return vec![path.clone()];
@@ -446,7 +449,7 @@ mod tests {
                 "changed    Deployment p",
                 "             spec.template.spec.containers[redis].resources.limits.memory: 205Mi -> 256Mi",
                 "created    StatefulSet n",
-                "unchanged  1 objects",
+                "unchanged  1 more",
                 "Restart pending: these pods keep running as they are until somebody deletes them, one at a time, replicas before masters: r-0, r-1",
                 "Rolling: Kubernetes replaces the pods of these Deployments, one after the other: p",
                 "Volumes grow, around running pods: r",

@@ -118,13 +118,13 @@ fn build_region(seen: &Seen, store: &str, name: &str) -> RegionStatus {
 
 /// What the store's own status says of a region whose row cannot be read.
 fn from_summary(store: &MultiActiveStore, name: &str) -> StoreRegionStatus {
-    let summaries = store.status.iter().flat_map(|status| &status.regions);
-    let known = summaries.filter(|region| region.name == name).map(|region| StoreRegionStatus {
+    let mut summaries = store.status.iter().flat_map(|status| &status.regions);
+    let known = summaries.find(|region| region.name == name).map(|region| StoreRegionStatus {
         phase: region.phase,
         endpoint: region.endpoint.clone(),
         ..StoreRegionStatus::default()
     });
-    known.last().unwrap_or_default()
+    known.unwrap_or_default()
 }
 
 /// A link as the operator wrote it, rounded up.
@@ -199,14 +199,14 @@ fn build_process(pod: &Pod) -> Option<ProcessRow> {
             format!("{region}/proxy-{}", name.rsplit_once("--proxy-").map_or(last, |(_, end)| end))
         }
     };
-    let port = match part {
+    let listens = match part {
         Part::Redis => build::redis_port(),
         Part::Broker => build::broker_ports().0,
         Part::Proxy => build::admin_port(),
     };
     let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
     let container = statuses.into_iter().flatten().find(|container| container.name == part.as_str());
-    let process = PodProcess::of(pod, part, port);
+    let process = PodProcess::of(pod, part, listens);
     let restarts = container.map_or(0, |container| container.restart_count.unsigned_abs());
     let last_exit = container.and_then(last_exit);
     Some(ProcessRow {
@@ -221,7 +221,7 @@ fn build_process(pod: &Pod) -> Option<ProcessRow> {
         ready: process.ready,
         restarts,
         last_exit,
-        port: Some(port),
+        port: Some(listens),
         folder: String::new(),
         pod: Some(name.to_owned()),
     })
