@@ -1,6 +1,6 @@
 //! The command line: flags, help and completion come from here alone.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
@@ -63,11 +63,11 @@ pub(crate) enum Called {
 
 impl Called {
     pub(crate) fn now() -> Self {
-        Self::by(std::env::args_os().next().map(PathBuf::from))
+        Self::by(std::env::args_os().next().as_deref().map(Path::new))
     }
 
-    fn by(path: Option<PathBuf>) -> Self {
-        let name = path.as_ref().and_then(|path| path.file_name()).map(|name| name.to_string_lossy());
+    fn by(path: Option<&Path>) -> Self {
+        let name = path.and_then(Path::file_name).map(|name| name.to_string_lossy());
         if name.is_some_and(|name| name.starts_with("kubectl-mas")) { Self::Plugin } else { Self::Masctl }
     }
 
@@ -411,7 +411,7 @@ mod tests {
 
     #[test]
     fn the_plugin_is_known_by_its_name() {
-        let by = |path: &str| Called::by(Some(path.into()));
+        let by = |path: &str| Called::by(Some(Path::new(path)));
         assert_eq!(
             (by("/usr/local/bin/kubectl-mas"), by("kubectl-mas.exe")),
             (Called::Plugin, Called::Plugin)

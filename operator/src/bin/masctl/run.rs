@@ -209,7 +209,9 @@ fn say_up(status: &StoreStatus, has_auth: bool, layout: &Layout) {
     let _ = writeln!(out, "{} is up", status.store);
     let mut endpoints = of_machine(status, layout);
     if !has_auth {
-        endpoints.iter_mut().for_each(|endpoint| endpoint.login = None);
+        for endpoint in &mut endpoints {
+            endpoint.login = None;
+        }
     }
     let _ = write!(out, "{}", table::endpoints(&endpoints));
 }

@@ -91,7 +91,9 @@ pub(crate) fn status(status: &StoreStatus) -> String {
             ]
         }));
     }
-    shards.iter_mut().for_each(|row| row.truncate(columns));
+    for row in &mut shards {
+        row.truncate(columns);
+    }
     let _ = write!(text, "\n{}", table(&shards));
     if status.regions.iter().any(|region| !region.links.is_empty()) {
         let mut links = vec![row(&["READS", "FROM", "STATE", "LAG", "EFFECTS", "BACKLOG"])];
