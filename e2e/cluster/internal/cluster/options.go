@@ -23,6 +23,7 @@ type Options struct {
 	Logs          string            // a folder that is kept; "" puts the logs into Dir, where they end with the cluster
 	Audit         bool              // record every request
 	Nodes         int               // how many nodes; 0 is the control plane alone
+	Regions       []string          // names of the nodes' regions, in their order; region-N where there is none
 	APIServerArgs []string          // further arguments of kube-apiserver
 	Owner         *process.Identity // the cluster ends when this process has ended
 	Lifetime      time.Duration     // the cluster ends after this time, if it is not 0

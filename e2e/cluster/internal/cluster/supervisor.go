@@ -137,7 +137,7 @@ func (s *supervisor) start(ctx context.Context) error {
 		s.record.Audit = s.layout.Audit()
 	}
 	if s.options.Nodes > 0 {
-		s.record.Nodes = node.NewPlan(s.layout.Dir, s.options.Nodes)
+		s.record.Nodes = node.NewPlan(s.layout.Dir, s.options.Nodes, s.options.Regions)
 		taken, err := net.InterfaceAddrs()
 		if err != nil {
 			return fmt.Errorf("choosing the nodes' addresses: %w", err)

@@ -121,6 +121,7 @@ func (e Environment) up(args []string) (int, error) {
 	owner := set.Int("owner-pid", 0, "")
 	lifetime := set.Int("lifetime", 0, "")
 	nodes := set.Int("nodes", 0, "")
+	regions := set.String("regions", "", "")
 	audit := set.Bool("audit", false, "")
 	logs := set.String("logs", "", "")
 	timeout := set.Int("timeout", 120, "")
@@ -130,6 +131,7 @@ func (e Environment) up(args []string) (int, error) {
 	}
 	options := cluster.Options{
 		Dir: dir, Name: *set.name, Version: e.Version, Audit: *audit, Nodes: *nodes, APIServerArgs: apiServerArgs,
+		Regions:  strings.FieldsFunc(*regions, func(r rune) bool { return r == ',' }),
 		Lifetime: time.Duration(*lifetime) * time.Second, Timeout: time.Duration(*timeout) * time.Second,
 	}
 	if *logs != "" {

@@ -18,6 +18,7 @@ Every command but kubectl takes
 
 up takes
   --nodes N              with N nodes, node-1 in region-1 and so on (0: pods stay Pending; needs root and containerd)
+  --regions A,B          the nodes' regions have these names, in their order
   --foreground           stay; Ctrl-C ends the cluster
   --owner-pid PID        the cluster ends when this process has ended, however it ended
   --lifetime SECONDS     the cluster ends by itself after this time

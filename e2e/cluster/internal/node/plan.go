@@ -20,8 +20,8 @@ type Plan struct {
 	Regions []string `json:"regions"`
 }
 
-// NewPlan plans the nodes node-1 and so on of the cluster in a folder. Each is a region of its own.
-func NewPlan(dir string, count int) Plan {
+// NewPlan plans the nodes node-1 and so on of the cluster in a folder. Each is a region of its own: those named, and region-N.
+func NewPlan(dir string, count int, regions []string) Plan {
 	hash := fnv.New32a()
 	_, _ = hash.Write([]byte(dir))
 	sum := hash.Sum32()
@@ -29,7 +29,11 @@ func NewPlan(dir string, count int) Plan {
 	plan := Plan{ID: fmt.Sprintf("mas%06x", sum&0xffffff), Network: 128 + int(sum>>24)%128}
 	for i := range count {
 		plan.Names = append(plan.Names, fmt.Sprintf("node-%d", i+1))
-		plan.Regions = append(plan.Regions, fmt.Sprintf("region-%d", i+1))
+		region := fmt.Sprintf("region-%d", i+1)
+		if i < len(regions) {
+			region = regions[i]
+		}
+		plan.Regions = append(plan.Regions, region)
 	}
 	return plan
 }

@@ -10,7 +10,7 @@ import (
 
 func TestNamesFitTheKernelAndAddressesDoNotMeetServices(t *testing.T) {
 	for _, dir := range []string{"/a", "/b", "/a/very/long/folder/name/that/says/nothing"} {
-		plan := NewPlan(dir, 9)
+		plan := NewPlan(dir, 9, nil)
 		if len(plan.Veth(8)) > 15 {
 			t.Errorf("%s: %s is too long for a network device", dir, plan.Veth(8))
 		}
@@ -24,7 +24,7 @@ func TestNamesFitTheKernelAndAddressesDoNotMeetServices(t *testing.T) {
 }
 
 func TestTwoClustersHaveTwoNetworks(t *testing.T) {
-	first := NewPlan("/a", 1)
+	first := NewPlan("/a", 1, nil)
 	second := first
 	second.Avoid([]net.Addr{&net.IPNet{IP: net.ParseIP(first.Host()), Mask: net.CIDRMask(24, 32)}})
 	if second.Network == first.Network || second.Network < 128 || second.Network > 255 {
