@@ -16,6 +16,9 @@ JOBS_SIM ?= $(shell nproc 2>/dev/null || echo 1)
 # How long `make fuzz` runs each target.
 SECONDS_FUZZ ?= 20
 
+# Where `make install` puts the programs.
+PREFIX ?= /usr/local/bin
+
 # Options of `make images`.
 IMAGES ?=
 
@@ -23,7 +26,7 @@ IMAGES ?=
 MINUTES ?= 2
 JEPSEN ?=
 
-.PHONY: help setup build demo test sim soak jepsen mutations fuzz fuzz-corpus lint bench scale generate images cluster-up cluster-down cluster-test clean
+.PHONY: help setup build install demo test sim soak jepsen mutations fuzz fuzz-corpus lint bench scale generate images cluster-up cluster-down cluster-test clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -34,6 +37,12 @@ setup: ## Install the system packages that are missing (or say which)
 build: setup ## Build the engine module, the proxy and masctl (release)
 	@echo "== build: engine module, proxy, masctl (release; the first build takes some minutes)"
 	cargo build --release -p mas-engine -p mas-proxy -p operator -p e2e
+
+install: build ## masctl (also as kubectl's plugin kubectl-mas), the proxy and the engine into PREFIX (/usr/local/bin)
+	install -d "$(PREFIX)"
+	install -m 755 "$(RELEASE)/masctl" "$(RELEASE)/mas-proxy" "$(PREFIX)"
+	install -m 644 "$(RELEASE)/libmas_engine.so" "$(PREFIX)"
+	ln -sf masctl "$(PREFIX)/kubectl-mas"
 
 demo: build ## Two regions on this machine: write in both, cut, conflict, heal, compare (stays up at a terminal)
 	@echo "== demo: two regions, real servers, one story"

@@ -5,6 +5,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub mod admin;
+pub mod bundle;
 pub mod cluster;
 pub mod keyspace;
 pub mod ledger;

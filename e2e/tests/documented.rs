@@ -24,7 +24,7 @@ enum How {
 use How::{Covered, Run, RunAs};
 
 /// In the order in which they are run.
-const COMMANDS: [(&str, How); 39] = [
+const COMMANDS: [(&str, How); 46] = [
     ("make test", Covered("this test is a part of it; .ci/run runs it")),
     ("make bench", Covered("some five minutes of load; its program is asked for its options below")),
     (
@@ -75,6 +75,26 @@ const COMMANDS: [(&str, How); 39] = [
     ("tools/cluster down --name three", Covered("make cluster-test, as root and with containerd")),
     ("tools/cluster status", Covered("make cluster-test asks for it")),
     ("make cluster-down", Covered("make cluster-test ends what it started")),
+    // Without the release build, into a folder of this test.
+    (
+        "make install",
+        RunAs(
+            "make -o build install RELEASE=target/release/ PREFIX=$MAS_STATE_DIR.bin && \
+             $MAS_STATE_DIR.bin/kubectl-mas --help | grep 'kubectl mas status'",
+        ),
+    ),
+    ("kubectl mas status", Covered("the tests of operator and pods run kubectl with the plugin")),
+    ("kubectl mas plan -f examples/two-regions.yaml", Covered("the operator's tests plan")),
+    ("kubectl mas top", Covered("the test of pods asks for two rounds, under load")),
+    ("kubectl mas endpoints beijing", Covered("the operator's tests ask for endpoints")),
+    (
+        "kubectl mas support-bundle",
+        Covered("the tests of operator and pods make bundles, and look into them"),
+    ),
+    (
+        "masctl --namespace prod --context cn-north status --watch",
+        Covered("it runs until stopped; the operator's tests ask once"),
+    ),
     ("make demo", RunAs("CI=true demo")),
     ("make bench BENCH=--help", RunAs("bench --help")),
     ("target/release/masctl up -f examples/two-regions.yaml --detach", Run),

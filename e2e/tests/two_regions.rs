@@ -66,6 +66,23 @@ fn written_in_one_read_in_both() {
         assert!(!region["links"][0][field].is_null(), "{field} is missing in {region}");
     }
 
+    // A support bundle tells it all, without passwords.
+    let file = store.state_dir().with_extension("tar.gz");
+    store.masctl(&["support-bundle", "-o", &file.display().to_string()]).unwrap();
+    let texts = e2e::bundle::unpack(&file).unwrap();
+    let secrets = std::fs::read_dir(store.state_dir().join("secrets")).unwrap();
+    let secrets: Vec<String> = secrets
+        .map(|secret| std::fs::read_to_string(secret.unwrap().path()).unwrap().trim().to_owned())
+        .collect();
+    e2e::bundle::check_hidden(&texts, &secrets).unwrap();
+    assert!(texts["README.txt"].contains("Everything could be read."), "{}", texts["README.txt"]);
+    let shown = |name: &str, words: &str| assert!(texts[name].contains(words), "no {words} in {name}");
+    shown("files/state.json", "\"founded\"");
+    shown("files/east/shard-0/redis-0/redis.conf", "***");
+    shown("files/east/proxy-0/log", "INFO");
+    shown("proxies/west/proxy-1/metrics.txt", "mas_proxy_connections");
+    shown("status.yaml", "phase: Active");
+
     // Down and up: the same endpoints, the same data, and still one store.
     let before = keyspace::wait_equal(&store, "*", SOON).unwrap();
     let endpoints = [store.endpoint("east").to_owned(), store.endpoint("west").to_owned()];

@@ -1,8 +1,10 @@
 //! Runs multi-active stores: the procedures, written once, and the platforms that carry them out.
 
+pub mod bundle;
 mod health;
 pub mod platform;
 mod render;
+pub mod view;
 
 /// The procedures are in the core, where the simulator runs them too.
 pub use mas_core::procedures;

@@ -189,24 +189,54 @@ impl Cluster {
 
     /// A kubeconfig of the operator of one namespace: it may do there what its role allows, and nothing else.
     fn operators_kubeconfig(&self, namespace: &str) -> Result<PathBuf> {
-        let path = self.folder.join(format!("{namespace}.kubeconfig"));
         if self.audit.is_none() {
             return Ok(self.kubeconfig.clone());
         }
+        self.kubeconfig_of(
+            &format!("operator-{namespace}"),
+            namespace,
+            &["multiactive-operator", "multiactive-operator-lease"],
+        )
+    }
+
+    /// A kubeconfig of a user who may do in a namespace what these ClusterRoles allow, and nothing else. Not for a cluster that `KUBECONFIG`
+    /// names.
+    pub fn kubeconfig_of(&self, user: &str, namespace: &str, roles: &[&str]) -> Result<PathBuf> {
+        let path = self.folder.join(format!("{user}.{namespace}.kubeconfig"));
         if !path.exists() {
-            let user = format!("operator-{namespace}");
-            for role in ["multiactive-operator", "multiactive-operator-lease"] {
+            for role in roles {
                 let (role_arg, user_arg) = (format!("--clusterrole={role}"), format!("--user={user}"));
-                self.kubectl(&["create", "rolebinding", role, &role_arg, &user_arg, "-n", namespace])?;
+                let name = format!("{user}-{role}");
+                self.kubectl(&["create", "rolebinding", &name, &role_arg, &user_arg, "-n", namespace])?;
             }
-            let output = Command::new(&self.tool)
-                .args(["kubeconfig", "--user", &user, "--dir"])
-                .arg(self.folder.join("cluster"))
-                .output()?;
-            ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-            std::fs::write(&path, output.stdout)?;
+            let text = self.tool(&["kubeconfig", "--user", user])?;
+            std::fs::write(&path, text)?;
         }
         Ok(path)
+    }
+
+    /// The administrator's.
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
+    /// Runs kubectl with masctl as its plugin in PATH: `kubectl mas ...`.
+    pub fn kubectl_mas(&self, args: &[&str]) -> Result<String> {
+        let folder = self.folder.join("plugins");
+        let link = folder.join("kubectl-mas");
+        if !link.exists() {
+            std::fs::create_dir_all(&folder)?;
+            std::os::unix::fs::symlink(program("masctl")?, &link)?;
+        }
+        let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap_or_default());
+        let output = Command::new(&self.tool)
+            .args(["kubectl", "mas"])
+            .args(args)
+            .env("PATH", path)
+            .env("KUBECONFIG", &self.kubeconfig)
+            .output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim());
+        Ok(String::from_utf8(output.stdout)?)
     }
 }
 
@@ -276,12 +306,42 @@ impl Namespace {
 
     /// Requests that this namespace's operator has made, from the `skip`ped first lines of the log on.
     pub fn requests(&self, skip: usize) -> Result<Vec<Value>> {
+        self.requests_of(&format!("operator-{}", self.name), skip)
+    }
+
+    /// Requests of another user, likewise.
+    pub fn requests_of(&self, user: &str, skip: usize) -> Result<Vec<Value>> {
         let log = self.cluster.audit.as_ref().context("this cluster writes no log of requests")?;
-        let user = format!("operator-{}", self.name);
         let text = std::fs::read_to_string(log)?;
-        let lines = text.lines().skip(skip).filter(|line| line.contains(&user));
+        let lines = text.lines().skip(skip).filter(|line| line.contains(user));
         let events = lines.filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        Ok(events.filter(|event| event["user"]["username"] == user.as_str()).collect())
+        Ok(events.filter(|event| event["user"]["username"] == user).collect())
+    }
+
+    /// Runs masctl about this namespace, as the administrator.
+    pub fn masctl(&self, args: &[&str]) -> Result<Said> {
+        self.masctl_as(&self.cluster.kubeconfig, args)
+    }
+
+    /// As [`Namespace::masctl`], with another kubeconfig.
+    pub fn masctl_as(&self, kubeconfig: &Path, args: &[&str]) -> Result<Said> {
+        let output = Command::new(program("masctl")?)
+            .args(["--namespace", &self.name, "--kubeconfig"])
+            .arg(kubeconfig)
+            .args(args)
+            .output()?;
+        Ok(Said {
+            code: output.status.code(),
+            out: String::from_utf8(output.stdout)?,
+            err: String::from_utf8(output.stderr)?,
+        })
+    }
+
+    /// The values of the store's passwords.
+    pub fn passwords(&self, store: &str) -> Result<Vec<String>> {
+        let secret = self.get("secret", &format!("{store}--credentials"))?;
+        let data = secret["data"].as_object().context("no data")?;
+        data.values().filter_map(Value::as_str).map(deployed::decode).collect()
     }
 
     /// Lines of the log of requests until now.
@@ -289,6 +349,17 @@ impl Namespace {
         let log = self.cluster.audit.as_ref().context("this cluster writes no log of requests")?;
         Ok(std::fs::read_to_string(log)?.lines().count())
     }
+}
+
+/// What a program has said, and its exit code.
+#[derive(Debug)]
+pub struct Said {
+    /// Its exit code.
+    pub code: Option<i32>,
+    /// On stdout.
+    pub out: String,
+    /// On stderr.
+    pub err: String,
 }
 
 /// A running operator; dropping it kills it.
@@ -334,8 +405,11 @@ impl Drop for Operator {
 
 /// The operator beside this program: in its folder, or, for a test, in the one above.
 fn operator_program() -> Result<PathBuf> {
+    program("operator")
+}
+
+fn program(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe()?;
-    let found =
-        own.ancestors().skip(1).take(2).map(|folder| folder.join("operator")).find(|file| file.is_file());
-    found.with_context(|| format!("no operator beside {}: cargo build --workspace --bins", own.display()))
+    let found = own.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|file| file.is_file());
+    found.with_context(|| format!("no {name} beside {}: cargo build --workspace --bins", own.display()))
 }

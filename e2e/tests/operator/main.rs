@@ -5,6 +5,7 @@
 
 mod changes;
 mod crashes;
+mod masctl;
 mod objects;
 mod older;
 mod quiet;

@@ -19,6 +19,14 @@ fn older_objects_are_served_or_say_what_to_mend() {
         json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
     definition["metadata"] = json!({"name": definition["metadata"]["name"]});
     cluster.kubectl(&["delete", "crd", "multiactivestores.multiactive.dev"]).unwrap();
+    // Without any, masctl says what to install.
+    let nowhere = cluster.namespace("nowhere").unwrap();
+    e2e::wait::wait_until("the definition's end", LIMIT, || {
+        let said = nowhere.masctl(&["status"]).map_err(|error| error.to_string())?;
+        let is_known = said.code == Some(1) && said.err.contains("operator crds | kubectl apply");
+        if is_known { Ok(()) } else { Err(format!("{said:?}")) }
+    })
+    .unwrap();
     cluster.apply("default", &definition.to_string()).unwrap();
     cluster.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"]).unwrap();
     let namespace = cluster.namespace("older").unwrap();

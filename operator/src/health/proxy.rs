@@ -13,6 +13,18 @@ pub(crate) struct ProxyReport {
     pub(crate) ready: bool,
     pub(crate) links: Vec<LinkReport>,
     pub(crate) ack: AckReport,
+    pub(crate) shards: Vec<ShardReport>,
+}
+
+/// One shard of its own region, as a proxy sees it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct ShardReport {
+    pub(crate) shard: u16,
+    pub(crate) incarnation: Option<String>,
+    pub(crate) epoch: u64,
+    /// `Serving`, or `Unavailable`.
+    pub(crate) state: String,
 }
 
 /// One peer's stream of one shard, as a proxy sees it.
@@ -40,10 +52,15 @@ pub(crate) struct AckReport {
 pub(crate) async fn fetch_report(admin: &str) -> ProxyReport {
     let (ready, status) = tokio::join!(http::get(admin, "/readyz"), http::get(admin, "/status"));
     let report = match status {
-        Some((200, body)) => serde_json::from_str(&body).unwrap_or_default(),
+        Some((200, body)) => parse_report(&body).unwrap_or_default(),
         Some(_) | None => ProxyReport::default(),
     };
     ProxyReport { ready: ready.is_some_and(|(code, _)| code == 200), ..report }
+}
+
+/// What `GET /status` answers.
+pub(crate) fn parse_report(body: &str) -> Option<ProxyReport> {
+    serde_json::from_str(body).ok()
 }
 
 /// The metrics of the proxy with this admin endpoint (`host:port`), in Prometheus' text format; nothing if it does not answer in time.

@@ -13,24 +13,25 @@ use crate::procedures::shard::Seen;
 pub struct ShardStatus {
     /// Its number.
     pub shard: u16,
-    /// Its master, `host:port`.
+    /// Its master, `host:port`; in a cluster its pod.
     pub master: Option<String>,
     /// The master's epoch.
     pub epoch: u64,
     /// The master's incarnation.
     pub incarnation: String,
-    /// Its replicas that are in sync, `host:port`.
+    /// Its replicas that are in sync, likewise; `?` for one whose name is not known.
     pub replicas: Vec<String>,
-    /// `fenced`, `recovering`, `serving`, or `none` without a master.
+    /// `fenced`, `recovering`, `serving`, or `none` without a master; `unknown` where nobody says.
     pub state: String,
     /// The region's own stream was read back.
     pub recovered: bool,
-    /// Number of the last effect issued in this incarnation.
-    pub seq: u64,
+    /// Number of the last effect issued in this incarnation. This and what follows is known on this machine alone, where engines
+    /// are asked.
+    pub seq: Option<u64>,
     /// Effects that the broker has not confirmed.
-    pub outbox_effects: u64,
+    pub outbox_effects: Option<u64>,
     /// Keys.
-    pub keys: u64,
+    pub keys: Option<u64>,
 }
 
 /// One peer's streams, the worst of all shards.
@@ -87,9 +88,9 @@ pub(crate) fn build_shard(
         }
         .to_owned(),
         recovered: identity.is_some_and(|id| id.recovered),
-        seq: identity.map_or(0, |id| id.seq),
-        outbox_effects: identity.map_or(0, |id| id.outbox_effects),
-        keys: identity.map_or(0, |id| id.keys),
+        seq: Some(identity.map_or(0, |id| id.seq)),
+        outbox_effects: Some(identity.map_or(0, |id| id.outbox_effects)),
+        keys: Some(identity.map_or(0, |id| id.keys)),
     }
 }
 

@@ -34,7 +34,8 @@ pub fn free_port() -> u16 {
     let first = std::process::id().wrapping_mul(37);
     for _ in 0..PORTS.len() {
         let n = first.wrapping_add(ASKED.fetch_add(1, Ordering::Relaxed));
-        let port = PORTS.start + u16::try_from(n % u32::from(PORTS.end - PORTS.start)).expect("less than a port");
+        let port =
+            PORTS.start + u16::try_from(n % u32::from(PORTS.end - PORTS.start)).expect("less than a port");
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;
         }

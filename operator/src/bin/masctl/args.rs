@@ -1,15 +1,17 @@
 //! The command line: flags, help and completion come from here alone.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use operator::platform::kubernetes::Access;
 
 /// Runs and inspects multi-active stores: Redis-compatible, open for reads and writes in several regions at once.
 ///
 /// `masctl up` starts a store on this machine from the same manifest that a cluster takes: real redis-server shards
 /// with replicas, a real RabbitMQ broker and proxies for every region, as child processes on loopback addresses. The
-/// other commands talk to a store that is up.
+/// other commands talk to a store that is up; with --namespace, --context or --kubeconfig, to one in a cluster.
 #[derive(Debug, Parser)]
 #[command(name = "masctl", version, propagate_version = true, after_help = EXAMPLES, max_term_width = 110)]
 pub(crate) struct Args {
@@ -28,18 +30,140 @@ Examples:
   masctl cut beijing shanghai                     cut the network between two regions ...
   masctl heal beijing shanghai                    ... and give it back
   masctl down --delete-data                       end it, and forget it
+  masctl --namespace prod status                  the same, of a store in a cluster
 
 Exit codes: 0 done, 1 failed, 2 usage, 64 bad configuration.";
+
+const ABOUT_PLUGIN: &str = "Inspects multi-active stores of a cluster: Redis-compatible, open for reads and writes in several regions at once";
+const LONG_ABOUT_PLUGIN: &str = "\
+Inspects multi-active stores of a cluster: Redis-compatible, open for reads and writes in several regions at once.
+
+Reads with your rights, through the kubeconfig's current context and namespace unless others are named, and changes nothing. \
+(It is masctl under another name, which also runs stores on this machine.)";
+
+const EXAMPLES_PLUGIN: &str = "\
+Examples:
+  kubectl mas status                              how the store of this namespace is
+  kubectl mas status -n prod --store shop --watch the same, of another one, again and again
+  kubectl mas plan -f store.yaml                  what applying a manifest would change and restart
+  kubectl mas top                                 live rates and lags
+  kubectl mas endpoints beijing                   where clients of a region connect
+  kubectl mas support-bundle                      all that tells how it is, without passwords
+
+Exit codes: 0 done, 1 failed, 2 usage, 64 bad configuration.";
+
+/// The name that this program was called by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Called {
+    /// For stores on this machine, unless a cluster is named.
+    Masctl,
+    /// kubectl's plugin: for stores in a cluster.
+    Plugin,
+}
+
+impl Called {
+    pub(crate) fn now() -> Self {
+        Self::by(std::env::args_os().next().as_deref().map(Path::new))
+    }
+
+    fn by(path: Option<&Path>) -> Self {
+        let name = path.and_then(Path::file_name).map(|name| name.to_string_lossy());
+        if name.is_some_and(|name| name.starts_with("kubectl-mas")) { Self::Plugin } else { Self::Masctl }
+    }
+
+    /// As people write it.
+    pub(crate) const fn words(self) -> &'static str {
+        match self {
+            Self::Masctl => "masctl",
+            Self::Plugin => "kubectl mas",
+        }
+    }
+
+    /// As the program's file is called.
+    pub(crate) const fn file(self) -> &'static str {
+        match self {
+            Self::Masctl => "masctl",
+            Self::Plugin => "kubectl-mas",
+        }
+    }
+
+    /// The command line under this name.
+    pub(crate) fn command(self) -> clap::Command {
+        match self {
+            Self::Masctl => Args::command(),
+            Self::Plugin => Args::command()
+                .name(self.file())
+                .bin_name(self.words())
+                .display_name(self.words())
+                .about(ABOUT_PLUGIN)
+                .long_about(LONG_ABOUT_PLUGIN)
+                .after_help(EXAMPLES_PLUGIN),
+        }
+    }
+}
+
+/// Reads the command line.
+pub(crate) fn parse(called: Called) -> Result<Args, clap::Error> {
+    read(called, called.command().try_get_matches()?)
+}
+
+fn read(called: Called, mut matches: ArgMatches) -> Result<Args, clap::Error> {
+    // A variable that is set for stores on this machine says nothing of those in a cluster.
+    let state_dir = matches.value_source("state_dir") == Some(ValueSource::CommandLine);
+    let mut args = Args::from_arg_matches_mut(&mut matches)?;
+    let place = &mut args.place;
+    let in_cluster = called == Called::Plugin || place.names_a_cluster();
+    let conflict = if state_dir && in_cluster {
+        Some(
+            "--state-dir is of stores on this machine, not in a cluster: leave it out, or --context, --namespace and --kubeconfig",
+        )
+    } else if place.state_dir.is_some() && place.store.is_some() && !in_cluster {
+        Some("--state-dir (or MAS_STATE_DIR) names one store, and --store another way: leave one of them out")
+    } else {
+        None
+    };
+    if let Some(words) = conflict {
+        return Err(called.command().error(clap::error::ErrorKind::ArgumentConflict, words));
+    }
+    if in_cluster {
+        place.state_dir = None;
+    }
+    Ok(args)
+}
 
 /// Which store.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Place {
-    /// Folder in which the store keeps everything [default: multiactive/STORE in $XDG_STATE_HOME or ~/.local/state]
+    /// Folder in which a store on this machine keeps everything [default: multiactive/STORE in $XDG_STATE_HOME or ~/.local/state]
     #[arg(long, global = true, value_name = "DIR", env = "MAS_STATE_DIR")]
     pub(crate) state_dir: Option<PathBuf>,
-    /// The store's name; needed only when several are kept in the default folder
-    #[arg(long, global = true, value_name = "STORE", conflicts_with = "state_dir")]
+    /// The store's name; needed only when there are several
+    #[arg(long, global = true, value_name = "STORE")]
     pub(crate) store: Option<String>,
+    /// A store in a cluster: in this namespace [default: the context's]
+    #[arg(short, long, global = true, value_name = "NAME", help_heading = "Cluster")]
+    pub(crate) namespace: Option<String>,
+    /// A store in a cluster: the one of this context of the kubeconfig [default: the current one]
+    #[arg(long, global = true, value_name = "NAME", help_heading = "Cluster")]
+    pub(crate) context: Option<String>,
+    /// A store in a cluster: the one of this kubeconfig [default: $KUBECONFIG, ~/.kube/config]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Cluster")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+}
+
+impl Place {
+    fn names_a_cluster(&self) -> bool {
+        self.namespace.is_some() || self.context.is_some() || self.kubeconfig.is_some()
+    }
+
+    /// The cluster that is meant, if one is.
+    pub(crate) fn cluster(&self) -> Option<Access> {
+        (Called::now() == Called::Plugin || self.names_a_cluster()).then(|| Access {
+            kubeconfig: self.kubeconfig.clone(),
+            context: self.context.clone(),
+            namespace: self.namespace.clone(),
+        })
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -68,8 +192,12 @@ pub(crate) enum Command {
     Verify(Verify),
     /// Show live rates and lags
     Top(Top),
-    /// Say what `up` with this manifest would change, without doing it
+    /// Say what `up` with this manifest would change (in a cluster: applying it), and what restarts, without doing it
     Plan(Plan),
+    /// Collect all that tells how the store is into one file, without passwords
+    ///
+    /// Status, objects or files, events, the ends of logs, metrics. What cannot be read is listed in its README.
+    SupportBundle(SupportBundle),
     /// Kill, freeze or thaw one process of the store, to see what happens
     #[command(
         after_help = "Components: REGION/shard-N/redis-N, REGION/broker-N, REGION/proxy-N, epmd; `masctl status -o json` lists them."
@@ -77,7 +205,7 @@ pub(crate) enum Command {
     Fault(FaultArgs),
     /// Print a completion script for a shell
     #[command(
-        after_help = "For example: masctl completion bash > ~/.local/share/bash-completion/completions/masctl"
+        after_help = "For example: masctl completion bash > ~/.local/share/bash-completion/completions/masctl\nCalled as kubectl-mas, it completes that name."
     )]
     Completion {
         /// Which shell
@@ -178,8 +306,17 @@ pub(crate) struct Verify {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Top {
     /// Print this many rounds and end, instead of going on until Ctrl-C
-    #[arg(short = 'n', long, value_name = "ROUNDS")]
+    #[arg(short = 'n', long, value_name = "ROUNDS", value_parser = rounds)]
     pub(crate) rounds: Option<u32>,
+    /// A store in a cluster: in this namespace (here without -n, which stands for rounds)
+    // The global option, without its short form.
+    #[arg(id = "namespace", long = "namespace", value_name = "NAME", help_heading = "Cluster")]
+    _namespace: Option<String>,
+}
+
+fn rounds(text: &str) -> Result<u32, String> {
+    text.parse()
+        .map_err(|_| format!("-n is the number of rounds here; for a namespace write --namespace {text}"))
 }
 
 #[derive(Debug, clap::Args)]
@@ -187,6 +324,22 @@ pub(crate) struct Plan {
     /// The manifest
     #[arg(short, long, value_name = "FILE")]
     pub(crate) file: PathBuf,
+    /// The operator's release catalog, YAML [default: the built-in one, and the images that run]
+    #[arg(long, value_name = "FILE", help_heading = "Cluster")]
+    pub(crate) catalog: Option<PathBuf>,
+    /// The namespace that the operator runs in [default: what the store's NetworkPolicies say, or multiactive-system]
+    #[arg(long, value_name = "NAME", help_heading = "Cluster")]
+    pub(crate) operator_namespace: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct SupportBundle {
+    /// The file to write; it must not exist [default: STORE-support-TIME.tar.gz]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// The namespace that the operator runs in [default: what the store's NetworkPolicies say, or multiactive-system]
+    #[arg(long, value_name = "NAME", help_heading = "Cluster")]
+    pub(crate) operator_namespace: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -213,11 +366,58 @@ pub(crate) struct FaultArgs {
 
 #[cfg(test)]
 mod tests {
-    use super::Args;
-    use clap::CommandFactory;
+    use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {
-        Args::command().debug_assert();
+        Called::Masctl.command().debug_assert();
+        Called::Plugin.command().debug_assert();
+    }
+
+    fn parsed(called: Called, line: &str) -> Result<Args, String> {
+        let words = line.split_whitespace();
+        let matches = called.command().try_get_matches_from(words).map_err(|error| error.to_string())?;
+        read(called, matches).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_cluster_is_named_before_or_behind_the_command() {
+        for line in [
+            "masctl -n prod status",
+            "masctl status -n prod",
+            "masctl top -n 2 --namespace prod",
+            "masctl -n prod top -n 2",
+        ] {
+            let args = parsed(Called::Masctl, line).unwrap();
+            let cluster = args.place.cluster().unwrap();
+            assert_eq!(cluster.namespace.as_deref(), Some("prod"), "{line}");
+        }
+        assert!(parsed(Called::Masctl, "masctl status").unwrap().place.cluster().is_none());
+        let odd = parsed(Called::Plugin, "kubectl-mas top -n prod").unwrap_err();
+        assert!(odd.contains("write --namespace prod"), "{odd}");
+    }
+
+    #[test]
+    fn this_machine_and_a_cluster_exclude_each_other() {
+        for (called, line) in [
+            (Called::Masctl, "masctl --state-dir x --context y status"),
+            (Called::Masctl, "masctl --state-dir x --store y status"),
+            (Called::Plugin, "kubectl-mas status --state-dir x"),
+        ] {
+            let error = parsed(called, line).unwrap_err();
+            assert!(error.contains("leave"), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_plugin_is_known_by_its_name() {
+        let by = |path: &str| Called::by(Some(Path::new(path)));
+        assert_eq!(
+            (by("/usr/local/bin/kubectl-mas"), by("kubectl-mas.exe")),
+            (Called::Plugin, Called::Plugin)
+        );
+        assert_eq!((by("/kubectl-mas/masctl"), Called::by(None)), (Called::Masctl, Called::Masctl));
+        let help = Called::Plugin.command().render_long_help().to_string();
+        assert!(help.contains("Usage: kubectl mas ") && !help.contains("masctl up"), "{help}");
     }
 }

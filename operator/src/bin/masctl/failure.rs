@@ -2,7 +2,11 @@
 
 use std::process::ExitCode;
 
+use operator::bundle::BundleError;
+use operator::platform::kubernetes::{AccessError, PlanError};
 use operator::platform::local::{ControlError, LayoutError, RecordError, StartError, StoreError};
+
+use crate::args::Called;
 
 /// A command that did not succeed.
 #[derive(Debug)]
@@ -28,11 +32,39 @@ impl Failure {
     }
 
     pub(crate) fn print(&self) {
-        eprintln!("masctl: {}", self.message.replace('\n', " "));
+        say(&self.message);
     }
 
     pub(crate) fn code(&self) -> ExitCode {
         ExitCode::from(self.code)
+    }
+}
+
+/// One line for the person, beside what is printed.
+pub(crate) fn say(words: &str) {
+    eprintln!("{}: {}", Called::now().words(), words.replace('\n', " "));
+}
+
+impl From<AccessError> for Failure {
+    fn from(error: AccessError) -> Self {
+        let words = error.to_string();
+        if error.is_usage() { Self::usage(words) } else { Self::failed(words) }
+    }
+}
+
+impl From<PlanError> for Failure {
+    fn from(error: PlanError) -> Self {
+        match error {
+            PlanError::Access(error) => error.into(),
+            PlanError::Read(_) => Self::failed(error.to_string()),
+            PlanError::Refused(_) | PlanError::NotCarriedOut { .. } => Self::configuration(error.to_string()),
+        }
+    }
+}
+
+impl From<BundleError> for Failure {
+    fn from(error: BundleError) -> Self {
+        Self::failed(error.to_string())
     }
 }
 

@@ -1,24 +1,27 @@
-//! The commands that ask a running store, or compare a manifest with a kept one.
+//! The commands that ask a store, or compare a manifest with what there is.
 
 use std::fs;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use operator::platform::local::{Client, Fault, Request, StoreStatus};
+use operator::platform::kubernetes::{Catalog, Expected, Remote};
+use operator::platform::local::{Client, Fault, Request};
+use operator::view::StoreStatus;
 use tokio::time::sleep;
 
 use crate::args::{self, FaultKind, Output, Place};
-use crate::failure::Failure;
+use crate::failure::{Failure, say};
+use crate::place::Where;
 use crate::{locate, table};
 
 /// `masctl status`.
 pub(crate) async fn status(place: &Place, args: &args::Status) -> Result<(), Failure> {
-    let client = Client::new(&locate::existing(place)?);
+    let store = Where::find(place).await?;
     if let Some(seconds) = args.wait_active {
-        return wait_active(&client, args.output, Duration::from_secs(seconds)).await;
+        return wait_active(&store, args.output, Duration::from_secs(seconds)).await;
     }
     loop {
-        let text = render(&client.status().await?, args.output)?;
+        let text = render(&store.status().await?, args.output)?;
         if !args.watch {
             return print(&text);
         }
@@ -32,10 +35,10 @@ pub(crate) async fn status(place: &Place, args: &args::Status) -> Result<(), Fai
     }
 }
 
-async fn wait_active(client: &Client, output: Output, limit: Duration) -> Result<(), Failure> {
+async fn wait_active(store: &Where, output: Output, limit: Duration) -> Result<(), Failure> {
     let deadline = Instant::now() + limit;
     loop {
-        let status = client.status().await?;
+        let status = store.status().await?;
         if status.is_active() {
             return print(&render(&status, output)?);
         }
@@ -43,7 +46,7 @@ async fn wait_active(client: &Client, output: Output, limit: Duration) -> Result
             print(&render(&status, output)?)?;
             return Err(Failure::failed(format!("not every region is active after {} s", limit.as_secs())));
         }
-        sleep(Duration::from_millis(100)).await;
+        sleep(store.pace()).await;
     }
 }
 
@@ -69,16 +72,18 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
 
 /// `masctl endpoints`.
 pub(crate) async fn endpoints(place: &Place, args: &args::Endpoints) -> Result<(), Failure> {
-    let layout = locate::existing(place)?;
-    let status = Client::new(&layout).status().await?;
-    let password = table::password(&layout, layout.secrets().join("client").exists());
-    let Some(name) = &args.region else {
-        return print(&table::endpoints(&status, password.as_deref()));
-    };
-    if let Some(region) = status.regions.iter().find(|region| region.name == *name) {
-        print(&format!("{}\n", table::uri(&region.endpoint, password.as_deref())))
+    let (endpoints, notes) = Where::find(place).await?.endpoints().await?;
+    for note in &notes {
+        say(note);
+    }
+    let Some(name) = &args.region else { return print(&table::endpoints(&endpoints)) };
+    // Whoever is outside a cluster reaches its load balancers alone.
+    let of_region = endpoints.iter().filter(|endpoint| endpoint.region == *name);
+    if let Some(endpoint) = of_region.max_by_key(|endpoint| endpoint.balanced) {
+        print(&format!("{}\n", endpoint.uri()))
     } else {
-        let known: Vec<_> = status.regions.iter().map(|region| region.name.as_str()).collect();
+        let mut known: Vec<_> = endpoints.iter().map(|endpoint| endpoint.region.as_str()).collect();
+        known.dedup();
         Err(Failure::usage(format!("there is no region '{name}': the regions are {}", known.join(", "))))
     }
 }
@@ -92,7 +97,7 @@ pub(crate) async fn cut(place: &Place, args: &args::Cut) -> Result<(), Failure> 
         format!("the network between {a} and {b} is cut; both go on serving")
     };
     Client::new(&locate::existing(place)?).ask(&Request::Cut { a, b, one_way: args.one_way }).await?;
-    eprintln!("masctl: {words}");
+    say(&words);
     Ok(())
 }
 
@@ -100,7 +105,7 @@ pub(crate) async fn cut(place: &Place, args: &args::Cut) -> Result<(), Failure> 
 pub(crate) async fn heal(place: &Place, pair: &args::Pair) -> Result<(), Failure> {
     let (a, b) = (pair.a.clone(), pair.b.clone());
     Client::new(&locate::existing(place)?).ask(&Request::Heal { a, b }).await?;
-    eprintln!("masctl: the network between {} and {} is whole again", pair.a, pair.b);
+    say(&format!("the network between {} and {} is whole again", pair.a, pair.b));
     Ok(())
 }
 
@@ -121,11 +126,33 @@ pub(crate) async fn fault(place: &Place, args: &args::FaultArgs) -> Result<(), F
 }
 
 /// `masctl plan`.
-pub(crate) fn plan(place: &Place, args: &args::Plan) -> Result<(), Failure> {
+pub(crate) async fn plan(place: &Place, args: &args::Plan) -> Result<(), Failure> {
     let text = fs::read_to_string(&args.file)
         .map_err(|error| Failure::failed(format!("reading {} failed: {error}", args.file.display())))?;
-    let store = crds::load(&text)
-        .map_err(|invalid| Failure::configuration(format!("{}: {invalid}", args.file.display())))?;
+    let bad = |invalid| Failure::configuration(format!("{}: {invalid}", args.file.display()));
+    let manifest = crds::parse(&text).map_err(bad)?;
+    let store = crds::validate(&manifest).map_err(bad)?;
+    if let Some(mut access) = place.cluster() {
+        check_namespace(place, &manifest)?;
+        access.namespace = access.namespace.or(manifest.metadata.namespace.clone());
+        let catalog = args.catalog.as_deref().map(Catalog::read).transpose();
+        let expected = Expected {
+            catalog: catalog.map_err(|error| Failure::configuration(error.to_string()))?,
+            operator_namespace: args.operator_namespace.clone(),
+        };
+        return print(&Remote::plan(&access, &manifest, &expected).await?);
+    }
     let layout = locate::for_store(place, &store.name)?;
     print(&operator::platform::local::plan(&layout, &store)?)
+}
+
+/// kubectl refuses the same.
+fn check_namespace(place: &Place, manifest: &crds::Manifest) -> Result<(), Failure> {
+    locate::check_name(place, &manifest.metadata.name)?;
+    match (&place.namespace, &manifest.metadata.namespace) {
+        (Some(wanted), Some(has)) if wanted != has => Err(Failure::usage(format!(
+            "--namespace {wanted} was given, but the manifest is of namespace '{has}': leave one of them out"
+        ))),
+        _ => Ok(()),
+    }
 }

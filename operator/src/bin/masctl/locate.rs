@@ -1,4 +1,4 @@
-//! Finds the store that a command means.
+//! Finds the store on this machine that a command means.
 
 use std::fs;
 use std::path::PathBuf;
@@ -10,18 +10,22 @@ use crate::failure::Failure;
 
 /// Where the store called `name` is kept.
 pub(crate) fn for_store(place: &Place, name: &str) -> Result<Layout, Failure> {
-    if let Some(wanted) = &place.store
-        && wanted != name
-    {
-        return Err(Failure::usage(format!(
-            "--store {wanted} was given, but the manifest is of '{name}': leave it out"
-        )));
-    }
+    check_name(place, name)?;
     let root = match &place.state_dir {
         Some(folder) => folder.clone(),
         None => Layout::default_root()?.join(name),
     };
     Ok(Layout::new(&root)?)
+}
+
+/// A manifest is of the store that was named, if one was.
+pub(crate) fn check_name(place: &Place, name: &str) -> Result<(), Failure> {
+    match &place.store {
+        Some(wanted) if wanted != name => Err(Failure::usage(format!(
+            "--store {wanted} was given, but the manifest is of '{name}': leave it out"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// The store that is meant without a manifest at hand: the named one, else the only one that runs, else the only one.

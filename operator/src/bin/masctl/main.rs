@@ -1,10 +1,12 @@
-//! masctl: runs a multi-active store on this machine from its manifest, shows how it is, cuts and heals its network.
-//! The command line only; everything that it does is in the library.
+//! masctl: runs a multi-active store on this machine from its manifest, shows how it is, cuts and heals its network; shows how a store in
+//! a cluster is, also as kubectl's plugin `kubectl-mas`. The command line only; everything that it does is in the library.
 
 mod args;
+mod bundle;
 mod failure;
 mod inspect;
 mod locate;
+mod place;
 mod progress;
 mod run;
 mod table;
@@ -13,12 +15,11 @@ mod verify;
 
 use std::process::ExitCode;
 
-use args::{Args, Command};
-use clap::{CommandFactory, Parser};
+use args::{Args, Called, Command};
 use failure::Failure;
 
 fn main() -> ExitCode {
-    let args = match Args::try_parse() {
+    let args = match args::parse(Called::now()) {
         Ok(args) => args,
         Err(error) => {
             // Help and version are no errors.
@@ -38,6 +39,11 @@ fn main() -> ExitCode {
 
 fn dispatch(args: Args) -> Result<(), Failure> {
     let place = args.place;
+    if place.cluster().is_some()
+        && let Some(instead) = place::instead_in_a_cluster(&args.command)
+    {
+        return Err(Failure::usage(instead));
+    }
     match args.command {
         Command::Up(up) => run::up(&place, &up),
         Command::Down(down) => run::down(&place, &down),
@@ -48,9 +54,11 @@ fn dispatch(args: Args) -> Result<(), Failure> {
         Command::Fault(fault) => block(inspect::fault(&place, &fault)),
         Command::Verify(args) => block(verify::verify(&place, &args)),
         Command::Top(top) => block(top::top(&place, &top)),
-        Command::Plan(plan) => inspect::plan(&place, &plan),
+        Command::Plan(plan) => block(inspect::plan(&place, &plan)),
+        Command::SupportBundle(args) => block(bundle::support_bundle(&place, &args)),
         Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Args::command(), "masctl", &mut std::io::stdout());
+            let called = Called::now();
+            clap_complete::generate(shell, &mut called.command(), called.file(), &mut std::io::stdout());
             Ok(())
         }
     }

@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use operator::platform::local::{RegionPhase, StoreStatus};
+use operator::view::{RegionPhase, StoreStatus};
 
 /// Shows how a store comes up.
 pub(crate) enum Progress {

@@ -9,15 +9,17 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use operator::platform::local::{
-    Binaries, Client, ControlError, Layout, Options, Overrides, Request, Store, StoreStatus, delete_data,
+    Binaries, Client, ControlError, Layout, Options, Overrides, Request, Store, delete_data,
     sweep_stale_processes,
 };
+use operator::view::StoreStatus;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 
 use crate::args::{self, Place};
 use crate::failure::Failure;
 use crate::locate;
+use crate::place::of_machine;
 use crate::progress::{EVERY, Progress};
 use crate::table;
 
@@ -205,7 +207,13 @@ async fn come_up(
 fn say_up(status: &StoreStatus, has_auth: bool, layout: &Layout) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{} is up", status.store);
-    let _ = write!(out, "{}", table::endpoints(status, table::password(layout, has_auth).as_deref()));
+    let mut endpoints = of_machine(status, layout);
+    if !has_auth {
+        for endpoint in &mut endpoints {
+            endpoint.login = None;
+        }
+    }
+    let _ = write!(out, "{}", table::endpoints(&endpoints));
 }
 
 /// `masctl down`.

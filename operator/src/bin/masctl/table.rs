@@ -1,8 +1,8 @@
-//! Tables for people, as text. Pure but for reading the client's password.
+//! Tables for people, as text. Pure.
 
 use std::fmt::Write;
 
-use operator::platform::local::{CutStatus, Layout, LinkStatus, RegionStatus, StoreStatus};
+use operator::view::{Condition, CutStatus, Endpoint, LinkStatus, RegionStatus, StoreStatus};
 
 /// Columns as wide as their widest cell, two spaces apart.
 pub(crate) fn table(rows: &[Vec<String>]) -> String {
@@ -69,6 +69,9 @@ pub(crate) fn status(status: &StoreStatus) -> String {
         ]
     }));
     text += &table(&regions);
+    // Where engines are not asked, the columns of what only they know would be empty.
+    let exact = status.regions.iter().flat_map(|region| &region.shards).any(|shard| shard.seq.is_some());
+    let columns = if exact { 9 } else { 6 };
     let mut shards =
         vec![row(&["SHARD", "STATE", "MASTER", "EPOCH", "INCARNATION", "REPLICAS", "SEQ", "OUTBOX", "KEYS"])];
     for region in &status.regions {
@@ -82,11 +85,14 @@ pub(crate) fn status(status: &StoreStatus) -> String {
                 shard.epoch.to_string(),
                 shard.incarnation.clone(),
                 if shard.replicas.is_empty() { "-".into() } else { shard.replicas.join(",") },
-                shard.seq.to_string(),
-                shard.outbox_effects.to_string(),
-                shard.keys.to_string(),
+                number(shard.seq),
+                number(shard.outbox_effects),
+                number(shard.keys),
             ]
         }));
+    }
+    for row in &mut shards {
+        row.truncate(columns);
     }
     let _ = write!(text, "\n{}", table(&shards));
     if status.regions.iter().any(|region| !region.links.is_empty()) {
@@ -104,10 +110,26 @@ pub(crate) fn status(status: &StoreStatus) -> String {
         };
         let _ = write!(text, "\n{what}: `masctl heal {from} {to}` gives it back.\n");
     }
-    for condition in &status.conditions {
-        let _ = write!(text, "\n{} {}: {}\n", condition.about, condition.reason, condition.message);
+    let (of_object, notes): (Vec<&Condition>, Vec<_>) =
+        status.conditions.iter().partition(|condition| condition.kind.is_some());
+    if !of_object.is_empty() {
+        let mut rows = vec![row(&["CONDITION", "STATUS", "REASON", "MESSAGE"])];
+        rows.extend(of_object.into_iter().map(|condition| {
+            let cells =
+                [condition.kind.as_deref(), condition.status.as_deref()].map(Option::unwrap_or_default);
+            row(&[cells[0], cells[1], &condition.reason, &condition.message])
+        }));
+        let _ = write!(text, "\n{}", table(&rows));
+    }
+    for note in notes {
+        let _ = write!(text, "\n{}", self::note(note));
     }
     text
+}
+
+/// `shop NoLiveNumbers: what it means`.
+pub(crate) fn note(condition: &Condition) -> String {
+    format!("{} {}: {}\n", condition.about, condition.reason, condition.message)
 }
 
 fn link_row(region: &RegionStatus, link: &LinkStatus) -> Vec<String> {
@@ -126,26 +148,10 @@ pub(crate) fn worst_lag(region: &RegionStatus) -> Option<u64> {
     region.links.iter().map(|link| link.lag_millis).collect::<Option<Vec<_>>>()?.into_iter().max()
 }
 
-/// The client's password, when the store has one.
-pub(crate) fn password(layout: &Layout, has_auth: bool) -> Option<String> {
-    has_auth.then(|| std::fs::read_to_string(layout.secrets().join("client")).ok()).flatten()
-}
-
-/// A region's address for clients, as an URI that redis-cli and client libraries take.
-pub(crate) fn uri(endpoint: &str, password: Option<&str>) -> String {
-    match password {
-        Some(password) => format!("redis://default:{password}@{endpoint}"),
-        None => format!("redis://{endpoint}"),
-    }
-}
-
 /// `masctl endpoints`.
-pub(crate) fn endpoints(status: &StoreStatus, password: Option<&str>) -> String {
-    let rows: Vec<_> = status
-        .regions
-        .iter()
-        .map(|region| vec![region.name.clone(), uri(&region.endpoint, password)])
-        .collect();
+pub(crate) fn endpoints(endpoints: &[Endpoint]) -> String {
+    let rows: Vec<_> =
+        endpoints.iter().map(|endpoint| vec![endpoint.region.clone(), endpoint.uri()]).collect();
     table(&rows)
 }
 

@@ -4,24 +4,30 @@ use std::collections::HashMap;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use futures_util::future::join_all;
-use operator::platform::local::{Client, RegionStatus, StoreStatus, fetch_metrics};
+use operator::platform::kubernetes::NO_LIVE_NUMBERS;
+use operator::view::{LinkStatus, RegionStatus, StoreStatus};
 use tokio::time::sleep;
 
 use crate::args::{self, Place};
 use crate::failure::Failure;
 use crate::inspect::print;
-use crate::{locate, table};
+use crate::place::Where;
+use crate::table;
 
 const EVERY: Duration = Duration::from_secs(1);
+
+/// Which life of which proxy: its name, its process and how often it was started again.
+type Proxy = (String, Option<u32>, u32);
 
 /// What is counted. Counts of two incarnations, or of two lives of a proxy, are not compared.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Counter {
     /// Requests that a proxy has answered.
-    Requests { proxy: String, pid: Option<u32> },
+    Requests { proxy: Proxy },
     /// Effects of peers that a proxy has merged.
-    Merged { proxy: String, pid: Option<u32> },
+    Merged { proxy: Proxy },
+    /// Effects that a proxy has published: the region's writes, where engines are not asked.
+    Published { proxy: Proxy },
     /// Effects that a shard has issued.
     Writes { region: String, shard: u16, incarnation: String },
 }
@@ -29,8 +35,8 @@ enum Counter {
 impl Counter {
     fn is_of(&self, region: &str) -> bool {
         match self {
-            Self::Requests { proxy, .. } | Self::Merged { proxy, .. } => {
-                proxy.split('/').next() == Some(region)
+            Self::Requests { proxy } | Self::Merged { proxy } | Self::Published { proxy } => {
+                proxy.0.split('/').next() == Some(region)
             }
             Self::Writes { region: own, .. } => own == region,
         }
@@ -41,13 +47,13 @@ type Counts = HashMap<Counter, u64>;
 
 /// `masctl top`.
 pub(crate) async fn top(place: &Place, args: &args::Top) -> Result<(), Failure> {
-    let client = Client::new(&locate::existing(place)?);
-    let mut before = (Instant::now(), count(&client.status().await?).await);
+    let store = Where::find(place).await?;
+    let mut before = (Instant::now(), count(&store, &store.status().await?).await);
     let mut round = 0;
     while args.rounds.is_none_or(|rounds| round < rounds) {
         sleep(EVERY).await;
-        let status = client.status().await?;
-        let now = (Instant::now(), count(&status).await);
+        let status = store.status().await?;
+        let now = (Instant::now(), count(&store, &status).await);
         let text = render(&status, &before.1, &now.1, now.0 - before.0);
         if std::io::stdout().is_terminal() && args.rounds.is_none() {
             print(&format!("\x1b[H\x1b[J{text}"))?;
@@ -60,23 +66,22 @@ pub(crate) async fn top(place: &Place, args: &args::Top) -> Result<(), Failure> 
     Ok(())
 }
 
-async fn count(status: &StoreStatus) -> Counts {
+async fn count(store: &Where, status: &StoreStatus) -> Counts {
     let mut counts = Counts::new();
     for region in &status.regions {
         for shard in &region.shards {
             let (region, incarnation) = (region.name.clone(), shard.incarnation.clone());
-            counts.insert(Counter::Writes { region, shard: shard.shard, incarnation }, shard.seq);
+            let counter = Counter::Writes { region, shard: shard.shard, incarnation };
+            counts.extend(shard.seq.map(|seq| (counter, seq)));
         }
     }
-    let proxies = status.processes.iter().filter(|row| row.component.contains("/proxy-"));
-    let metrics = join_all(
-        proxies.map(async |row| Some((row, fetch_metrics(&format!("127.0.0.1:{}", row.port?)).await?))),
-    )
-    .await;
-    for (row, text) in metrics.into_iter().flatten() {
-        let (proxy, pid) = (row.component.clone(), row.pid);
-        counts.insert(Counter::Merged { proxy: proxy.clone(), pid }, sum_of(&text, "merged_effects_total"));
-        counts.insert(Counter::Requests { proxy, pid }, sum_of(&text, "commands_total"));
+    for (row, text) in store.metrics(status).await {
+        let proxy = (row.component.clone(), row.pid, row.restarts);
+        counts.extend([
+            (Counter::Merged { proxy: proxy.clone() }, sum_of(&text, "merged_effects_total")),
+            (Counter::Published { proxy: proxy.clone() }, sum_of(&text, "published_effects_total")),
+            (Counter::Requests { proxy }, sum_of(&text, "commands_total")),
+        ]);
     }
     counts
 }
@@ -94,13 +99,13 @@ fn sum_of(metrics: &str, name: &str) -> u64 {
         .sum::<f64>() as u64
 }
 
-/// How much what `which` selects has grown, per second.
+/// How much what `which` selects has grown, per second; `-` where nothing is counted.
 fn rate(before: &Counts, now: &Counts, elapsed: Duration, which: impl Fn(&Counter) -> bool) -> String {
-    let grown: u64 = now
-        .iter()
-        .filter(|(counter, _)| which(counter))
-        .map(|(counter, count)| count.saturating_sub(before.get(counter).copied().unwrap_or(*count)))
-        .sum();
+    let counted = now.iter().filter(|(counter, _)| which(counter));
+    let grown = |(counter, count): (&Counter, &u64)| {
+        count.saturating_sub(before.get(counter).copied().unwrap_or(*count))
+    };
+    let Some(grown) = counted.map(grown).reduce(|a, b| a + b) else { return "-".into() };
     format!("{:.0}", grown as f64 / elapsed.as_secs_f64().max(0.001))
 }
 
@@ -120,20 +125,32 @@ fn render(status: &StoreStatus, before: &Counts, now: &Counts, elapsed: Duration
         "BACKLOG",
     ];
     let mut rows = vec![head.iter().map(|cell| (*cell).to_owned()).collect::<Vec<_>>()];
+    let exact = now.keys().any(|counter| matches!(counter, Counter::Writes { .. }));
+    let is_write = |counter: &Counter| match counter {
+        Counter::Writes { .. } => exact,
+        Counter::Published { .. } => !exact,
+        Counter::Requests { .. } | Counter::Merged { .. } => false,
+    };
     for region in &status.regions {
         let of_region = |counter: &Counter| counter.is_of(&region.name);
+        let sum = |part: fn(&operator::view::ShardStatus) -> Option<u64>| {
+            let sum = region.shards.iter().map(part).sum::<Option<u64>>();
+            sum.map_or_else(|| "-".to_owned(), |sum| sum.to_string())
+        };
         let row = vec![
             region.name.clone(),
             format!("{:?}", region.phase),
             rate(before, now, elapsed, |c| of_region(c) && matches!(c, Counter::Requests { .. })),
-            rate(before, now, elapsed, |c| of_region(c) && matches!(c, Counter::Writes { .. })),
+            rate(before, now, elapsed, |c| of_region(c) && is_write(c)),
             rate(before, now, elapsed, |c| of_region(c) && matches!(c, Counter::Merged { .. })),
-            region.shards.iter().map(|shard| shard.outbox_effects).sum::<u64>().to_string(),
-            region.shards.iter().map(|shard| shard.keys).sum::<u64>().to_string(),
+            sum(|shard| shard.outbox_effects),
+            sum(|shard| shard.keys),
         ];
         rows.extend(with_links(row, region));
     }
-    table::table(&rows)
+    let notes =
+        status.conditions.iter().filter(|condition| condition.reason == NO_LIVE_NUMBERS).map(table::note);
+    table::table(&rows) + &notes.collect::<String>()
 }
 
 /// One line a peer; what is the region's own stands on the first.
@@ -142,7 +159,7 @@ fn with_links(mut row: Vec<String>, region: &RegionStatus) -> Vec<Vec<String>> {
     if region.links.is_empty() {
         return vec![row];
     }
-    let line = |link: &operator::platform::local::LinkStatus| {
+    let line = |link: &LinkStatus| {
         let mut line = std::mem::replace(&mut row, vec![String::new(); own]);
         line.extend([
             link.peer.clone(),
@@ -169,10 +186,10 @@ mod tests {
 
     #[test]
     fn a_counter_that_is_new_does_not_jump() {
-        let counter = |pid| Counter::Requests { proxy: "a/proxy-0".into(), pid: Some(pid) };
+        let counter = |pid| Counter::Requests { proxy: ("a/proxy-0".into(), Some(pid), 0) };
         let (before, now) =
             (Counts::from([(counter(1), 10)]), Counts::from([(counter(1), 30), (counter(2), 500)]));
         assert_eq!(rate(&before, &now, Duration::from_secs(2), |c| c.is_of("a")), "10");
-        assert_eq!(rate(&before, &now, Duration::from_secs(2), |c| c.is_of("b")), "0");
+        assert_eq!(rate(&before, &now, Duration::from_secs(2), |c| c.is_of("b")), "-");
     }
 }

@@ -44,7 +44,7 @@ pub(crate) async fn apply(
         match compare(&wanted, live.as_ref(), owner) {
             Difference::None => applied.revisions.extend(live.as_ref().and_then(revision)),
             Difference::Taken => applied.taken.push(shown),
-            Difference::Some => {
+            Difference::Some(_) => {
                 if wanted.kind == Kind::StatefulSet
                     && let Some(live) = &live
                 {
@@ -91,7 +91,7 @@ async fn grow(namespace: &Namespace, wanted: &Object, live: &DynamicObject) -> R
 }
 
 /// Adds owner and digest.
-fn complete(mut object: Object, owner: &Owner) -> Object {
+pub(super) fn complete(mut object: Object, owner: &Owner) -> Object {
     if object.owned {
         object.json["metadata"]["ownerReferences"] = json!([{
             "apiVersion": crds::API_VERSION,
@@ -114,16 +114,27 @@ fn complete(mut object: Object, owner: &Owner) -> Object {
     object
 }
 
-#[derive(Debug, PartialEq, Eq)]
-enum Difference {
+/// What applying would do to an object.
+#[derive(Debug, PartialEq)]
+pub(super) enum Difference {
     None,
-    Some,
+    /// It would be made, or these fields of it changed.
+    Some(Vec<Field>),
     /// It is controlled by somebody else, or nobody's and not ours.
     Taken,
 }
 
-fn compare(wanted: &Object, live: Option<&DynamicObject>, owner: &Owner) -> Difference {
-    let Some(live) = live else { return Difference::Some };
+/// A field that is not as it is wanted.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Field {
+    /// `spec.template.spec.containers[redis].image`.
+    pub(super) path: String,
+    pub(super) live: Option<Value>,
+    pub(super) wanted: Value,
+}
+
+pub(super) fn compare(wanted: &Object, live: Option<&DynamicObject>, owner: &Owner) -> Difference {
+    let Some(live) = live else { return Difference::Some(Vec::new()) };
     let controller = live.meta().owner_references.iter().flatten().find(|of| of.controller == Some(true));
     // What stays with the volumes has no owner; it is ours by its label.
     let ours = controller.map_or_else(
@@ -142,26 +153,70 @@ fn compare(wanted: &Object, live: Option<&DynamicObject>, owner: &Owner) -> Diff
     if let Some(meta) = wanted["metadata"].as_object_mut() {
         meta.remove("resourceVersion");
     }
-    if contains(&live, &wanted) { Difference::None } else { Difference::Some }
+    let mut fields = Vec::new();
+    differ(Some(&live), &wanted, "", &mut fields);
+    if fields.is_empty() { Difference::None } else { Difference::Some(fields) }
 }
 
-/// Whether `live` has all that is wanted. Defaults of the API server, and other managers' fields, are beside it.
-fn contains(live: &Value, wanted: &Value) -> bool {
+/// What is wanted and not there, or another. Defaults of the API server, and other managers' fields, are beside it.
+fn differ(live: Option<&Value>, wanted: &Value, path: &str, fields: &mut Vec<Field>) {
     match (live, wanted) {
-        (Value::Object(live), Value::Object(wanted)) => wanted.iter().all(|(name, wanted)| {
-            let empty = || wanted.as_object().is_some_and(serde_json::Map::is_empty);
-            live.get(name).map_or_else(empty, |live| contains(live, wanted))
-        }),
-        (Value::Array(live), Value::Array(wanted)) => {
-            live.len() == wanted.len() && live.iter().zip(wanted).all(|(live, wanted)| contains(live, wanted))
+        (Some(Value::Object(live)), Value::Object(wanted)) => {
+            for (name, wanted) in wanted {
+                differ(live.get(name), wanted, &below(path, name), fields);
+            }
         }
-        _ => live == wanted,
+        (Some(Value::Array(live)), Value::Array(wanted)) if live.len() == wanted.len() => {
+            for (at, (live, wanted)) in live.iter().zip(wanted).enumerate() {
+                let name = wanted.get("name").and_then(Value::as_str);
+                let name = name.map_or_else(|| at.to_string(), ToOwned::to_owned);
+                differ(Some(live), wanted, &format!("{path}[{name}]"), fields);
+            }
+        }
+        // An empty object says nothing.
+        (None, Value::Object(wanted)) if wanted.is_empty() => {}
+        (Some(live), wanted) if live == wanted => {}
+        (live, wanted) => {
+            fields.push(Field { path: path.to_owned(), live: live.cloned(), wanted: wanted.clone() });
+        }
+    }
+}
+
+/// The path of a field of an object; names with dots stand in brackets.
+fn below(path: &str, name: &str) -> String {
+    match (path, name.contains(['.', '/'])) {
+        ("", _) => name.to_owned(),
+        (_, true) => format!("{path}[{name}]"),
+        (_, false) => format!("{path}.{name}"),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn contains(live: &Value, wanted: &Value) -> bool {
+        let mut fields = Vec::new();
+        differ(Some(live), wanted, "", &mut fields);
+        fields.is_empty()
+    }
+
+    #[test]
+    fn differences_are_named_by_their_paths() {
+        let live =
+            json!({"spec": {"replicas": 1, "containers": [{"name": "redis", "image": "a"}], "odd": []}});
+        let wanted = json!({"spec": {"replicas": 1, "containers": [{"name": "redis", "image": "b"}], "odd": [1], "new": 2},
+            "metadata": {"annotations": {"a/b": "c"}}, "data": {}});
+        let mut fields = Vec::new();
+        differ(Some(&live), &wanted, "", &mut fields);
+        let mut paths: Vec<_> = fields.iter().map(|field| field.path.as_str()).collect();
+        paths.sort_unstable();
+        assert_eq!(paths, ["metadata", "spec.containers[redis].image", "spec.new", "spec.odd"]);
+        let live = json!({"metadata": {"annotations": {"x": "y"}}, "spec": wanted["spec"]});
+        fields.clear();
+        differ(Some(&live), &wanted, "", &mut fields);
+        assert_eq!(fields[0].path, "metadata.annotations[a/b]");
+    }
 
     #[test]
     fn what_others_set_is_no_difference() {

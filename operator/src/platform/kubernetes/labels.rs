@@ -1,5 +1,6 @@
 //! Names and labels of a store's objects. Labels are the field's own (`app.kubernetes.io/…`), and ours where that has none.
 
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
 /// What a pod is.
@@ -64,6 +65,12 @@ pub(crate) fn selector(labels: &Value) -> Value {
     let chosen = [STORE, REGION_ID, SHARD, "app.kubernetes.io/component"];
     let pairs = chosen.iter().filter_map(|key| Some(((*key).to_owned(), labels.get(*key)?.clone())));
     Value::Object(pairs.collect())
+}
+
+/// What a pod of a store is.
+pub(crate) fn part_of(pod: &Pod) -> Option<Part> {
+    let component = pod.metadata.labels.as_ref()?.get("app.kubernetes.io/component")?;
+    [Part::Redis, Part::Broker, Part::Proxy].into_iter().find(|part| part.as_str() == component)
 }
 
 pub(crate) fn identity_name(store: &str) -> String {

@@ -17,6 +17,7 @@ mod labels;
 mod lease;
 mod object;
 mod reconcile;
+mod remote;
 mod run;
 mod status;
 
@@ -25,6 +26,7 @@ pub use check::{Checked, Refusal, check};
 pub use dereference::World;
 pub use identity::{Identity, RegionIdentity};
 pub use object::{Kind, Object};
+pub use remote::{Access, AccessError, Expected, NO_LIVE_NUMBERS, PlanError, Remote};
 pub use run::{Options, RunError, run};
 
 /// Who owns the fields that the operator sets.

@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 use super::binaries::Binaries;
 use super::component::Component;
 use super::layout::{Layout, LayoutError, make_private_folder, write_private};
-use super::process::{Keeper, Order, ProcessPhase, ProcessSpec, ProcessStatus, Spawner};
+use super::process::{Keeper, Order, ProcessSpec, ProcessStatus, Spawner};
 use super::proxies::{self, PasswordFiles};
 use super::record::{self, RecordFile, ShardLedger};
 use super::secrets::{self, Secret};
@@ -29,6 +29,7 @@ use crate::health::proxy::{self, ProxyReport};
 use crate::health::shard::{ShardController, ShardView};
 use crate::procedures::shard::{Notice, Place, bootstrap_obstacles};
 use crate::render::{self, RedisConfig, Users};
+use crate::view::ProcessPhase;
 
 /// How long a region's proxies wait for its broker before they start without it.
 const BROKER_PATIENCE: Duration = Duration::from_secs(30);

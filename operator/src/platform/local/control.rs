@@ -15,8 +15,8 @@ use tokio::time::timeout;
 use super::component::Component;
 use super::layout::Layout;
 use super::shared::Shared;
-use super::status::StoreStatus;
 use super::store::StartError;
+use crate::view::StoreStatus;
 
 /// Longest request.
 const MAX_REQUEST: u64 = 64 << 10;

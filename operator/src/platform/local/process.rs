@@ -16,7 +16,6 @@ use std::time::{Duration, Instant};
 
 use rand::Rng;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
-use serde::{Deserialize, Serialize};
 use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
@@ -24,6 +23,7 @@ use tokio::time::{sleep, timeout};
 use super::Component;
 use super::stale::{Roster, group_runs};
 use crate::health::member::{Phase, Process};
+use crate::view::ProcessPhase;
 
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
@@ -53,19 +53,6 @@ impl ProcessSpec {
     }
 }
 
-/// How a child is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ProcessPhase {
-    /// It runs.
-    Running,
-    /// It ended and will be started again.
-    Restarting,
-    /// It is not to run for now.
-    Held,
-    /// It was stopped for good.
-    Stopped,
-}
-
 /// What is known of a child.
 #[derive(Clone, Debug)]
 pub(super) struct ProcessStatus {
@@ -81,7 +68,10 @@ impl Process for ProcessStatus {
         match (self.paused, self.phase) {
             (true, _) => Phase::Paused,
             (false, ProcessPhase::Running) => Phase::Running,
-            (false, ProcessPhase::Restarting | ProcessPhase::Held | ProcessPhase::Stopped) => Phase::Absent,
+            (
+                false,
+                ProcessPhase::Restarting | ProcessPhase::Held | ProcessPhase::Stopped | ProcessPhase::Pending,
+            ) => Phase::Absent,
         }
     }
 

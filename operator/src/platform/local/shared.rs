@@ -8,16 +8,19 @@ use tokio::sync::{Notify, watch};
 
 use super::component::Component;
 use super::control::Fault;
+use super::cuts::build_cuts;
 use super::layout::Layout;
-use super::process::{Keeper, Order, ProcessPhase};
+use super::process::{Keeper, Order};
 use super::set_aside::find_set_aside;
-use super::status::{BrokerStatus, Condition, ProcessRow, RegionStatus, StoreStatus, build_cuts};
 use super::store::StoreError;
 use super::world::{RegionPlan, World, address};
 use crate::health::proxy::ProxyReport;
 use crate::health::shard::ShardView;
 use crate::health::status::{PhaseInput, build_link, build_phase, build_shard};
 use crate::procedures::shard::{Notice, Seen};
+use crate::view::{
+    BrokerStatus, Condition, ProcessPhase, ProcessRow, RegionPhase, RegionStatus, StoreStatus,
+};
 
 /// Restarts after which a component is reported as one that does not stay up.
 const MANY_RESTARTS: u32 = 5;
@@ -50,27 +53,23 @@ impl Shared {
             conditions.extend(view.borrow().notices.iter().map(|notice| condition(&about, notice)));
         }
         conditions.extend(processes.iter().filter(|row| row.restarts >= MANY_RESTARTS && !row.ready).map(
-            |row| Condition {
-                about: row.component.clone(),
-                reason: "DoesNotStayUp".into(),
-                message: format!(
+            |row| {
+                let words = format!(
                     "was started {} times and ended with {}: see {}/log",
                     row.restarts,
                     row.last_exit.as_deref().unwrap_or("nothing"),
                     row.folder
-                ),
+                );
+                Condition::note(&row.component, "DoesNotStayUp", words)
             },
         ));
         conditions.extend(self.keepers.keys().filter_map(|component| {
             let kept = find_set_aside(&self.layout, component)?;
-            Some(Condition {
-                about: component.to_string(),
-                reason: "SetAside".into(),
-                message: format!(
-                    "was superseded while it held effects that no broker had confirmed; a copy is in {}: delete it when it has been looked at",
-                    kept.display()
-                ),
-            })
+            let words = format!(
+                "was superseded while it held effects that no broker had confirmed; a copy is in {}: delete it when it has been looked at",
+                kept.display()
+            );
+            Some(Condition::note(&component.to_string(), "SetAside", words))
         }));
         StoreStatus {
             store: self.store.name.clone(),
@@ -115,7 +114,7 @@ impl Shared {
             was_active: was_active.is_some_and(|active| active.load(Ordering::Relaxed)),
             max_lag_ms: self.store.replication.max_lag.as_millis(),
         });
-        if phase == super::RegionPhase::Active
+        if phase == RegionPhase::Active
             && let Some(active) = was_active
         {
             active.store(true, Ordering::Relaxed);
@@ -155,6 +154,7 @@ impl Shared {
                     last_exit: status.last_exit,
                     port: self.port(component),
                     folder: self.layout.component(component).display().to_string(),
+                    pod: None,
                 }
             })
             .collect()
@@ -234,5 +234,5 @@ impl Shared {
 }
 
 fn condition(about: &str, notice: &Notice) -> Condition {
-    Condition { about: about.to_owned(), reason: notice.reason.to_owned(), message: notice.message.clone() }
+    Condition::note(about, notice.reason, notice.message.clone())
 }

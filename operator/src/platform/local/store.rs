@@ -15,8 +15,8 @@ use super::layout::LayoutError;
 use super::ports::PortsError;
 use super::record::RecordError;
 use super::shared::Shared;
-use super::status::StoreStatus;
 use super::{Layout, assemble, ports};
+use crate::view::{RegionPhase, StoreStatus};
 
 /// How to start a store.
 #[derive(Clone, Debug)]
@@ -195,7 +195,7 @@ pub(super) fn what_is_missing(status: &StoreStatus) -> String {
     if !waiting.is_empty() {
         parts.push(format!("not ready: {}", waiting.join(", ")));
     }
-    for region in status.regions.iter().filter(|region| region.phase != super::RegionPhase::Active) {
+    for region in status.regions.iter().filter(|region| region.phase != RegionPhase::Active) {
         parts.push(format!("{} is {:?}", region.name, region.phase));
         parts.extend(region.links.iter().map(|link| {
             let lag = link.lag_millis.map_or_else(|| "unknown".into(), |ms| format!("{ms} ms"));

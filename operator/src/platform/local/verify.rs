@@ -14,7 +14,7 @@ use serde::Serialize;
 use tokio::time::sleep;
 
 use super::layout::Layout;
-use super::status::StoreStatus;
+use crate::view::StoreStatus;
 
 const SLOTS: usize = 16384;
 const CALL: Duration = Duration::from_secs(20);

@@ -44,6 +44,11 @@ pub(crate) const fn redis_port() -> u16 {
     redis::PORT
 }
 
+/// Where brokers take AMQP, and where they are managed.
+pub(crate) const fn broker_ports() -> (u16, u16) {
+    (broker::AMQP, broker::MANAGEMENT)
+}
+
 #[cfg(test)]
 mod flows;
 #[cfg(test)]

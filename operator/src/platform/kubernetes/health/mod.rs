@@ -16,7 +16,7 @@ use kube::runtime::reflector::{self, ObjectRef};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-pub(crate) use pods::Pods;
+pub(crate) use pods::{PodProcess, Pods};
 pub(crate) use rows::words;
 
 use super::endpoint::Metrics;

@@ -1,10 +1,7 @@
-//! The state of a local store as people and programs read it. Built from observations by pure functions.
-
-use std::collections::BTreeSet;
+//! The state of a store as people and programs read it (`masctl status`), wherever it runs: each platform builds the same.
 
 use serde::{Deserialize, Serialize};
 
-use super::process::ProcessPhase;
 pub use crate::health::status::{LinkStatus, ShardStatus};
 pub use crds::RegionPhase;
 
@@ -20,7 +17,7 @@ pub struct StoreStatus {
     pub cuts: Vec<CutStatus>,
     /// What a person should know.
     pub conditions: Vec<Condition>,
-    /// The child processes.
+    /// The child processes; in a cluster the pods.
     pub processes: Vec<ProcessRow>,
 }
 
@@ -76,13 +73,34 @@ pub struct BrokerStatus {
 pub struct Condition {
     /// What it is about: a shard, a component or the store.
     pub about: String,
+    /// In a cluster, of a condition of the store's object: its type ...
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none", default)]
+    pub kind: Option<String>,
+    /// ... and `True`, `False` or `Unknown`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub status: Option<String>,
     /// PascalCase.
     pub reason: String,
     /// A sentence.
     pub message: String,
 }
 
-/// One child process.
+/// How a process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ProcessPhase {
+    /// It runs.
+    Running,
+    /// It ended and will be started again.
+    Restarting,
+    /// It is not to run for now.
+    Held,
+    /// It was stopped for good.
+    Stopped,
+    /// Its pod waits for a node, a volume or an image.
+    Pending,
+}
+
+/// One child process, or pod.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ProcessRow {
@@ -102,8 +120,25 @@ pub struct ProcessRow {
     pub last_exit: Option<String>,
     /// Its port (Redis: data, broker: AMQP, proxy: admin).
     pub port: Option<u16>,
-    /// Its folder.
+    /// Its folder; in a cluster it has none.
+    #[serde(skip_serializing_if = "String::is_empty", default)]
     pub folder: String,
+    /// Its pod, in a cluster.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub pod: Option<String>,
+}
+
+impl Condition {
+    /// One that is no condition of a Kubernetes object.
+    pub(crate) fn note(about: &str, reason: &str, message: impl Into<String>) -> Self {
+        Self {
+            about: about.to_owned(),
+            kind: None,
+            status: None,
+            reason: reason.to_owned(),
+            message: message.into(),
+        }
+    }
 }
 
 impl StoreStatus {
@@ -113,26 +148,25 @@ impl StoreStatus {
     }
 }
 
-/// The cuts, each once, from the ways (reader, writer) that are closed.
-pub(super) fn build_cuts<'a>(closed: impl Iterator<Item = &'a (String, String)>) -> Vec<CutStatus> {
-    let closed: BTreeSet<&(String, String)> = closed.collect();
-    let cut = |(reader, writer): &&(String, String)| {
-        let one_way = !closed.contains(&(writer.clone(), reader.clone()));
-        let shown = one_way || writer < reader;
-        shown.then(|| CutStatus { from: writer.clone(), to: reader.clone(), one_way })
-    };
-    closed.iter().filter_map(cut).collect()
+/// Where clients of a region connect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The region.
+    pub region: String,
+    /// `host:port`.
+    pub address: String,
+    /// User and password, where there are any and they can be read.
+    pub login: Option<(String, String)>,
+    /// A load balancer's: reachable from outside the cluster as well.
+    pub balanced: bool,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_cut_of_both_ways_is_shown_once() {
-        let way = |reader: &str, writer: &str| (reader.to_owned(), writer.to_owned());
-        let cut = |from: &str, to: &str, one_way| CutStatus { from: from.into(), to: to.into(), one_way };
-        let closed = [way("b", "a"), way("a", "b"), way("a", "c")];
-        assert_eq!(build_cuts(closed.iter()), [cut("c", "a", true), cut("a", "b", false)]);
+impl Endpoint {
+    /// As redis-cli and client libraries take it.
+    pub fn uri(&self) -> String {
+        match &self.login {
+            Some((user, password)) => format!("redis://{user}:{password}@{}", self.address),
+            None => format!("redis://{}", self.address),
+        }
     }
 }
