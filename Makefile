@@ -26,11 +26,7 @@ IMAGES ?=
 MINUTES ?= 2
 JEPSEN ?=
 
-<<<<<<< HEAD
-.PHONY: help setup build demo test sim soak jepsen mutations fuzz fuzz-corpus lint bench scale generate images cluster-up cluster-down cluster-test chart-test chart-live clean
-=======
-.PHONY: help setup build install demo test sim soak jepsen mutations fuzz fuzz-corpus lint bench scale generate images cluster-up cluster-down cluster-test clean
->>>>>>> masctl
+.PHONY: help setup build install demo test e2e smoke sim soak jepsen mutations fuzz fuzz-corpus lint bench scale generate images cluster-up cluster-down cluster-test chart-test chart-live clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -97,6 +93,14 @@ scale: setup ## What the operator costs for 1, 10 and 100 stores (SCALE=--help: 
 
 generate: ## Write the generated files again (docs/commands.md, crds/*.yaml ...)
 	./tools/generate
+
+smoke: setup ## The chart installed on a Kubernetes with nodes, used from inside, hurt, uninstalled (some four minutes)
+	cargo build --workspace --bins --lib
+	@./tools/e2e smoke
+
+e2e: setup ## That, and everything that happens to stores that run for years (KIND=1: on kind; docs/e2e.md)
+	cargo build --workspace --bins --lib
+	@./tools/e2e all
 
 images: setup ## Container images of redis with the engine, broker, proxy, operator (IMAGES=--help: options; docs/images.md)
 	@./tools/images $(IMAGES)

@@ -24,10 +24,13 @@ enum How {
 use How::{Covered, Run, RunAs};
 
 /// In the order in which they are run.
-const COMMANDS: [(&str, How); 56] = [
+const COMMANDS: [(&str, How); 59] = [
     ("make test", Covered("this test is a part of it; .ci/run runs it")),
     ("make scale", Covered("eight minutes of load; its program is asked for its options below")),
     ("make scale SCALE='--running --stores 1,10'", RunAs("scale --help")),
+    ("make smoke", Covered("four minutes; .ci/run runs it")),
+    ("make e2e", Covered("some fifteen minutes; docs/e2e.md has the last run")),
+    ("make e2e KIND=1", Covered("not run: kind needs Docker, and the page says so")),
     ("make bench", Covered("some five minutes of load; its program is asked for its options below")),
     (
         "cargo build --release",

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use base64::Engine as _;
 use e2e::bundle::{check_hidden, unpack};
 use e2e::cluster::{Cluster, Namespace, Said};
 use serde_json::Value;
@@ -89,7 +90,6 @@ fn a_store_is_shown_as_on_one_machine() {
 }
 
 fn decoded(value: &Value) -> String {
-    use base64::Engine as _;
     let bytes = base64::engine::general_purpose::STANDARD.decode(value.as_str().unwrap()).unwrap();
     String::from_utf8(bytes).unwrap()
 }
@@ -325,7 +325,6 @@ fn a_support_bundle_has_everything_but_passwords() {
     // Somebody was careless.
     let mut passwords = namespace.passwords("shop").unwrap();
     passwords.push(mine.to_owned());
-    use base64::Engine as _;
     for (n, password) in passwords.iter().enumerate() {
         let encoded = base64::engine::general_purpose::STANDARD.encode(password);
         namespace
@@ -339,7 +338,7 @@ fn a_support_bundle_has_everything_but_passwords() {
     let shown = output.display().to_string();
     let said =
         namespace.masctl(&["support-bundle", "-o", &shown, "--operator-namespace", "nowhere"]).unwrap();
-    has(&said.err, &["could not be read: README.txt in it says which"]);
+    has(&said.err, &["README.txt in it says what could not be read"]);
     assert_eq!(done(said), format!("{shown}\n"));
     let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&output).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);

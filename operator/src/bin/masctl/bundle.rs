@@ -29,7 +29,7 @@ pub(crate) async fn support_bundle(place: &Place, args: &args::SupportBundle) ->
     match fill(&store, args, bundle, &about).await {
         Ok((files, missing)) => {
             if missing > 0 {
-                say(&format!("{missing} things could not be read: README.txt in it says which, and why"));
+                say(&format!("README.txt in it says what could not be read, and why ({missing})"));
             }
             say(&format!(
                 "{files} files; passwords are taken out, look through the rest before you give it away"
