@@ -24,7 +24,7 @@ enum How {
 use How::{Covered, Run, RunAs};
 
 /// In the order in which they are run.
-const COMMANDS: [(&str, How); 59] = [
+const COMMANDS: [(&str, How); 60] = [
     ("make test", Covered("this test is a part of it; .ci/run runs it")),
     ("make scale", Covered("eight minutes of load; its program is asked for its options below")),
     ("make scale SCALE='--running --stores 1,10'", RunAs("scale --help")),
@@ -85,6 +85,10 @@ const COMMANDS: [(&str, How); 59] = [
     (
         "kubectl -n multiactive-system rollout status deployment/multiactive-operator",
         Covered("nodes would have to run pods; make chart-test waits until they are admitted"),
+    ),
+    (
+        "kubectl get secret shop--beijing--app -o yaml",
+        Covered("make smoke: its clients have that Secret's URI in their environment"),
     ),
     ("helm uninstall multiactive -n multiactive-system", Covered("make chart-test does it")),
     ("kubectl delete mas shop", Covered("the tests of pods delete their store")),
