@@ -29,7 +29,7 @@ const COMMANDS: [(&str, How); 60] = [
     ("make scale", Covered("eight minutes of load; its program is asked for its options below")),
     ("make scale SCALE='--running --stores 1,10'", RunAs("scale --help")),
     ("make smoke", Covered("four minutes; .ci/run runs it")),
-    ("make e2e", Covered("some fifteen minutes; docs/e2e.md has the last run")),
+    ("make e2e", Covered("some seven minutes; docs/e2e.md has the last run")),
     ("make e2e KIND=1", Covered("not run: kind needs Docker, and the page says so")),
     ("make bench", Covered("some five minutes of load; its program is asked for its options below")),
     (

@@ -20,7 +20,7 @@ const LOAD: Plan<'_> =
 
 /// One store that all of it happens to. (A founding takes most of a minute.)
 #[test]
-#[ignore = "takes some fifteen minutes: `make e2e`"]
+#[ignore = "takes some seven minutes: `make e2e`"]
 fn everything_that_happens_to_a_store() {
     let place = Installation::new().unwrap();
     operators::one_that_dies_in_every_phase_founds_the_store(&place);
