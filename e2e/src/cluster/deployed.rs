@@ -94,7 +94,8 @@ fn is_in(process: &Path, container: &str) -> bool {
     std::fs::read_to_string(process.join("cgroup")).is_ok_and(|groups| groups.contains(container))
 }
 
-pub(super) fn decode(text: &str) -> Result<String> {
+/// What a Secret holds.
+pub fn decode(text: &str) -> Result<String> {
     Ok(String::from_utf8(base64::engine::general_purpose::STANDARD.decode(text)?)?)
 }
 

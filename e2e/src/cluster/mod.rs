@@ -16,7 +16,7 @@ use crate::wait::wait_until;
 pub mod chart;
 mod deployed;
 
-pub use deployed::Deployed;
+pub use deployed::{Deployed, decode};
 
 /// The cluster ends by itself after this time, seconds, should its owner not.
 const LIFETIME: &str = "3600";
@@ -143,6 +143,18 @@ impl Cluster {
         self.apply("default", &String::from_utf8(definitions.stdout)?)?;
         self.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"])?;
         Ok(())
+    }
+
+    /// The process id of the name server of a node's pods, if this cluster is of this repository.
+    pub fn name_server(&self, node: &str) -> Result<Option<u32>> {
+        let config = self.folder.join(format!("cluster/nodes/{node}/Corefile")).display().to_string();
+        for process in std::fs::read_dir("/proc")?.flatten() {
+            let command = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+            if String::from_utf8_lossy(&command).split('\0').any(|word| word == config) {
+                return Ok(process.file_name().to_str().and_then(|pid| pid.parse().ok()));
+            }
+        }
+        Ok(None)
     }
 
     /// The log of requests, one JSON object a line, if this cluster writes one.

@@ -37,7 +37,10 @@ fn everything_that_happens_to_a_store() {
         network::regions_that_are_cut_off_both_serve,
     );
     network::a_region_without_the_world_serves_its_clients(&place);
-    place.step("west was cut off from everything for 30 s: its clients were served");
+    place.step("west was cut off from everything for 20 s: its clients were served");
+    network::a_region_without_names_serves_its_clients(&place);
+    place.well("west was alone");
+    place.step("west was cut off from everything for 20 s, and had no name server: its clients were served");
     under_load(&place, "a node is switched off and on", nodes::a_node_that_was_off_comes_back);
     under_load(&place, "storage grows", changes::claims_grow);
     under_load(

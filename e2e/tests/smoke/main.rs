@@ -14,6 +14,9 @@ use redis::Commands as _;
 const LOAD: Plan<'_> =
     Plan { regions: &REGIONS, writers: 2, prefix: "load", level: &[], pace: Duration::from_millis(5) };
 
+/// Characters of a password.
+const PASSWORD: usize = 32;
+
 /// One installation, from the chart to what is left when the chart is gone. (A founding takes most of a minute.)
 #[test]
 fn from_the_chart_to_data_that_outlives_store_and_chart() {
@@ -21,6 +24,8 @@ fn from_the_chart_to_data_that_outlives_store_and_chart() {
     place.namespace.apply(EXAMPLE).unwrap();
     place.well_within(FOUNDING, "the manifest was applied");
     place.step("the store is Active in both regions");
+    passwords_are_in_secrets_and_files_alone(&place);
+    place.step("no password is in an object, a command line or an environment");
     clients_in_the_cluster_write_in_one_region_and_read_in_the_other(&place);
     place.step("a pod wrote in east, a pod read it in west");
     what_is_deleted_under_load_loses_nothing(&place);
@@ -29,6 +34,48 @@ fn from_the_chart_to_data_that_outlives_store_and_chart() {
     place.step("the store was deleted and applied again");
     stores_outlive_the_chart(&place);
     place.step("the chart was uninstalled and installed again");
+}
+
+/// Whoever may list pods, or processes on a node, sees none.
+fn passwords_are_in_secrets_and_files_alone(place: &Installation) {
+    let secrets = place.namespace.list("secrets").unwrap();
+    let values = secrets.iter().filter_map(|secret| secret["data"].as_object()).flatten();
+    let decoded = values.filter_map(|(name, value)| {
+        let text = e2e::cluster::decode(value.as_str()?).ok()?;
+        (name.contains("password") || text.len() == PASSWORD && !text.contains(char::is_whitespace))
+            .then_some(text)
+    });
+    let passwords: std::collections::BTreeSet<String> = decoded.collect();
+    assert!(
+        passwords.len() >= 4,
+        "the credentials of engine, proxies, peers and applications: {}",
+        passwords.len()
+    );
+    let told = |text: &str| passwords.iter().any(|password| text.contains(password));
+    for kinds in ["pods", "statefulsets", "deployments", "configmaps", "mas,masr", "events"] {
+        let text = place.namespace.kubectl(&["get", kinds, "-o", "json"]).unwrap();
+        assert!(!told(&text), "a password is in {kinds}");
+    }
+    assert!(!told(&place.chart.log()), "a password is in the operator's log");
+    if place.namespace.cluster().audit().is_none() {
+        return println!(
+            "skipped: the processes of the cluster that KUBECONFIG names are not on this machine"
+        );
+    }
+    let mut looked_at = 0;
+    for process in std::fs::read_dir("/proc").unwrap().flatten() {
+        for file in ["cmdline", "environ"] {
+            let text = std::fs::read(process.path().join(file)).unwrap_or_default();
+            let text = String::from_utf8_lossy(&text);
+            looked_at += usize::from(text.contains("redis-server") || text.contains("mas-proxy"));
+            assert!(
+                !told(&text),
+                "a password is in {file} of {}",
+                text.split('\0').next().unwrap_or_default()
+            );
+        }
+    }
+    assert!(looked_at >= 8, "servers and proxies of two regions: {looked_at}");
 }
 
 fn clients_in_the_cluster_write_in_one_region_and_read_in_the_other(place: &Installation) {

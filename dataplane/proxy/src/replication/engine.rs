@@ -76,6 +76,8 @@ pub(crate) struct Identity {
     pub(crate) incarnation: Incarnation,
     pub(crate) seq: u64,
     pub(crate) outbox_effects: u64,
+    pub(crate) outbox_bytes: u64,
+    pub(crate) outbox_max_bytes: u64,
     /// The smallest number waiting of each incarnation that has any in the outbox.
     pub(crate) outbox_first: Vec<(Incarnation, u64)>,
 }
@@ -101,6 +103,8 @@ impl Identity {
                 "incarnation" => identity.incarnation = Incarnation::parse(&text)?,
                 "seq" => identity.seq = text.parse().ok()?,
                 "outbox-effects" => identity.outbox_effects = text.parse().ok()?,
+                "outbox-bytes" => identity.outbox_bytes = text.parse().ok()?,
+                "outbox-max-bytes" => identity.outbox_max_bytes = text.parse().ok()?,
                 "outbox-first" => {
                     let read = |pair: &str| {
                         let (incarnation, seq) = pair.split_once(':')?;

@@ -100,6 +100,8 @@ pub(crate) struct LinkRow {
     pub(crate) health: Health,
     pub(crate) link: Link,
     pub(crate) backlog_bytes: u64,
+    /// The state that the metrics show.
+    pub(crate) shown: Option<&'static str>,
 }
 
 /// What the region's own stream told.

@@ -3,6 +3,7 @@
 use std::sync::atomic::AtomicU64;
 
 use mas_core::config::ProxyConfig;
+use mas_core::replication::health::LinkState;
 use mas_core::stamp::ShardId;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -22,6 +23,14 @@ pub(crate) struct OfShard {
 pub(crate) struct OfLink {
     pub(crate) peer: String,
     pub(crate) shard: u16,
+}
+
+/// What a link is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct OfState {
+    pub(crate) peer: String,
+    pub(crate) shard: u16,
+    pub(crate) state: &'static str,
 }
 
 /// A region, for a shard.
@@ -48,6 +57,8 @@ pub(crate) struct Metrics {
     pub(crate) swept_effects: Family<OfShard, Counter>,
     pub(crate) unconfirmed: Family<OfShard, Gauge>,
     pub(crate) kept: Family<OfShard, Gauge>,
+    pub(crate) outbox: Family<OfShard, Gauge>,
+    pub(crate) outbox_max: Family<OfShard, Gauge>,
     pub(crate) confirm_seconds: Histogram,
     pub(crate) batch_effects: Histogram,
     pub(crate) degraded_writes: Counter,
@@ -62,6 +73,7 @@ pub(crate) struct Metrics {
     pub(crate) state_sent: Family<OfLink, Counter>,
     pub(crate) state_adopted: Family<OfLink, Counter>,
     pub(crate) state_refused: Family<OfLink, Counter>,
+    pub(crate) link_state: Family<OfState, Gauge>,
     pub(crate) lag_ms: Family<OfLink, Gauge>,
     pub(crate) lag_effects: Family<OfLink, Gauge>,
     pub(crate) missing: Family<OfLink, Gauge>,
@@ -82,6 +94,8 @@ impl Default for Metrics {
             swept_effects: Family::default(),
             unconfirmed: Family::default(),
             kept: Family::default(),
+            outbox: Family::default(),
+            outbox_max: Family::default(),
             confirm_seconds: Histogram::new(exponential_buckets(0.000_25, 2.0, 16)),
             batch_effects: Histogram::new(exponential_buckets(1.0, 4.0, 8)),
             degraded_writes: Counter::default(),
@@ -96,6 +110,7 @@ impl Default for Metrics {
             state_sent: Family::default(),
             state_adopted: Family::default(),
             state_refused: Family::default(),
+            link_state: Family::default(),
             lag_ms: Family::default(),
             lag_effects: Family::default(),
             missing: Family::default(),
@@ -128,13 +143,15 @@ impl Metrics {
             ] {
                 drop(counters.get_or_create(&of));
             }
-            for gauges in [&self.unconfirmed, &self.kept, &self.tombstones] {
+            for gauges in [&self.unconfirmed, &self.kept, &self.outbox, &self.outbox_max, &self.tombstones] {
                 drop(gauges.get_or_create(&of));
             }
             drop(self.stable_age_seconds.get_or_create(&of));
             for peer in &config.peers {
                 let of = OfRegion { region: peer.region.name.clone(), shard };
                 drop(self.tombstones_held_by.get_or_create(&of));
+                let (peer, state) = (peer.region.name.clone(), LinkState::Disconnected.as_str());
+                drop(self.link_state.get_or_create(&OfState { peer, shard, state }));
             }
             let peers = config.peers.iter().map(|peer| (&peer.region.name, true));
             for (peer, is_other) in peers.chain([(&config.region.name, false)]) {
@@ -195,6 +212,18 @@ impl Metrics {
             self.kept.clone(),
         );
         r.register_with_unit(
+            "outbox",
+            "Fill of the outbox of the shard's master",
+            Unit::Bytes,
+            self.outbox.clone(),
+        );
+        r.register_with_unit(
+            "outbox_max",
+            "Bound of that outbox: writes are refused there",
+            Unit::Bytes,
+            self.outbox_max.clone(),
+        );
+        r.register_with_unit(
             "confirm",
             "Time from publishing a record to its confirmation",
             seconds(),
@@ -246,6 +275,7 @@ impl Metrics {
             "Pieces of a peer's state refused: they could bring back what was deleted",
             self.state_refused.clone(),
         );
+        r.register("link_state", "1 for the state that the link is in", self.link_state.clone());
         r.register(
             "lag_milliseconds",
             "How old the state is against the peer's; 0 where another proxy of the region reads its stream",

@@ -101,6 +101,7 @@ async fn follow_config(hub: Rc<Hub>) {
                     health: Health::new(id, hub.region()),
                     link: Link::default(),
                     backlog_bytes: 0,
+                    shown: None,
                 });
                 row.name.clone_from(&region.name);
                 row.link.max_lag_ms = now.max_lag_ms;

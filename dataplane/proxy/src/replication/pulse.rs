@@ -202,6 +202,9 @@ impl Pulse {
     }
 
     fn tell_outbox(&self, identity: &Identity) {
+        let (metrics, of) = (&self.hub.metrics, Metrics::of(self.shard.id));
+        metrics.outbox.get_or_create(&of).set(identity.outbox_bytes as i64);
+        metrics.outbox_max.get_or_create(&of).set(identity.outbox_max_bytes as i64);
         let mut acks = self.shard.acks.borrow_mut();
         let live = identity.outbox_first.iter().find(|(of, _)| *of == identity.incarnation);
         acks.outbox(identity.incarnation, live.map(|(_, seq)| *seq), identity.seq);

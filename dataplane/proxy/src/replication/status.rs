@@ -6,7 +6,7 @@ use std::time::Duration;
 use mas_core::replication::health::LinkState;
 
 use super::hub::{Hub, wall_ms};
-use super::metrics::OfLink;
+use super::metrics::{OfLink, OfState};
 use crate::front::replication::LinkStatus;
 
 const REFRESH: Duration = Duration::from_millis(200);
@@ -40,6 +40,12 @@ fn links(hub: &Hub) -> Vec<LinkStatus> {
             };
             let of = OfLink { peer: row.name.clone(), shard: shard.id.0 };
             let metrics = &hub.metrics;
+            if row.shown != Some(state.as_str()) {
+                let of = |state| OfState { peer: row.name.clone(), shard: shard.id.0, state };
+                row.shown.map(|last| metrics.link_state.remove(&of(last)));
+                metrics.link_state.get_or_create(&of(state.as_str())).set(1);
+                row.shown = Some(state.as_str());
+            }
             // Who stands by has heard nothing since it read the stream itself: the one that reads it knows.
             let lag_ms = if state == LinkState::Standby { 0 } else { status.lag_millis };
             metrics.lag_ms.get_or_create(&of).set(lag_ms as i64);

@@ -8,6 +8,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use crds::RegionPhase;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -20,6 +21,15 @@ struct Outcome {
     outcome: &'static str,
 }
 
+/// A region, and what it is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfRegion {
+    namespace: String,
+    store: String,
+    region: String,
+    phase: String,
+}
+
 const DONE: &str = "done";
 const FAILED: &str = "failed";
 
@@ -30,6 +40,7 @@ pub(crate) struct Metrics {
     leads: Gauge,
     stores: Gauge,
     promotions: Counter,
+    phases: Family<OfRegion, Gauge>,
     registry: Registry,
 }
 
@@ -41,6 +52,7 @@ impl Metrics {
             leads: Gauge::default(),
             stores: Gauge::default(),
             promotions: Counter::default(),
+            phases: Family::default(),
             registry: Registry::with_prefix("mas_operator"),
         };
         let registry = &mut all.registry;
@@ -54,6 +66,7 @@ impl Metrics {
         registry.register("leads", "1: this operator acts; 0: another one does", all.leads.clone());
         registry.register("stores", "Stores that are looked after", all.stores.clone());
         registry.register("promotions", "Masters that were seen to be promoted", all.promotions.clone());
+        registry.register("region_phase", "1 for the phase that a region is in", all.phases.clone());
         // Shown from the start, so that the first failure is a change.
         for outcome in [DONE, FAILED] {
             drop(all.rounds.get_or_create(&Outcome { outcome }));
@@ -77,6 +90,35 @@ impl Metrics {
 
     pub(crate) fn leads(&self) {
         self.leads.set(1);
+    }
+}
+
+/// The phase of a region, as the metrics show it while it is looked after.
+pub(crate) struct ShownPhase {
+    metrics: Arc<Metrics>,
+    of: OfRegion,
+}
+
+impl ShownPhase {
+    /// None is shown yet.
+    pub(crate) fn new(metrics: Arc<Metrics>, namespace: &str, store: &str, region: &str) -> Self {
+        let [namespace, store, region] = [namespace, store, region].map(ToOwned::to_owned);
+        Self { metrics, of: OfRegion { namespace, store, region, phase: String::new() } }
+    }
+
+    pub(crate) fn show(&mut self, phase: RegionPhase) {
+        let phase = format!("{phase:?}");
+        if phase != self.of.phase {
+            self.metrics.phases.remove(&self.of);
+            self.of.phase = phase;
+            self.metrics.phases.get_or_create(&self.of).set(1);
+        }
+    }
+}
+
+impl Drop for ShownPhase {
+    fn drop(&mut self) {
+        self.metrics.phases.remove(&self.of);
     }
 }
 
@@ -106,11 +148,39 @@ async fn text(State(metrics): State<Arc<Metrics>>) -> impl IntoResponse {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
+    #[test]
+    fn a_region_has_one_phase_and_none_when_nobody_looks_after_it() {
+        let metrics = Arc::new(Metrics::new());
+        let rows = || {
+            let mut text = String::new();
+            prometheus_client::encoding::text::encode(&mut text, &metrics.registry).unwrap();
+            text.lines()
+                .filter(|line| line.starts_with("mas_operator_region_phase{"))
+                .map(ToOwned::to_owned)
+                .collect::<Vec<_>>()
+        };
+        let mut shown = ShownPhase::new(Arc::clone(&metrics), "prod", "shop", "east");
+        assert_eq!(rows(), Vec::<String>::new());
+        shown.show(RegionPhase::Provisioning);
+        shown.show(RegionPhase::Active);
+        shown.show(RegionPhase::Active);
+        let row =
+            r#"mas_operator_region_phase{namespace="prod",store="shop",region="east",phase="Active"} 1"#;
+        assert_eq!(rows(), [row]);
+        drop(shown);
+        assert_eq!(rows(), Vec::<String>::new());
+    }
+
     /// Run with `BLESS=1` to write the page.
     #[test]
     fn the_page_of_metrics_is_up_to_date() {
-        let registry = super::Metrics::new().registry;
-        let now = mas_proxy::metrics::markdown(&registry, "the operator", "its own port (`--listen`)");
+        let metrics = Arc::new(Metrics::new());
+        let mut shown = ShownPhase::new(Arc::clone(&metrics), "prod", "shop", "east");
+        shown.show(RegionPhase::Active);
+        let registry = &metrics.registry;
+        let now = mas_proxy::metrics::markdown(registry, "the operator", "its own port (`--listen`)");
         // Where the tree is now, and not where it was built.
         let package = std::env::var("CARGO_MANIFEST_DIR").unwrap();
         let path = std::path::Path::new(&package).join("../docs/operator-metrics.md");

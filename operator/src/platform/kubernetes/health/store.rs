@@ -24,6 +24,7 @@ use crate::health::status::{build_link, build_shard};
 use crate::platform::kubernetes::build;
 use crate::platform::kubernetes::check::Checked;
 use crate::platform::kubernetes::client::Namespace;
+use crate::platform::kubernetes::endpoint::ShownPhase;
 use crate::platform::kubernetes::labels::{self, Part};
 use crate::platform::kubernetes::status::{self, Outdated};
 use crate::procedures::shard::{Notice, Place, Seen, bootstrap_obstacles};
@@ -187,6 +188,7 @@ struct Region {
     known: Option<StoreRegionStatus>,
     written: Instant,
     failed: Option<Instant>,
+    shown: ShownPhase,
 }
 
 struct Shard {
@@ -238,6 +240,8 @@ impl Runner {
             let (pods, of) = (shared.pods.clone(), (plan.namespace.clone(), plan.store.clone(), *id));
             tasks.spawn(ask_proxies(pods, of, reports));
             let name = region.clone();
+            let metrics = Arc::clone(&shared.metrics);
+            let shown = ShownPhase::new(metrics, &plan.namespace, &plan.store, region);
             regions.push(Region {
                 name,
                 id: *id,
@@ -247,6 +251,7 @@ impl Runner {
                 known: None,
                 written: Instant::now(),
                 failed: None,
+                shown,
             });
         }
         tasks.spawn(pump(shared.pods.clone(), plan.namespace.clone(), pumped));
@@ -410,6 +415,9 @@ impl Region {
                 tracing::debug!(%error, region = self.name, "a row was not written");
                 self.failed = Some(Instant::now());
             }
+        }
+        if let Some(known) = &self.known {
+            self.shown.show(known.phase);
         }
         self.known.clone()
     }
