@@ -50,6 +50,20 @@ impl<'a> Deployed<'a> {
         Ok(row["status"]["shards"][shard].clone())
     }
 
+    /// The epoch of a shard's master; 0 before the first.
+    pub fn epoch(&self, region: &str, shard: usize) -> Result<u64> {
+        Ok(self.shard(region, shard)?["epoch"].as_u64().unwrap_or_default())
+    }
+
+    /// Waits until somebody is master of a shard under a higher epoch than `before`.
+    pub fn wait_epoch_above(&self, before: u64, region: &str, shard: usize, limit: Duration) -> Result<()> {
+        wait_until("a new epoch", limit, || match self.epoch(region, shard) {
+            Ok(now) if now > before => Ok(()),
+            Ok(now) => Err(format!("it is {now}")),
+            Err(error) => Err(error.to_string()),
+        })
+    }
+
     /// The pod of a shard's master; waits for one.
     pub fn master(&self, region: &str, shard: usize) -> Result<String> {
         wait_until("a master", MASTER, || {

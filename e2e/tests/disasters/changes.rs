@@ -35,13 +35,11 @@ pub(crate) fn a_paused_store_is_promoted_and_not_changed(place: &Installation, _
     };
     place.namespace.wait("mas", "shop", RECOVERY, paused).unwrap();
     let store = place.store();
-    let epoch = || store.shard("east", 0).unwrap()["epoch"].as_u64().unwrap_or_default();
-    let before = epoch();
+    let before = store.epoch("east", 0).unwrap();
     store.kill(&store.master("east", 0).unwrap(), "redis").unwrap();
-    wait_until("a new epoch", RECOVERY, || {
-        if epoch() > before { Ok(()) } else { Err(format!("it is {}", epoch())) }
-    })
-    .unwrap_or_else(|error| panic!("{error:#}\n{}", place.picture()));
+    store
+        .wait_epoch_above(before, "east", 0, RECOVERY)
+        .unwrap_or_else(|error| panic!("{error:#}\n{}", place.picture()));
     assert_eq!(replicas(), 2, "the change waits");
     patch(r#"{"spec": {"paused": false}}"#);
     wait_until("the change", RECOVERY, || if replicas() == 1 { Ok(()) } else { Err(replicas().to_string()) })

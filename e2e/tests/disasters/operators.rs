@@ -4,7 +4,6 @@ use std::time::Instant;
 
 use e2e::cluster::chart::{EXAMPLE, FOUNDING, Installation, RECOVERY};
 use e2e::load::Load;
-use e2e::wait::wait_until;
 
 /// Whenever the store is further than it was, all operators are killed.
 pub(crate) fn one_that_dies_in_every_phase_founds_the_store(place: &Installation) {
@@ -33,13 +32,11 @@ pub(crate) fn one_that_dies_in_every_phase_founds_the_store(place: &Installation
 
 pub(crate) fn a_master_and_the_operators_die_together(place: &Installation, _: &Load) {
     let store = place.store();
-    let epoch = || store.shard("east", 0).unwrap()["epoch"].as_u64().unwrap_or_default();
-    let before = epoch();
+    let before = store.epoch("east", 0).unwrap();
     let master = store.master("east", 0).unwrap();
     place.chart.kill_operators().unwrap();
     store.kill(&master, "redis").unwrap();
-    wait_until("a new epoch", RECOVERY, || {
-        if epoch() > before { Ok(()) } else { Err(format!("it is {}", epoch())) }
-    })
-    .unwrap_or_else(|error| panic!("{error:#}\n{}", place.picture()));
+    store
+        .wait_epoch_above(before, "east", 0, RECOVERY)
+        .unwrap_or_else(|error| panic!("{error:#}\n{}", place.picture()));
 }

@@ -5,7 +5,6 @@ use std::time::Duration;
 use e2e::cluster::Deployed;
 use e2e::keyspace;
 use e2e::load::{Endpoints as _, Load, Plan};
-use e2e::wait::wait_until;
 use redis::Commands as _;
 
 use crate::{Place, RECOVERY};
@@ -16,17 +15,16 @@ const PLAN: Plan<'_> =
 pub(crate) fn what_is_killed_comes_back_and_nothing_is_lost(place: &mut Place) {
     let store = Deployed::new(&place.namespace, "shop", &["a", "b"]);
     let load = Load::start(&store, &PLAN).unwrap();
-    let epoch = || store.shard("a", 0).unwrap()["epoch"].as_u64().unwrap_or_default();
+    let epoch = || store.epoch("a", 0).unwrap();
     let well = |what: &str| {
         place.well(what);
         load.wait_for_more(50, RECOVERY)
             .unwrap_or_else(|error| panic!("after {what}: {error:#}\n{}", place.picture()));
     };
     let raised = |what: &str, from: u64| {
-        wait_until("a new epoch", RECOVERY, || {
-            if epoch() > from { Ok(()) } else { Err(format!("it is {}", epoch())) }
-        })
-        .unwrap_or_else(|error| panic!("after {what}: {error:#}\n{}", place.picture()));
+        store
+            .wait_epoch_above(from, "a", 0, RECOVERY)
+            .unwrap_or_else(|error| panic!("after {what}: {error:#}\n{}", place.picture()));
         well(what);
     };
     well("the beginning");

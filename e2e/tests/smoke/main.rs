@@ -106,14 +106,12 @@ fn what_is_deleted_under_load_loses_nothing(place: &Installation) {
     flows("a proxy was deleted");
     place.namespace.kubectl(&["delete", "pod", "shop--east--broker-0"]).unwrap();
     flows("a broker was deleted");
-    let epoch = || store.shard("west", 0).unwrap()["epoch"].as_u64().unwrap_or_default();
-    let before = epoch();
+    let before = store.epoch("west", 0).unwrap();
     let master = store.master("west", 0).unwrap();
     place.namespace.kubectl(&["delete", "pod", &master]).unwrap();
-    wait_until("a new epoch", RECOVERY, || {
-        if epoch() > before { Ok(()) } else { Err(format!("it is {}", epoch())) }
-    })
-    .unwrap_or_else(|error| panic!("{error:#}\n{}", place.picture()));
+    store
+        .wait_epoch_above(before, "west", 0, RECOVERY)
+        .unwrap_or_else(|error| panic!("{error:#}\n{}", place.picture()));
     flows("a master was deleted");
     let report = load.stop().unwrap();
     let space = keyspace::wait_equal(&store, "load:*", RECOVERY).unwrap();
