@@ -115,6 +115,7 @@ async fn step(
     let mut outcome = Ok(());
     for action in &actions {
         tracing::debug!(operation = row.name, ?action, "acting");
+        crash::before_action();
         // The others are independent of one that fails.
         if let Err(error) = scale_out::act(&ground, &hands, ticket, action).await {
             outcome = Err(error);
@@ -444,5 +445,22 @@ pub(super) fn phase(operations: &[OperationRecord], region: &str) -> RegionPhase
         Some("Replay") => RegionPhase::Replaying,
         Some("Verify" | "Serve") => RegionPhase::Verifying,
         Some(_) | None => RegionPhase::Provisioning,
+    }
+}
+
+/// For tests: ends the process, as `kill -9` would, before its Nth action. What is announced is kept by then, and not done.
+mod crash {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    /// `N`, from 1.
+    const VARIABLE: &str = "MAS_CRASH_BEFORE_ACTION";
+
+    pub(super) fn before_action() {
+        static ACTIONS: AtomicU64 = AtomicU64::new(0);
+        let Some(most) = std::env::var(VARIABLE).ok().and_then(|text| text.parse::<u64>().ok()) else { return };
+        if ACTIONS.fetch_add(1, Ordering::SeqCst) + 1 >= most {
+            tracing::warn!(VARIABLE, "a test ends this process here");
+            let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+        }
     }
 }
