@@ -210,7 +210,9 @@ fn conditions(
             available,
         ],
     };
-    list.push(Wanted::new("Degraded", active > 0 && active < all, "Regions", words));
+    // A region that joins is missing nowhere.
+    let joining = round.store().map_or(0, |store| store.members().filter(|region| region.joining).count());
+    list.push(Wanted::new("Degraded", active > 0 && active + joining < all, "Regions", words));
     if let Outdated(pods) = outdated
         && !pods.is_empty()
     {
@@ -225,16 +227,6 @@ fn conditions(
         list.push(Wanted::new("UpdateAvailable", true, "NewerRelease", words));
     }
     list
-}
-
-/// The row of a region that is no member yet.
-pub(crate) fn build_waiting_region(row: &StoreRegionStatus, generation: Option<i64>) -> StoreRegionStatus {
-    StoreRegionStatus {
-        observed_generation: generation,
-        phase: RegionPhase::Provisioning,
-        why: Some("waits for scale-out, which does not exist yet".into()),
-        ..row.clone()
-    }
 }
 
 /// Writes the store's status over `base`, if that is still what there is.

@@ -115,7 +115,7 @@ async fn step(
     let mut outcome = Ok(());
     for action in &actions {
         tracing::debug!(operation = row.name, ?action, "acting");
-        crash::before_action();
+        crash::before_action(action);
         // The others are independent of one that fails.
         if let Err(error) = scale_out::act(&ground, &hands, ticket, action).await {
             outcome = Err(error);
@@ -450,16 +450,23 @@ pub(super) fn phase(operations: &[OperationRecord], region: &str) -> RegionPhase
 
 /// For tests: ends the process, as `kill -9` would, before its Nth action. What is announced is kept by then, and not done.
 mod crash {
-    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::collections::BTreeSet;
+    use std::sync::{Mutex, PoisonError};
+
+    use mas_core::procedures::scale_out::Action;
 
     /// `N`, from 1.
     const VARIABLE: &str = "MAS_CRASH_BEFORE_ACTION";
 
-    pub(super) fn before_action() {
-        static ACTIONS: AtomicU64 = AtomicU64::new(0);
-        let Some(most) = std::env::var(VARIABLE).ok().and_then(|text| text.parse::<u64>().ok()) else { return };
-        if ACTIONS.fetch_add(1, Ordering::SeqCst) + 1 >= most {
-            tracing::warn!(VARIABLE, "a test ends this process here");
+    /// What is decided again, because it is not done yet, is no other action.
+    pub(super) fn before_action(action: &Action) {
+        static SEEN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+        let Some(most) = std::env::var(VARIABLE).ok().and_then(|text| text.parse::<usize>().ok()) else { return };
+        let mut seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
+        let words = format!("{action:?}");
+        seen.insert(words.split(", incarnation").next().unwrap_or_default().to_owned());
+        if seen.len() >= most {
+            tracing::warn!(VARIABLE, ?action, "a test ends this process here");
             let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
         }
     }

@@ -1,6 +1,7 @@
 //! The health loop of all stores, apart from reconciling: each store has a task that looks at its engines and proxies, keeps its shards
 //! served, and is the only writer of its status and of its regions' rows. A round of reconciling tells it what came of it.
 
+mod operations;
 mod pods;
 mod record;
 mod rows;
@@ -9,7 +10,7 @@ mod store;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crds::{MultiActiveStore, StoreRegion};
+use crds::{MultiActiveStore, StoreOperation, StoreRegion};
 use kube::core::Resource as _;
 use kube::runtime::events::{Event, EventType, Recorder};
 use kube::runtime::reflector::{self, ObjectRef};
@@ -38,6 +39,8 @@ pub(crate) struct Shared {
     pub(crate) stores: reflector::Store<MultiActiveStore>,
     /// The regions' rows, likewise.
     pub(crate) rows: reflector::Store<StoreRegion>,
+    /// The operations, likewise.
+    pub(crate) operations: reflector::Store<StoreOperation>,
     pub(crate) recorder: Recorder,
     pub(crate) metrics: Arc<Metrics>,
     /// Asks for a round: once a store, when it is founded.
