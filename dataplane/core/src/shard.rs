@@ -77,6 +77,8 @@ pub struct Stats {
     pub adopted: u64,
     /// Pieces of state refused: they could have brought back what was deleted.
     pub refused: u64,
+    /// Operations that a repair brought and that took effect.
+    pub reshipped: u64,
 }
 
 /// Why nothing was merged.
@@ -144,6 +146,7 @@ pub(crate) mod entry {
     pub(super) const TRIMMED: u8 = 4;
     pub(crate) const MEMBERS: u8 = 5;
     pub(crate) const COLLECTED: u8 = 6;
+    pub(crate) const RESHIPPED: u8 = 7;
 }
 
 /// See the module.
@@ -720,6 +723,7 @@ impl Shard {
                 let (stable, wall_ms) = (Hlc(r.u64("clock")?), r.u64("clock")?);
                 self.stats.collected += self.table.collect(first, end, stable, wall_ms, &self.cover).0;
             }
+            entry::RESHIPPED => self.apply_reshipped(r.rest(), ks)?,
             _ => return Err(WireError::Unknown("log entry")),
         }
         Ok(())

@@ -117,6 +117,7 @@ pub(crate) fn stats(ctx: Ctx, words: Words<'_>) {
             ("late", stats.late),
             ("adopted", stats.adopted),
             ("refused-state", stats.refused),
+            ("reshipped", stats.reshipped),
             ("missing", stats.missing),
             ("held", counters.held),
             ("captured", counters.captured),
