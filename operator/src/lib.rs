@@ -4,6 +4,7 @@ pub mod bundle;
 mod health;
 pub mod platform;
 mod render;
+pub mod verify;
 pub mod view;
 
 /// The procedures are in the core, where the simulator runs them too.

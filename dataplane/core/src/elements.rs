@@ -30,6 +30,8 @@ pub struct Head {
     pub at_ms: Option<u64>,
     /// The latest clock of what decides about all elements: floors, times to live, ends of lives.
     pub latest: Hlc,
+    /// The latest clock of the winning type: where regions have different types, it decides.
+    pub rank: Hlc,
 }
 
 /// One element: a string, a field, a member.
@@ -134,6 +136,7 @@ fn head(meta: &KeyMeta, key: &[u8]) -> Head {
         digest: meta.digest_of_ttl(key),
         at_ms: meta.ttl.at_ms(),
         latest: lives.fold(meta.floor.hlc.max(meta.ttl.clear.hlc), Hlc::max),
+        rank: meta.rank.hlc,
     }
 }
 

@@ -161,7 +161,7 @@ pub(crate) fn stamp(ctx: Ctx, words: Words<'_>) {
     });
 }
 
-fn type_name(kind: Kind) -> &'static str {
+pub(super) fn type_name(kind: Kind) -> &'static str {
     match kind {
         Kind::Str => "string",
         Kind::Hash => "hash",

@@ -12,6 +12,8 @@ use crate::boundary::{Ctx, KeyType, Native, Words};
 use crate::engine::{answer, number_in};
 use crate::refusal::Refusal;
 
+use super::report::type_name;
+
 /// Keys that one call of `MAS.SAMPLE` looks at.
 const SCAN: usize = 2000;
 
@@ -49,7 +51,7 @@ pub(crate) fn elements(ctx: Ctx, words: Words<'_>) {
         let after = (words.len() == 3).then(|| words.get(2));
         let (shard, mut native) = (&engine.shard, Native(ctx));
         let found = shard.elements(key, after, LookBounds::DEFAULT, &mut native);
-        ctx.reply_array(9 + found.elements.len() * 8);
+        ctx.reply_array(10 + found.elements.len() * 8);
         ctx.reply_text(shard.merged_through().hlc.0);
         ctx.reply_text(shard.table().collected().0);
         ctx.reply_text(u8::from(found.more));
@@ -59,6 +61,7 @@ pub(crate) fn elements(ctx: Ctx, words: Words<'_>) {
         ctx.reply_text(format_args!("{:016x}", found.head.digest));
         ctx.reply_text(found.head.at_ms.map_or(-1, u64::cast_signed));
         ctx.reply_text(found.head.latest.0);
+        ctx.reply_text(found.head.rank.0);
         for element in found.elements {
             let (hash, size) = element.shown.unzip();
             ctx.reply_bytes(&element.name);
@@ -74,16 +77,11 @@ pub(crate) fn elements(ctx: Ctx, words: Words<'_>) {
     });
 }
 
-/// The type that is shown; if none is, the one that metadata is of.
+/// The type that the metadata is of; without any, the one that is shown.
 fn type_of(shown: KeyType, known: Option<Kind>) -> &'static str {
     match (shown, known) {
-        (KeyType::Other, _) => "other",
-        (KeyType::Of(kind), _) | (KeyType::None, Some(kind)) => match kind {
-            Kind::Str => "string",
-            Kind::Hash => "hash",
-            Kind::Set => "set",
-            Kind::Zset => "zset",
-        },
+        (_, Some(kind)) | (KeyType::Of(kind), None) => type_name(kind),
+        (KeyType::Other, None) => "other",
         (KeyType::None, None) => "none",
     }
 }

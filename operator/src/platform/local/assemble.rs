@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -22,7 +22,7 @@ use super::shared::Shared;
 use super::stale::{self, Roster};
 use super::store::{Options, StartError};
 use super::world::{self, RegionPlan, World, address};
-use super::{broker, control, ports, relay};
+use super::{broker, control, ports, relay, verify};
 use crate::health::engine::Engine;
 use crate::health::member::{End, look_at};
 use crate::health::proxy::{self, ProxyReport};
@@ -129,7 +129,11 @@ pub(super) async fn assemble(
     let proxies = start_proxy_probes(&world, &keepers, tasks);
     let was_active =
         world.regions.iter().map(|region| (region.name.clone(), AtomicBool::new(false))).collect();
+    let last = verify::last(&layout);
+    let (asks, asked) = crate::verify::asks();
     let shared = Arc::new(Shared {
+        verify: asks,
+        verified: Mutex::new(last.as_ref().map(|report| verify::condition(&layout, report))),
         layout,
         store,
         world,
@@ -142,6 +146,9 @@ pub(super) async fn assemble(
         was_active,
         end_wanted: Notify::new(),
     });
+    let verified = verify::Verified { shared: Arc::clone(&shared), password: passwords.engine };
+    let turn = Arc::new(Semaphore::new(1));
+    tasks.spawn(crate::verify::run(verified, last.as_ref().and_then(verify::when), asked, turn));
     let listener = control::bind(&shared.layout)?;
     tasks.spawn(control::serve(listener, Arc::clone(&shared)));
     Ok((shared, lock))

@@ -1,8 +1,8 @@
 //! What the tasks of a running store share, and what people may ask of it: its state, faults, cuts.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Notify, watch};
 
@@ -18,6 +18,7 @@ use crate::health::proxy::ProxyReport;
 use crate::health::shard::ShardView;
 use crate::health::status::{PhaseInput, build_link, build_phase, build_shard};
 use crate::procedures::shard::{Notice, Seen};
+use crate::verify::Asks;
 use crate::view::{
     BrokerStatus, Condition, ProcessPhase, ProcessRow, RegionPhase, RegionStatus, StoreStatus,
 };
@@ -40,6 +41,9 @@ pub(super) struct Shared {
     pub(super) was_active: BTreeMap<String, AtomicBool>,
     /// Somebody has asked for the store's end.
     pub(super) end_wanted: Notify,
+    /// Asks for a verification, and what came of the last one.
+    pub(super) verify: Asks,
+    pub(super) verified: Mutex<Option<Condition>>,
 }
 
 impl Shared {
@@ -71,6 +75,7 @@ impl Shared {
             );
             Some(Condition::note(&component.to_string(), "SetAside", words))
         }));
+        conditions.extend(self.verified.lock().unwrap_or_else(PoisonError::into_inner).clone());
         StoreStatus {
             store: self.store.name.clone(),
             regions: self.world.regions.iter().map(|region| self.region(region)).collect(),
