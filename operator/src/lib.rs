@@ -5,6 +5,7 @@ mod health;
 mod operations;
 pub mod platform;
 mod render;
+pub mod verify;
 pub mod view;
 
 /// The procedures are in the core, where the simulator runs them too.

@@ -78,6 +78,8 @@ pub struct Stats {
     pub adopted: u64,
     /// Pieces of state refused: they could have brought back what was deleted.
     pub refused: u64,
+    /// Operations that a repair brought and that took effect.
+    pub reshipped: u64,
 }
 
 /// Why nothing was merged.
@@ -148,6 +150,7 @@ pub(crate) mod entry {
     pub(crate) const JOINING: u8 = 7;
     pub(crate) const JOINED: u8 = 8;
     pub(crate) const MEMBERSHIP: u8 = 9;
+    pub(crate) const RESHIPPED: u8 = 10;
 }
 
 /// See the module.
@@ -727,6 +730,7 @@ impl Shard {
                 let (stable, wall_ms) = (Hlc(r.u64("clock")?), r.u64("clock")?);
                 self.stats.collected += self.table.collect(first, end, stable, wall_ms, &self.cover).0;
             }
+            entry::RESHIPPED => self.apply_reshipped(r.rest(), ks)?,
             _ => return Err(WireError::Unknown("log entry")),
         }
         Ok(())

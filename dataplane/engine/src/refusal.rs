@@ -49,6 +49,9 @@ pub(crate) enum Refusal {
     /// Too many gaps in the cover.
     #[error("MASGAPS too many gaps in the cover of one origin: wait until earlier effects have arrived")]
     Gaps,
+    /// A repair that may not be.
+    #[error("MASREPAIR {0}")]
+    Repair(String),
     /// Out of memory.
     #[error("OOM command not allowed when used memory > 'maxmemory'.")]
     OutOfMemory,

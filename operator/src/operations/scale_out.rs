@@ -1,7 +1,7 @@
 //! Scale-out against real servers: what [`mas_core::procedures::scale_out`] looks at, and what it decides, through what a platform offers.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -19,9 +19,13 @@ use tokio::time::timeout;
 use crate::health::engine::{Answer, Engine, EngineError, Join};
 use crate::health::status::{LinkStatus, is_broken};
 use crate::procedures::shard::Seen;
+use crate::verify::{self, Place, Region};
 
 /// How long a write of a marker may take.
 const FRONT: Duration = Duration::from_secs(5);
+
+/// Percentage of keys whose values are compared, besides all digests, before a region serves.
+const SAMPLE_PERCENT: u8 = 1;
 
 /// The store, as a platform gives it to be looked at for one region that joins.
 pub(crate) struct Ground {
@@ -354,4 +358,67 @@ pub(crate) async fn step(
 /// The names of the steps.
 pub(crate) fn names() -> Vec<&'static str> {
     STEPS.iter().map(|step| step.name).collect()
+}
+
+/// The region and the members, as they are compared: with the masters that they have now.
+pub(crate) struct Compared {
+    pub(crate) store: String,
+    pub(crate) regions: Vec<Region>,
+    pub(crate) shards: u16,
+    pub(crate) password: String,
+    /// Where the masters answer.
+    pub(crate) masters: HashMap<(String, u16), String>,
+}
+
+impl Place for Compared {
+    fn store(&self) -> String {
+        self.store.clone()
+    }
+
+    fn regions(&self) -> Vec<Region> {
+        self.regions.clone()
+    }
+
+    fn shards(&self) -> u16 {
+        self.shards
+    }
+
+    fn master(&self, region: &str, shard: u16) -> Option<String> {
+        self.masters.get(&(region.to_owned(), shard)).cloned()
+    }
+
+    fn password(&self) -> String {
+        self.password.clone()
+    }
+}
+
+/// A comparison under way, or how it ended, of one attempt.
+#[derive(Clone, Default)]
+pub(crate) struct Verifying(Arc<Mutex<Option<(u64, Verification)>>>);
+
+impl Verifying {
+    /// How it stands, of this attempt.
+    pub(crate) fn of(&self, ticket: u64) -> Verification {
+        let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        seen.filter(|(of, _)| *of == ticket).map(|(_, verification)| verification).unwrap_or_default()
+    }
+
+    fn set(&self, ticket: u64, to: Verification) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((ticket, to));
+    }
+
+    /// Compares; to be spawned.
+    pub(crate) async fn compare(self, ticket: u64, place: Compared) {
+        self.set(ticket, Verification::Running);
+        let report = verify::compare_once(&place, SAMPLE_PERCENT).await;
+        self.set(
+            ticket,
+            match (&report.failed, report.different_keys, report.undecided) {
+                (None, 0, 0) => Verification::Equal,
+                (None, 1.., _) => Verification::Differs(report.words()),
+                // A master moved, or writes were under way all the time: again.
+                (Some(_), ..) | (None, 0, _) => Verification::None,
+            },
+        );
+    }
 }

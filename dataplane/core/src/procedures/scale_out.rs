@@ -197,8 +197,8 @@ pub enum Verification {
     /// Not begun in this attempt.
     #[default]
     None,
-    /// Keys compared so far, and of how many.
-    Running(u64, u64),
+    /// Under way.
+    Running,
     /// No difference that counts.
     Equal,
     /// In words.
@@ -510,10 +510,7 @@ fn ungrounded(o: &Observed, at: usize, joining: &Joining) -> Option<Verdict> {
 fn verify(o: &Observed) -> Look<Action> {
     match &o.verification {
         Verification::None => Look { verdict: Verdict::wait("comparing"), actions: vec![Action::Verify] },
-        Verification::Running(done, total) => {
-            let progress = Some(Progress { done: *done, total: *total, unit: "keys" });
-            Verdict::Wait { progress, message: "comparing with the members".into() }.into()
-        }
+        Verification::Running => Verdict::wait("being compared with the members").into(),
         Verification::Equal => Verdict::Done.into(),
         Verification::Differs(words) => {
             Verdict::Back { to: SYNC, why: format!("the regions differ: {words}") }.into()

@@ -123,6 +123,7 @@ pub(crate) fn stats(ctx: Ctx, words: Words<'_>) {
             ("late", stats.late),
             ("adopted", stats.adopted),
             ("refused-state", stats.refused),
+            ("reshipped", stats.reshipped),
             ("missing", stats.missing),
             ("held", counters.held),
             ("captured", counters.captured),
@@ -166,7 +167,7 @@ pub(crate) fn stamp(ctx: Ctx, words: Words<'_>) {
     });
 }
 
-fn type_name(kind: Kind) -> &'static str {
+pub(super) fn type_name(kind: Kind) -> &'static str {
     match kind {
         Kind::Str => "string",
         Kind::Hash => "hash",

@@ -99,10 +99,8 @@ pub(crate) fn instead_in_a_cluster(command: &Command) -> Option<&'static str> {
         Command::Fault(_) => {
             Some("fault works on this machine's stores only; in a cluster write `kubectl delete pod POD`")
         }
-        Command::Verify(_) => Some(
-            "verify runs on this machine's stores only; on a cluster it comes with StoreOperation Verify",
-        ),
-        Command::Status(_)
+        Command::Verify(_)
+        | Command::Status(_)
         | Command::Endpoints(_)
         | Command::Top(_)
         | Command::Plan(_)

@@ -16,7 +16,7 @@ use kube::runtime::controller::{self, Action, Config, Controller};
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::{self, ObjectRef};
 use kube::runtime::{WatchStreamExt as _, watcher};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use super::FIELD_MANAGER;
 use super::catalog::{Catalog, CatalogError};
@@ -133,6 +133,7 @@ pub async fn run(
         operations,
         recorder,
         metrics: Arc::clone(&metrics),
+        verifying: Arc::new(Semaphore::new(1)),
         rounds,
     };
     let context = Arc::new(Context {

@@ -7,7 +7,7 @@ use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
-use tokio::sync::{Mutex, Notify, mpsc, watch};
+use tokio::sync::{Mutex, Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -22,11 +22,12 @@ use super::shared::{Gates, Members, Parts, Shared};
 use super::stale::{self, Roster};
 use super::store::{Options, StartError};
 use super::world::{self, RegionPlan, World, address};
-use super::{broker, control, operations, ports, relay};
+use super::{broker, control, operations, ports, relay, verify};
 use crate::health::engine::Engine;
 use crate::health::member::{End, look_at};
 use crate::health::proxy::{self, ProxyReport};
 use crate::health::shard::{ShardController, ShardView};
+use crate::operations::scale_out::Verifying;
 use crate::procedures::shard::{Notice, Place, bootstrap_obstacles};
 use crate::render::{self, RedisConfig, Users};
 use crate::view::ProcessPhase;
@@ -137,15 +138,22 @@ pub(super) async fn assemble(
         workshop.nursery.spawn(found(members, Arc::clone(&workshop.record), gates, notices_set));
     }
     let nursery = workshop.nursery.clone();
+    let last = verify::last(&layout);
+    let (asks, asked) = crate::verify::asks();
     let shared = Arc::new(Shared {
+        verify: asks,
+        verified: std::sync::Mutex::new(last.as_ref().map(|report| verify::condition(&layout, report))),
         layout,
         parts: RwLock::new(Arc::new(parts)),
         workshop,
         founding,
         changing: Mutex::default(),
-        verification: std::sync::Mutex::default(),
+        verifying: Verifying::default(),
         end_wanted: Notify::new(),
     });
+    let verified = verify::Verified { shared: Arc::clone(&shared) };
+    let turn = Arc::new(Semaphore::new(1));
+    nursery.spawn(crate::verify::run(verified, last.as_ref().and_then(verify::when), asked, turn));
     let listener = control::bind(&shared.layout)?;
     nursery.spawn(control::serve(listener, Arc::clone(&shared)));
     nursery.spawn(operations::run(Arc::clone(&shared)));

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -17,6 +17,7 @@ use super::layout::Layout;
 use super::operations;
 use super::shared::Shared;
 use super::store::StartError;
+use crate::verify::{Ask, Report};
 use crate::view::StoreStatus;
 
 /// Longest request.
@@ -67,6 +68,15 @@ pub enum Request {
         name: String,
         /// Take it back.
         rollback: bool,
+    },
+    /// Compare what the regions hold.
+    #[serde(rename_all = "camelCase")]
+    Verify {
+        /// Repair what differs; otherwise tell.
+        repair: bool,
+        /// Percentage of keys whose values are compared, if not as the manifest says.
+        #[serde(default)]
+        sample_percent: Option<u8>,
     },
     /// End the store.
     Down,
@@ -193,6 +203,23 @@ async fn answer(request: Request, shared: &Arc<Shared>) -> Reply {
             Ok(()) => Reply::Ok(serde_json::Value::Null),
             Err(why) => Reply::Error(why),
         },
+        Request::Verify { repair, sample_percent } => {
+            let (reply, report) = oneshot::channel();
+            let ask = Ask {
+                request: Some("masctl".into()),
+                repair: Some(repair),
+                sample_percent,
+                reply: Some(reply),
+            };
+            if shared.verify.try_send(ask).is_err() {
+                return Reply::Error("too many verifications wait already: wait for them".into());
+            }
+            match report.await.map(serde_json::to_value) {
+                Ok(Ok(report)) => Reply::Ok(report),
+                Ok(Err(error)) => Reply::Error(error.to_string()),
+                Err(_) => Reply::Error("the store ended meanwhile".into()),
+            }
+        }
         Request::Down => {
             shared.end_wanted.notify_one();
             Reply::Ok(serde_json::Value::Null)
@@ -216,7 +243,13 @@ impl Client {
         Ok(serde_json::from_value(self.ask(&Request::Status).await?)?)
     }
 
-    /// Any request.
+    /// Compares what the regions hold. Takes as long as it takes.
+    pub async fn verify(&self, repair: bool, sample_percent: Option<u8>) -> Result<Report, ControlError> {
+        let report = self.exchange(&Request::Verify { repair, sample_percent }).await?;
+        Ok(serde_json::from_value(report)?)
+    }
+
+    /// Any other request.
     pub async fn ask(&self, request: &Request) -> Result<serde_json::Value, ControlError> {
         timeout(CLIENT_TIMEOUT, self.exchange(request)).await.map_err(|_| ControlError::Timeout)?
     }

@@ -37,4 +37,3 @@ pub use ports::PortsError;
 pub use record::{Record, RecordError, RegionRecord, ShardRecord};
 pub use stale::sweep as sweep_stale_processes;
 pub use store::{Options, StartError, Store, StoreError, delete_data};
-pub use verify::{Difference, Verdict, VerifyError, verify};

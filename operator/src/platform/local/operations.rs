@@ -1,11 +1,11 @@
 //! Operations of a local store: each is a row of the record. They run one after the other; a change of the manifest starts them.
 
-use std::sync::{Arc, PoisonError};
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crds::{OperationAction, OperationPhase, OperationType, StoreOperationStatus};
 use mas_core::procedures::operation::{Obstacle, Operation, Phase};
-use mas_core::procedures::scale_out::Verification;
 use mas_core::stamp::{Incarnation, RegionId};
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -15,22 +15,21 @@ use super::record::{OperationRecord, Record, RecordError, is_over};
 use super::shared::{Parts, Shared};
 use super::store::StartError;
 use super::world::{RegionPlan, address};
-use super::{ports, verify, world};
+use super::{ports, secrets, world};
 use crate::health::proxy::ProxyReport;
 use crate::health::status::build_link;
 use crate::operations::scale_out::{
-    self, ActionError, AsEngine, Front, Ground, Hands, MasterGround, MemberGround, ShardGround,
+    self, ActionError, AsEngine, Compared, Front, Ground, Hands, MasterGround, MemberGround, ShardGround,
 };
 use crate::operations::{now_ms, restore, show, sync_step, ticket};
 use crate::procedures::shard::Basis;
-use crate::view::{OperationRow, ProcessPhase, RegionPhase, StoreStatus};
+use crate::verify;
+use crate::view::{OperationRow, ProcessPhase, RegionPhase};
 
 /// How often an operation is looked at.
 const TICK: Duration = Duration::from_millis(200);
 /// Mere progress is written no more often.
 const WRITTEN_EVERY: Duration = Duration::from_secs(1);
-/// Keys whose values are compared when a region is verified.
-const SAMPLE: u64 = 100;
 
 /// Carries out what the record lists, until it is dropped.
 pub(super) async fn run(shared: Arc<Shared>) {
@@ -183,7 +182,6 @@ fn ground(
         let engine = Arc::clone(engine) as Arc<dyn AsEngine>;
         Some(ShardGround { engine, absent, epoch, links: own_links.clone() })
     });
-    let verification = shared.verification.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let source = row.spec.source.as_deref().and_then(|name| parts.world.region(name));
     Ground {
         store: parts.store.name.clone(),
@@ -194,7 +192,7 @@ fn ground(
         shards: shards.collect(),
         slots: record.slots.clone(),
         wanted_source: source.map(|source| RegionId(source.id)),
-        verification: verification.filter(|(of, _)| *of == ticket).map(|(_, v)| v).unwrap_or_default(),
+        verification: shared.verifying.of(ticket),
         joined: !region.joining,
     }
 }
@@ -253,23 +251,25 @@ impl Hands for LocalHands<'_> {
     }
 
     async fn verify(&self) -> Result<(), ActionError> {
-        let status = self.shared.status();
-        let known = |name: &str| name == self.region || self.parts.world.region(name).is_some_and(|r| !r.joining);
-        let regions = status.regions.iter().filter(|region| known(&region.name)).cloned().collect();
-        let status = StoreStatus { regions, ..status };
-        let (shared, ticket) = (Arc::clone(self.shared), self.ticket);
-        set_verification(&shared, ticket, Verification::Running(0, 1));
-        self.shared.workshop.nursery.spawn(async move {
-            let outcome = match verify::verify(&shared.layout, &status, SAMPLE).await {
-                Ok(verdict) if verdict.is_equal() => Verification::Equal,
-                Ok(verdict) if !verdict.differences.is_empty() => {
-                    Verification::Differs(format!("{} keys differ", verdict.differences.len()))
-                }
-                // Writes were under way, or a master moved: again.
-                Ok(_) | Err(_) => Verification::None,
-            };
-            set_verification(&shared, ticket, outcome);
-        });
+        let parts = self.parts;
+        let regions = || parts.world.regions.iter().filter(|of| !of.joining || of.name == self.region);
+        let mut masters = HashMap::new();
+        for ((region, shard), view) in &parts.shards {
+            let nodes = parts.world.region(region).and_then(|of| of.shards.get(usize::from(*shard)));
+            if let Some(node) = view.borrow().master.and_then(|master| nodes?.get(master)) {
+                masters.insert((region.clone(), *shard), address(node.port));
+            }
+        }
+        let password = secrets::ensure(&self.shared.layout, "engine");
+        let compared = Compared {
+            store: parts.store.name.clone(),
+            regions: regions().map(|of| verify::Region { name: of.name.clone(), id: of.id }).collect(),
+            shards: parts.store.shards,
+            password: password.map_err(|error| ActionError::Platform(error.to_string()))?.value,
+            masters,
+        };
+        let verifying = self.shared.verifying.clone();
+        self.shared.workshop.nursery.spawn(verifying.compare(self.ticket, compared));
         Ok(())
     }
 
@@ -287,10 +287,6 @@ impl Hands for LocalHands<'_> {
         self.shared.set_parts(parts);
         Ok(())
     }
-}
-
-fn set_verification(shared: &Shared, ticket: u64, to: Verification) {
-    *shared.verification.lock().unwrap_or_else(PoisonError::into_inner) = Some((ticket, to));
 }
 
 /// Takes back a region that was to join: the others never noticed.

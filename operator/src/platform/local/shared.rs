@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crds::OperationPhase;
-use mas_core::procedures::scale_out::Verification;
 use tokio::sync::{Notify, watch};
 
 use super::assemble::Workshop;
@@ -23,7 +22,9 @@ use crate::health::member::Member;
 use crate::health::proxy::ProxyReport;
 use crate::health::shard::ShardView;
 use crate::health::status::{PhaseInput, build_link, build_phase, build_shard};
+use crate::operations::scale_out::Verifying;
 use crate::procedures::shard::{Notice, Seen};
+use crate::verify::Asks;
 use crate::view::{
     BrokerStatus, Condition, ProcessPhase, ProcessRow, RegionPhase, RegionStatus, StoreStatus,
 };
@@ -112,8 +113,11 @@ pub(super) struct Shared {
     pub(super) founding: watch::Receiver<Vec<Notice>>,
     /// One change of the parts at a time.
     pub(super) changing: tokio::sync::Mutex<()>,
-    /// The comparison that an operation has asked for: of which attempt, and how it stands.
-    pub(super) verification: std::sync::Mutex<Option<(u64, Verification)>>,
+    /// Asks for a verification, and what came of the last one.
+    pub(super) verify: Asks,
+    pub(super) verified: std::sync::Mutex<Option<Condition>>,
+    /// The comparison that an operation has asked for.
+    pub(super) verifying: Verifying,
     /// Somebody has asked for the store's end.
     pub(super) end_wanted: Notify,
 }
@@ -158,6 +162,7 @@ impl Shared {
             );
             Some(Condition::note(&component.to_string(), "SetAside", words))
         }));
+        conditions.extend(self.verified.lock().unwrap_or_else(PoisonError::into_inner).clone());
         let record = self.workshop.record.peek();
         for row in &record.operations {
             if let Some(blocked) = row.status.blocked.as_ref().filter(|_| !is_over(row.status.phase)) {

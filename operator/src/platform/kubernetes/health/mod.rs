@@ -6,6 +6,7 @@ mod pods;
 mod record;
 mod rows;
 mod store;
+mod verification;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,11 +15,12 @@ use crds::{MultiActiveStore, StoreOperation, StoreRegion};
 use kube::core::Resource as _;
 use kube::runtime::events::{Event, EventType, Recorder};
 use kube::runtime::reflector::{self, ObjectRef};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 pub(crate) use pods::{PodProcess, Pods};
 pub(crate) use rows::words;
+pub(crate) use verification::ANNOTATION;
 
 use super::endpoint::Metrics;
 use super::status::Round;
@@ -43,6 +45,8 @@ pub(crate) struct Shared {
     pub(crate) operations: reflector::Store<StoreOperation>,
     pub(crate) recorder: Recorder,
     pub(crate) metrics: Arc<Metrics>,
+    /// One store is verified at a time.
+    pub(crate) verifying: Arc<Semaphore>,
     /// Asks for a round: once a store, when it is founded.
     pub(crate) rounds: mpsc::UnboundedSender<ObjectRef<MultiActiveStore>>,
 }

@@ -1,15 +1,13 @@
 //! Operations of a store in a cluster: each is a `StoreOperation`. Its state is written, over the version that was read, before what it
 //! announces is done.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crds::{OperationPhase, RegionPhase, StoreOperation, StoreOperationStatus};
 use kube::runtime::reflector::ObjectRef;
 use mas_core::procedures::operation::Operation;
-use mas_core::procedures::scale_out::Verification;
 use mas_core::stamp::{Incarnation, RegionId};
 use serde_json::json;
 use tokio::sync::watch;
@@ -24,7 +22,8 @@ use crate::health::proxy::ProxyReport;
 use crate::health::shard::ShardView;
 use crate::health::status::{LinkStatus, build_link};
 use crate::operations::scale_out::{
-    self, ActionError, AsEngine, Front, Ground, Hands, MasterGround, MemberGround, ShardGround,
+    self, ActionError, AsEngine, Compared, Front, Ground, Hands, MasterGround, MemberGround, ShardGround,
+    Verifying,
 };
 use crate::operations::{now_ms, restore, show, sync_step, ticket};
 use crate::platform::kubernetes::build;
@@ -33,6 +32,7 @@ use crate::platform::kubernetes::client::{ClientError, Namespace};
 use crate::platform::kubernetes::labels::{self, Part};
 use crate::platform::kubernetes::status::replacing;
 use crate::procedures::shard::Basis;
+use crate::verify;
 
 /// How often an operation is looked at.
 const TICK: Duration = Duration::from_millis(500);
@@ -70,7 +70,8 @@ pub(super) struct Runner {
     pub(super) regions: Vec<RegionHandle>,
     pub(super) identity: Arc<IdentityRecord>,
     pub(super) latest: watch::Receiver<Arc<Latest>>,
-    pub(super) verification: Arc<Mutex<Option<(u64, Verification)>>>,
+    pub(super) password: String,
+    pub(super) verifying: Verifying,
 }
 
 /// An operation as it was read or written last.
@@ -197,7 +198,6 @@ impl Runner {
             epoch: 0,
             links: links.clone(),
         });
-        let verification = self.verification.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let epochs = checked.identity.region(&region.name).map(|of| of.epochs.clone()).unwrap_or_default();
         let mut shards: Vec<ShardGround> = shards.collect();
         for (shard, epoch) in shards.iter_mut().zip(epochs) {
@@ -212,7 +212,7 @@ impl Runner {
             shards,
             slots: checked.identity.slots.clone(),
             wanted_source: object.spec.source.as_deref().and_then(id),
-            verification: verification.filter(|(of, _)| *of == ticket).map(|(_, v)| v).unwrap_or_default(),
+            verification: self.verifying.of(ticket),
             joined: false,
         }
     }
@@ -322,7 +322,24 @@ impl Hands for ClusterHands<'_> {
     }
 
     async fn verify(&self) -> Result<(), ActionError> {
-        let _ = self.ticket;
+        let runner = self.runner;
+        let regions = || runner.regions.iter().filter(|of| !of.joining || of.name == self.region.name);
+        let mut masters = HashMap::new();
+        for region in regions() {
+            for (number, shard) in (0u16..).zip(&region.shards) {
+                let master = shard.view.borrow().master;
+                let address = master.and_then(|at| shard.process(&runner.shared, &runner.namespace, at).address());
+                masters.extend(address.map(|address| ((region.name.clone(), number), address)));
+            }
+        }
+        let compared = Compared {
+            store: runner.store.clone(),
+            regions: regions().map(|of| verify::Region { name: of.name.clone(), id: of.id }).collect(),
+            shards: runner.shards,
+            password: runner.password.clone(),
+            masters,
+        };
+        tokio::spawn(runner.verifying.clone().compare(self.ticket, compared));
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crds::{MultiActiveStore, MultiActiveStoreStatus, StoreRegionStatus};
+use crds::{MultiActiveStore, MultiActiveStoreStatus, RegionPhase, StoreRegionStatus, VerificationStatus};
 use futures_util::future::join_all;
 use jiff::Timestamp;
 use kube::runtime::reflector::ObjectRef;
@@ -15,8 +15,10 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use super::pods::PodProcess;
 use super::record::{IdentityRecord, RecordError, Row, ShardLedger};
 use super::rows::{self, Measured, ShardMeasured};
+use super::verification::{self, Known, ShardOf, Verified, Verifier};
 use super::{Latest, Pods, Shared, operations};
 use crate::health::engine::Engine;
+use crate::operations::scale_out::Verifying;
 use crate::health::member::{Member, look_at};
 use crate::health::proxy::{ProxyReport, fetch_report, has_declared};
 use crate::health::shard::{ShardController, ShardView};
@@ -24,10 +26,11 @@ use crate::health::status::{build_link, build_shard};
 use crate::platform::kubernetes::build;
 use crate::platform::kubernetes::check::Checked;
 use crate::platform::kubernetes::client::Namespace;
-use crate::platform::kubernetes::endpoint::ShownPhase;
+use crate::platform::kubernetes::endpoint::{ShownPhase, ShownVerification};
 use crate::platform::kubernetes::labels::{self, Part};
 use crate::platform::kubernetes::status::{self, Outdated};
 use crate::procedures::shard::{Notice, Place, Seen, bootstrap_obstacles};
+use crate::verify;
 
 /// How often the store is looked at as a whole.
 const TICK: Duration = Duration::from_millis(500);
@@ -44,6 +47,7 @@ pub(super) async fn run(shared: Shared, mut latest: watch::Receiver<Arc<Latest>>
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut runner: Option<Runner> = None;
     let mut report = StoreReport::default();
+    let mut verified: Option<VerificationStatus> = None;
     shared.pods.wait_known().await;
     loop {
         tokio::select! {
@@ -56,7 +60,8 @@ pub(super) async fn run(shared: Shared, mut latest: watch::Receiver<Arc<Latest>>
         if let Some(checked) = now.round.store() {
             let plan = Plan::of(checked);
             if runner.as_ref().is_none_or(|runner| runner.plan != plan) {
-                runner = Some(Runner::start(&shared, plan, latest.clone()));
+                let settings = checked.spec.verification;
+                runner = Some(Runner::start(&shared, plan, latest.clone(), &live, settings));
             }
             if let Some(runner) = runner.as_mut().filter(|_| checked.identity.founded.is_some()) {
                 runner.open();
@@ -70,8 +75,12 @@ pub(super) async fn run(shared: Shared, mut latest: watch::Receiver<Arc<Latest>>
             }
             runner.found(&shared, &live).await;
             rows = runner.report(&shared, &live, generation).await;
+            if let Some(checked) = now.round.store().filter(|checked| checked.identity.founded.is_some()) {
+                runner.look_at_verification(&live, checked.spec.verification, &rows);
+            }
+            verified = runner.verifier.result().or(verified);
         }
-        report.write(&shared, &live, &now, &rows).await;
+        report.write(&shared, &live, &now, &rows, verified.as_ref()).await;
     }
 }
 
@@ -90,6 +99,7 @@ impl StoreReport {
         live: &Arc<MultiActiveStore>,
         latest: &Latest,
         rows: &BTreeMap<String, StoreRegionStatus>,
+        verified: Option<&VerificationStatus>,
     ) {
         // The watch may not have brought our own last write yet.
         let base = match &self.written {
@@ -103,6 +113,7 @@ impl StoreReport {
             &latest.round,
             rows,
             &outdated,
+            verified,
             Timestamp::now(),
         );
         if base.status.as_ref() == Some(&next) {
@@ -173,6 +184,7 @@ struct Runner {
     identity: Arc<IdentityRecord>,
     founded: bool,
     obstacles: Vec<Notice>,
+    verifier: Verifier,
     _tasks: JoinSet<()>,
 }
 
@@ -201,7 +213,13 @@ struct Shard {
 }
 
 impl Runner {
-    fn start(shared: &Shared, plan: Plan, latest: watch::Receiver<Arc<Latest>>) -> Self {
+    fn start(
+        shared: &Shared,
+        plan: Plan,
+        latest: watch::Receiver<Arc<Latest>>,
+        live: &Arc<MultiActiveStore>,
+        settings: crds::Verification,
+    ) -> Self {
         let namespace = Namespace::new(shared.client.clone(), &plan.namespace);
         let name = labels::identity_name(&plan.store);
         let identity = Arc::new(IdentityRecord::new(namespace.clone(), name));
@@ -270,11 +288,13 @@ impl Runner {
                 regions: regions.iter().map(Region::handle).collect(),
                 identity: Arc::clone(&identity),
                 latest,
-                verification: Arc::default(),
+                password: plan.engine_password.clone(),
+                verifying: Verifying::default(),
             };
             tasks.spawn(runner.run());
         }
-        Self { plan, regions, identity, founded: false, obstacles: Vec::new(), _tasks: tasks }
+        let verifier = start_verification(shared, &plan, &regions, live, settings, &mut tasks);
+        Self { plan, regions, identity, founded: false, obstacles: Vec::new(), verifier, _tasks: tasks }
     }
 
     /// The store is founded: the controllers of its members may act. Those of a region that joins are its operation's.
@@ -284,6 +304,20 @@ impl Runner {
                 shard.gate.send_replace(true);
             }
         }
+    }
+
+    fn look_at_verification(
+        &mut self,
+        live: &MultiActiveStore,
+        settings: crds::Verification,
+        rows: &BTreeMap<String, StoreRegionStatus>,
+    ) {
+        let phase = |name: &String| rows.get(name).map(|row| row.phase).unwrap_or_default();
+        let waits = self.plan.regions.iter().find(|(name, _)| phase(name) != RegionPhase::Active);
+        let obstacle = waits.map(|(name, _)| {
+            format!("regions are compared while all are Active, and {name} is {:?}", phase(name))
+        });
+        self.verifier.look(live, Known { settings, obstacle });
     }
 
     /// Everything has been looked at since this began.
@@ -475,6 +509,50 @@ impl Shard {
         let notices = view.notices.iter().map(|notice| (notice.reason, notice.message.clone())).collect();
         ShardMeasured { status, notices }
     }
+}
+
+fn start_verification(
+    shared: &Shared,
+    plan: &Plan,
+    regions: &[Region],
+    live: &Arc<MultiActiveStore>,
+    settings: crds::Verification,
+    tasks: &mut JoinSet<()>,
+) -> Verifier {
+    let obstacle = Some("its regions were not looked at yet".to_owned());
+    let (known, known_seen) = watch::channel(Known { settings, obstacle });
+    let (result, seen) = watch::channel(None);
+    let (asks, asked) = verify::asks();
+    let shards = regions.iter().flat_map(|region| {
+        (0u16..).zip(&region.shards).map(|(number, shard)| {
+            let of = ShardOf { view: shard.view.clone(), members: shard.members.clone() };
+            ((region.name.clone(), number), of)
+        })
+    });
+    let shown = ShownVerification::new(Arc::clone(&shared.metrics), &plan.namespace, &plan.store);
+    if let Some(known) = live.status.as_ref().and_then(|status| status.verification.as_ref()) {
+        shown.restore(known);
+    }
+    let store = Verified {
+        key: ObjectRef::from_obj(&**live),
+        shared: shared.clone(),
+        store: plan.store.clone(),
+        regions: plan
+            .regions
+            .iter()
+            // Who joins is compared by its operation.
+            .filter(|(name, _)| !plan.joining.contains(name))
+            .map(|(name, id)| verify::Region { name: name.clone(), id: *id })
+            .collect(),
+        shards: plan.shards,
+        password: plan.engine_password.clone(),
+        of: shards.collect(),
+        known: known_seen,
+        result,
+        shown,
+    };
+    tasks.spawn(verify::run(store, verification::last(live), asked, Arc::clone(&shared.verifying)));
+    Verifier { asks, known, result: seen, asked: None }
 }
 
 type Pumped = Vec<(String, watch::Sender<PodProcess>)>;
