@@ -12,7 +12,7 @@ use e2e::{OperationStatus, keyspace, one_at_a_time, process, rounds, wait_until}
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-const LIMIT: Duration = Duration::from_mins(4);
+const LIMIT: Duration = Duration::from_mins(8);
 const SPEC: &str = "  shards: 2\n  redis: {replicas: 1, maxMemory: 128Mi}\n  broker: {replicas: 1}\n  proxy: {replicas: 1}";
 const TWO: [&str; 2] = ["beijing", "shanghai"];
 const THREE: [&str; 3] = ["beijing", "shanghai", "chengdu"];

@@ -64,8 +64,11 @@ pub(crate) struct MasterGround {
     pub(crate) address: Option<String>,
 }
 
-/// One server of the region that joins.
+/// One shard of the region that joins.
 pub(crate) struct ShardGround {
+    /// The first member: it becomes the copy.
+    pub(crate) first: Arc<dyn AsEngine>,
+    /// The master, once the shard's controller has one; until then the first member. It is the one that is looked at.
     pub(crate) engine: Arc<dyn AsEngine>,
     /// Why it cannot be asked, if so.
     pub(crate) absent: Option<String>,
@@ -184,9 +187,11 @@ async fn look_at_shard(ground: &Ground, at: usize, ticket: u64) -> Shard {
         Ok(Answer::Identity { identity, follows }) => (identity, follows),
         Err(error) => return nothing(Copy::Silent(format!("does not answer ({error})"))),
     };
-    let received = info
-        .map(|info| number(&info, "master_sync_read_bytes").max(number(&info, "loading_loaded_bytes")))
-        .unwrap_or_default();
+    let info = info.unwrap_or_default();
+    let received = number(&info, "master_sync_read_bytes").max(number(&info, "loading_loaded_bytes"));
+    let saved = number(&info, "aof_enabled") == 1
+        && number(&info, "aof_rewrite_in_progress") + number(&info, "aof_rewrite_scheduled") == 0
+        && info.get("aof_last_bgrewrite_status").is_some_and(|status| status.trim() == "ok");
     let Ok(cover) = engine.cover().await else {
         return nothing(Copy::Silent("does not tell what it has".into()));
     };
@@ -197,7 +202,7 @@ async fn look_at_shard(ground: &Ground, at: usize, ticket: u64) -> Shard {
     });
     let markers = join_all(keys).await.into_iter().flatten().collect();
     let links = of.links.iter().map(link).collect();
-    Shard { copy: copy(ground, at, &identity, follows.as_deref(), received, ticket), cover, markers, links }
+    Shard { copy: copy(ground, at, &identity, follows.as_deref(), (received, saved), ticket), cover, markers, links }
 }
 
 fn link(link: &LinkStatus) -> Link {
@@ -215,7 +220,7 @@ fn copy(
     at: usize,
     identity: &Identity,
     follows: Option<&str>,
-    received: u64,
+    (received, saved): (u64, bool),
     ticket: u64,
 ) -> Copy {
     if identity.region == 0 {
@@ -229,6 +234,7 @@ fn copy(
             joining: identity.joining.clone(),
             promoted: identity.role == Role::Master && identity.state != EngineState::Fenced,
             serving: identity.state == EngineState::Serving && identity.recovered,
+            saved,
         };
     }
     let source = ground.members.iter().find(|member| member.id == region);
@@ -270,7 +276,7 @@ pub(crate) async fn act<H: Hands>(
                 incarnation: *incarnation,
                 seq: *seq,
             };
-            Ok(ground.shards[*shard].engine.engine().join(&join).await?)
+            Ok(ground.shards[*shard].first.engine().join(&join).await?)
         }
         Action::Verify => hands.verify().await,
         Action::Open { shard } => {
@@ -289,7 +295,7 @@ async fn follow(ground: &Ground, shard: usize, source: RegionId) -> Result<(), A
     let member = ground.members.iter().find(|member| member.id == source);
     let address = member.and_then(|member| member.shards[shard].address.as_deref());
     let Some(address) = address else { return Ok(()) };
-    let engine = ground.shards[shard].engine.engine();
+    let engine = ground.shards[shard].first.engine();
     // It tries by itself for as long as it was told; telling it again would break off a sync under way.
     if let Answer::Identity { follows: Some(now), .. } = engine.ask().await?
         && now == address

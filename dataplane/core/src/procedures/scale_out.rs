@@ -22,6 +22,8 @@ use crate::stamp::{Incarnation, Origin, RegionId};
 const PROVISION_MS: u64 = 20 * 60_000;
 /// A sync may have to begin anew some times before it moves.
 const SYNC_MS: u64 = 10 * 60_000;
+/// A shard that was opened serves; the rest, a broker that comes back, may take its time.
+const SERVE_MS: u64 = 24 * 3600 * 1000;
 /// Everything else moves within seconds.
 const STEP_MS: u64 = 5 * 60_000;
 
@@ -173,6 +175,8 @@ pub enum Copy {
         promoted: bool,
         /// Serves, and has read its own stream back.
         serving: bool,
+        /// Its data is in files of its own: Redis writes those in the background after a sync, and until then a restart has nothing.
+        saved: bool,
     },
 }
 
@@ -215,7 +219,7 @@ pub const STEPS: [Step<Observed, Action>; 9] = [
     Step { name: "Promote", patience_ms: STEP_MS, look: promote },
     Step { name: "Replay", patience_ms: STEP_MS, look: replay },
     Step { name: "Verify", patience_ms: STEP_MS, look: verify },
-    Step { name: "Serve", patience_ms: STEP_MS, look: serve },
+    Step { name: "Serve", patience_ms: SERVE_MS, look: serve },
 ];
 /// The step that a copy that turned out void goes back to.
 pub const SYNC: &str = "SyncReplica";
@@ -445,14 +449,23 @@ fn towards(o: &Observed, ready: fn(Action) -> Option<Action>) -> Look<Action> {
 
 fn replay(o: &Observed) -> Look<Action> {
     for (at, shard) in o.shards.iter().enumerate() {
-        let Copy::Own { ticket, joining, promoted, .. } = &shard.copy else {
-            return Verdict::Back { to: SYNC, why: format!("shard {at} has lost what it had") }.into();
+        let (ticket, joining, promoted, saved) = match &shard.copy {
+            Copy::Own { ticket, joining, promoted, saved, .. } => (ticket, joining, promoted, saved),
+            // Restarted, perhaps: what comes back decides.
+            Copy::Silent(why) => return Verdict::wait(format!("its server of shard {at} {why}")).into(),
+            Copy::Loading(_) => return Verdict::wait(format!("shard {at} loads its files")).into(),
+            Copy::Blank { .. } | Copy::Foreign { .. } => {
+                return Verdict::Back { to: SYNC, why: format!("shard {at} has lost what it had") }.into();
+            }
         };
         if *ticket != o.ticket {
             return Verdict::Back { to: SYNC, why: format!("shard {at} is of an earlier attempt") }.into();
         }
         if !promoted {
             return Verdict::wait(format!("shard {at} is being promoted again")).into();
+        }
+        if !saved {
+            return Verdict::wait(format!("shard {at} writes what it copied to its own files")).into();
         }
         if let Some(verdict) = joining.as_ref().and_then(|joining| ungrounded(o, at, joining)) {
             return verdict.into();
@@ -543,5 +556,6 @@ fn serve(o: &Observed) -> Look<Action> {
     if all {
         return Look { verdict: Verdict::wait("becoming a member"), actions: vec![Action::Finish] };
     }
-    Look { verdict: Verdict::wait("opening the shards"), actions: open }
+    let words = if open.is_empty() { "the shards read their own streams back" } else { "opening the shards" };
+    Look { verdict: Verdict::wait(words), actions: open }
 }

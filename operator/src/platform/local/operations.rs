@@ -127,7 +127,7 @@ async fn step(
 async fn open_gates(parts: &Parts, ground: &Ground, region: &RegionPlan) {
     for (number, shard) in (0u16..).zip(&ground.shards) {
         let Some(gate) = parts.gates.get(&(region.name.clone(), number)) else { continue };
-        let Ok(crate::health::engine::Answer::Identity { identity, .. }) = shard.engine.engine().ask().await
+        let Ok(crate::health::engine::Answer::Identity { identity, .. }) = shard.first.engine().ask().await
         else {
             continue; // as it was
         };
@@ -176,11 +176,16 @@ fn ground(
     let members = members.collect();
     let own_links = links(region);
     let shards = (0..shards).filter_map(|shard| {
-        let (component, engine) = parts.members.get(&(region.name.clone(), shard))?.first()?;
+        let key = (region.name.clone(), shard);
+        let members = parts.members.get(&key)?;
+        let first = members.first()?;
+        let master = parts.shards.get(&key).and_then(|view| members.get(view.borrow().master?));
+        let (component, engine) = master.unwrap_or(first);
         let absent = (!runs(parts, component)).then(|| "is not running".to_owned());
         let epoch = record.epochs.get(&format!("{}/shard-{shard}", region.name)).map_or(0, |of| of.epoch);
         let engine = Arc::clone(engine) as Arc<dyn AsEngine>;
-        Some(ShardGround { engine, absent, epoch, links: own_links.clone() })
+        let first = Arc::clone(&first.1) as Arc<dyn AsEngine>;
+        Some(ShardGround { first, engine, absent, epoch, links: own_links.clone() })
     });
     let source = row.spec.source.as_deref().and_then(|name| parts.world.region(name));
     Ground {

@@ -191,12 +191,16 @@ impl Runner {
         let id = |name: &str| self.regions.iter().find(|of| of.name == name).map(|of| RegionId(of.id));
         let members = self.regions.iter().filter(|of| !of.joining).map(|of| self.member(checked, of));
         let links = self.links(region);
-        let shards = region.shards.iter().map(|shard| ShardGround {
-            engine: Arc::clone(&shard.members[0]) as Arc<dyn AsEngine>,
-            absent: (shard.process(&self.shared, &self.namespace, 0).phase() != Phase::Running)
-                .then(|| "is not running".to_owned()),
-            epoch: 0,
-            links: links.clone(),
+        let shards = region.shards.iter().map(|shard| {
+            let looked_at = shard.view.borrow().master.unwrap_or_default();
+            let runs = shard.process(&self.shared, &self.namespace, looked_at).phase() == Phase::Running;
+            ShardGround {
+                first: Arc::clone(&shard.members[0]) as Arc<dyn AsEngine>,
+                engine: Arc::clone(&shard.members[looked_at]) as Arc<dyn AsEngine>,
+                absent: (!runs).then(|| "is not running".to_owned()),
+                epoch: 0,
+                links: links.clone(),
+            }
         });
         let epochs = checked.identity.region(&region.name).map(|of| of.epochs.clone()).unwrap_or_default();
         let mut shards: Vec<ShardGround> = shards.collect();
@@ -295,7 +299,7 @@ impl ShardHandle {
 async fn open_gates(ground: &Ground, region: &RegionHandle) {
     for (shard, of) in region.shards.iter().zip(&ground.shards) {
         // One that does not answer leaves it as it was.
-        let Ok(Answer::Identity { identity, .. }) = of.engine.engine().ask().await else { continue };
+        let Ok(Answer::Identity { identity, .. }) = of.first.engine().ask().await else { continue };
         let own = identity.region == region.id;
         shard.gate.send_if_modified(|open| std::mem::replace(open, own) != own);
     }
