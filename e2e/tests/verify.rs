@@ -159,6 +159,7 @@ fn equal_regions_are_equal_and_differences_are_named_and_repaired() {
     let (equal, report) = verify(&store, &["--sample", "100"]);
     assert!(!equal);
     assert_eq!(differences(&report), expected(), "{report:#}");
+    assert_eq!(report["differentKeys"], 11, "each counts once: {report:#}");
     assert_eq!((&report["repairedKeys"], &report["keys"][0]["outcome"]), (&0.into(), &"Found".into()));
     assert_eq!(reshipped(&store), [0, 0], "a report alone changes nothing");
     assert_eq!(verified(&store).unwrap().0, "RegionsDiffer");
