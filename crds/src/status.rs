@@ -55,15 +55,13 @@ pub struct Binding {
     pub name: String,
 }
 
-/// A run of verification: whether all regions hold the same.
+/// A run of verification: whether all regions hold the same. All of it is written each time: a merge patch leaves what is not said.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct VerificationStatus {
     /// The last request (annotation `multiactive.dev/verify`) that a run has answered.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub request: Option<String>,
     /// When it ended.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<Time>,
     /// How long it took, milliseconds.
     pub duration_millis: u64,
@@ -80,12 +78,10 @@ pub struct VerificationStatus {
     /// What could not be decided: it was written to all the time.
     pub undecided: u64,
     /// The first ten of the keys that differed.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub keys: Vec<DifferentKey>,
     /// In a sentence.
     pub result: String,
     /// Why it ended early.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub failed: Option<String>,
 }
 

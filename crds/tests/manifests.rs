@@ -246,6 +246,13 @@ fn numbers_are_checked() {
         &["spec.proxy.maxConnections: 1000000 is out of range: write 1 to 100000"],
     );
     refused(
+        spec("verification: {interval: 5s, samplePercent: 101}"),
+        &[
+            "spec.verification.interval: 5s is out of range: write 10s to 720h, or 0s for no schedule",
+            "spec.verification.samplePercent: 101 is out of range: write 0 to 100",
+        ],
+    );
+    refused(
         spec("clock: {maxSkew: 5m}"),
         &["spec.clock.maxSkew: 5m is out of range: write 1ms to 60s (1s suits NTP)"],
     );

@@ -159,6 +159,7 @@ fn equal_regions_are_equal_and_differences_are_named_and_repaired() {
     let (equal, report) = verify(&store, &["--sample", "100"]);
     assert!(!equal);
     assert_eq!(differences(&report), expected(), "{report:#}");
+    assert_eq!(report["differentKeys"], 11, "each counts once: {report:#}");
     assert_eq!((&report["repairedKeys"], &report["keys"][0]["outcome"]), (&0.into(), &"Found".into()));
     assert_eq!(reshipped(&store), [0, 0], "a report alone changes nothing");
     assert_eq!(verified(&store).unwrap().0, "RegionsDiffer");
@@ -235,11 +236,11 @@ fn under_traffic_nothing_is_taken_for_a_difference_and_what_differs_is_repaired(
     keyspace::wait_equal(&store, "*", LIMIT).unwrap();
     damage(&store);
     // What is due comes by itself, and tells.
-    wait_until("the schedule to find it", LIMIT, || match verified(&store) {
-        Some((reason, words)) if reason == "RegionsDiffer" => Ok(println!("{words}")),
+    let told = wait_until("the schedule to find it", LIMIT, || match verified(&store) {
+        Some((reason, words)) if reason == "RegionsDiffer" => Ok(words),
         other => Err(format!("{other:?}")),
-    })
-    .unwrap();
+    });
+    println!("{}", told.unwrap());
     assert_eq!(reshipped(&store), [0, 0], "ReportOnly");
     // Repaired beside a writer of the same keys.
     let mut writer = store.connect("west").unwrap();

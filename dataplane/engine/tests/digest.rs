@@ -101,10 +101,75 @@ fn bad_questions_are_refused() {
         &["MAS.KEYS", "16384", "0"],
         &["MAS.KEYS", "0", "0", "nonsense"],
         &["MAS.KEYS", "0", "0", "\u{0}\u{2}xy"],
+        &["MAS.KEYS", "0,16384", "0"],
+        &["MAS.SAMPLE", "1", "0"],
+        &["MAS.SAMPLE", "1", "0", "10", "nonsense"],
+        &["MAS.ELEMENTS"],
+        &["MAS.SHIP", "0000000000000001", "0", "k"],
+        &["MAS.REPAIR", "0000000000000001", "nonsense"],
     ] {
         assert!(a.call(words).is_error(), "{words:?}");
     }
     assert_eq!(digests(&mut a, "0").1.len(), 16384 * 8);
     let Value::Many(none) = a.call(&["MAS.DIGEST", "5", "4", "0"]) else { panic!("no answer") };
     assert!(none[5].bytes().is_empty());
+}
+
+fn many(value: Value) -> Vec<Value> {
+    let Value::Many(all) = value else { panic!("{value:?}") };
+    all
+}
+
+/// Names of a key's elements, each with whether it is live, and whether it is shown as its metadata says.
+fn elements(engine: &mut Engine, key: &str) -> Vec<(String, bool, bool)> {
+    let all = many(engine.call(&["MAS.ELEMENTS", key]));
+    let live = |digest: &Value| digest.text() != "0000000000000000";
+    all[10..].chunks(8).map(|of| (of[0].text(), live(&of[1]), of[7].text() == "1")).collect()
+}
+
+/// A piece of what `from` holds of a key and `to` has merged through, taken by `to`.
+fn repair(from: &mut Engine, to: &mut Engine, key: &str, more: &[&str]) -> Value {
+    let until = many(to.call(&["MAS.ELEMENTS", key]))[0].text();
+    let (source, live) = (from.incarnation(), to.incarnation());
+    let mut words = vec!["MAS.SHIP", &source, &until, key];
+    words.extend(more);
+    let piece = many(from.call(&words))[0].bytes().to_vec();
+    to.client.call_bytes(&[b"MAS.REPAIR", live.as_bytes(), &piece])
+}
+
+#[test]
+fn a_key_is_looked_at_shipped_and_repaired() {
+    let mut a = Engine::serving(1);
+    let mut b = Engine::serving_with(2, &["--appendonly", "yes", "--appendfsync", "always"]);
+    a.exec("HSET h milk 1 bread 2 oil 3");
+    a.exec("HDEL h bread");
+    a.exec("SET s v");
+    let yes = |name: &str, live| (name.to_owned(), live, true);
+    assert_eq!(elements(&mut a, "h"), [yes("bread", false), yes("milk", true), yes("oil", true)]);
+    assert_eq!(elements(&mut a, "s"), [yes("", true)]);
+    assert!(elements(&mut a, "none").is_empty());
+    assert_eq!(many(a.call(&["MAS.ELEMENTS", "h", "milk"])).len(), 10 + 8);
+    assert_eq!(many(a.call(&["MAS.SAMPLE", "7", "0", "100"])).len(), 3);
+    assert_eq!(many(a.call(&["MAS.SAMPLE", "7", "0", "0"])).len(), 1);
+    // Who has merged nothing is told nothing.
+    assert!(!repair(&mut a, &mut b, "h", &[]).is_error());
+    assert!(elements(&mut b, "h").is_empty());
+    // As if each were alone: it has merged through its own clock.
+    for (engine, region) in [(&mut a, "1"), (&mut b, "2")] {
+        engine.exec("SET clock v");
+        let live = engine.incarnation();
+        assert!(!engine.call(&["MAS.COLLECT", &live, "0", "1000", region]).is_error());
+    }
+    b.exec("SET clock later");
+    assert!(!repair(&mut a, &mut b, "h", &["ONLY", "milk", "none"]).is_error());
+    assert_eq!(elements(&mut b, "h"), [yes("milk", true)]);
+    assert!(!repair(&mut a, &mut b, "h", &["AFTER", "milk"]).is_error());
+    assert_eq!(elements(&mut b, "h"), [yes("milk", true), yes("oil", true)]);
+    assert!(!repair(&mut a, &mut b, "s", &[]).is_error());
+    assert_eq!((b.run("GET s").text(), b.run("HGET h oil").text()), ("v".to_owned(), "3".to_owned()));
+    assert!(b.stat("reshipped") >= 3);
+    let whole = digests(&mut b, "0");
+    b.crash();
+    assert!(whole == digests(&mut b, "0"), "what is loaded");
+    assert_eq!(elements(&mut b, "h"), [yes("milk", true), yes("oil", true)]);
 }

@@ -105,7 +105,7 @@ fn what_leads_nowhere_says_what_to_do() {
     refused(&masctl(&["down"]), 2, &["kubectl delete multiactivestore"]);
     refused(&masctl(&["cut", "a", "b"]), 2, &["this machine"]);
     refused(&masctl(&["fault", "kill", "a/proxy-0"]), 2, &["kubectl delete pod"]);
-    refused(&masctl(&["verify"]), 2, &["on a cluster it comes with StoreOperation Verify"]);
+    refused(&masctl(&["verify"]), 1, &["there is no store in namespace"]);
     let conflict = masctl(&["status", "--state-dir", "x"]);
     assert_eq!(conflict.code, Some(2), "{conflict:?}");
     for name in ["one", "two"] {

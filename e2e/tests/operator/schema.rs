@@ -5,7 +5,7 @@ use e2e::cluster::Cluster;
 use crate::manifest;
 
 /// Bad specs beside `regions: [{name: a}, {name: b}]`, and what the server says of each.
-const BAD: [(&str, &str); 40] = [
+const BAD: [(&str, &str); 43] = [
     ("shards: 0", "spec.shards: Invalid value: \"integer\": is out of range: write 1 to 64"),
     ("shards: 65", "spec.shards: Invalid value: \"integer\": is out of range: write 1 to 64"),
     ("shards: two", ".spec.shards: expected numeric (int or float), got string"),
@@ -134,6 +134,18 @@ const BAD: [(&str, &str); 40] = [
         "spec.clock.maxSkew: Invalid value: \"string\": is out of range: write 1ms to 60s (1s suits NTP)",
     ),
     (
+        "verification: {interval: 9s}",
+        "spec.verification.interval: Invalid value: \"string\": is out of range: write 10s to 720h, or 0s for no schedule",
+    ),
+    (
+        "verification: {samplePercent: 101}",
+        "spec.verification.samplePercent: Invalid value: \"integer\": is out of range: write 0 to 100",
+    ),
+    (
+        "verification: {repair: Never}",
+        "spec.verification.repair: Unsupported value: \"Never\": supported values: \"Automatic\", \"ReportOnly\"",
+    ),
+    (
         "auth: {secretRef: {name: ''}}",
         "spec.auth.secretRef.name: Invalid value: \"string\": is empty: name the Secret, or leave out spec.auth",
     ),
@@ -232,6 +244,7 @@ fn every_default_is_filled_in() {
             "maxLag": "1s",
         },
         "clock": {"maxSkew": "1s"},
+        "verification": {"interval": "1h", "samplePercent": 1, "repair": "Automatic"},
         "deletionPolicy": "Retain",
         "paused": false,
     });

@@ -9,6 +9,7 @@ mod growth;
 mod people;
 mod rights;
 mod story;
+mod verification;
 
 use std::time::Duration;
 
@@ -46,6 +47,7 @@ fn the_life_of_a_store() {
     story::a_manifest_becomes_a_store_that_is_written_in_both_regions(&place);
     people::exact_numbers_come_from_the_proxies(&place);
     people::a_support_bundle_tells_all_but_passwords(&place);
+    verification::what_differs_is_found_on_schedule_told_and_repaired(&mut place);
     story::a_row_that_is_deleted_is_made_anew(&place);
     faults::what_is_killed_comes_back_and_nothing_is_lost(&mut place);
     story::what_happened_is_told_in_events(&place);

@@ -1,7 +1,7 @@
 //! One run over all shards of a store. Bounded in memory: one shard at a time, of that the keys of some slots, of these a few keys at
 //! once, of a key some elements.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use futures_util::future::{join_all, try_join_all};
@@ -25,6 +25,8 @@ const SOON_MS: u64 = 15_000;
 const KEYS_AT_ONCE: u64 = 50_000;
 /// Slots that are walked for at once, at most.
 const SLOTS_AT_ONCE: u64 = 1024;
+/// Keys of a shard that are remembered as reported; of more, some may be counted twice.
+const TOLD_MAX: usize = 1_000_000;
 /// Keys that are looked at side by side.
 const SIDE_BY_SIDE: usize = 8;
 /// Repairs of one key before it is given up; each takes up to a thousand elements.
@@ -108,6 +110,7 @@ pub(super) async fn verify(place: &impl Place, how: How, request: Option<String>
         names: regions.iter().map(|region| (region.id, region.name.clone())).collect(),
         shard: 0,
         masters: Vec::new(),
+        told: HashSet::new(),
         report,
     };
     for shard in 0..place.shards() {
@@ -128,6 +131,8 @@ struct Run {
     shard: u16,
     /// Of the shard at hand, in the order of the regions' ids.
     masters: Vec<Master>,
+    /// Hashes of its keys that were reported: the sample meets some of them again.
+    told: HashSet<u64>,
     report: Report,
 }
 
@@ -141,6 +146,7 @@ enum Judged {
 impl Run {
     async fn shard(&mut self, place: &impl Place, regions: &[Region], shard: u16) -> Result<(), VerifyError> {
         self.shard = shard;
+        self.told.clear();
         let began = Instant::now();
         self.masters = loop {
             match connect(place, regions, shard).await {
@@ -233,6 +239,7 @@ impl Run {
 
     /// Looks at some keys until each is decided, repairs what differs, and reports.
     async fn settle(&mut self, mut open: Vec<Vec<u8>>) -> Result<(), VerifyError> {
+        open.retain(|key| !self.told.contains(&hash(key)));
         let mut doubtful: HashMap<Vec<u8>, Found> = HashMap::new();
         for round in 0..ROUNDS {
             if round > 0 {
@@ -261,6 +268,7 @@ impl Run {
             }
         }
         for key in open {
+            self.tell(&key);
             let words = format!("'{}' of shard {} was written to all the time", name(&key), self.shard);
             self.report.leave_open(words);
         }
@@ -287,6 +295,7 @@ impl Run {
         } else {
             (Outcome::Found, None)
         };
+        self.tell(key);
         let regions: Vec<&String> = self.names.values().collect();
         let elements = found.differences.iter().take(ELEMENTS_MAX).map(|difference| ElementReport {
             element: difference.name.as_deref().map(name),
@@ -307,6 +316,12 @@ impl Run {
             why,
         });
         Ok(())
+    }
+
+    fn tell(&mut self, key: &[u8]) {
+        if self.told.len() < TOLD_MAX {
+            self.told.insert(hash(key));
+        }
     }
 
     /// Repairs a key; why it is not equal afterwards, if it is not. What a piece could not bring, for effects were under way, is brought by the
@@ -366,6 +381,10 @@ async fn connect(place: &impl Place, regions: &[Region], shard: u16) -> Result<V
         Master::connect(&region.name, shard, &address, &password).await
     });
     try_join_all(masters).await
+}
+
+fn hash(key: &[u8]) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(key)
 }
 
 /// Keys that not all regions have with the same digest.

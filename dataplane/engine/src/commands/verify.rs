@@ -36,7 +36,9 @@ pub(crate) fn sample(ctx: Ctx, words: Words<'_>) {
         keys.retain(|key| is_sampled(key, seed, first, percent));
         ctx.reply_array(1 + keys.len());
         ctx.reply_bytes(&next);
-        keys.iter().for_each(|key| ctx.reply_bytes(key));
+        for key in &keys {
+            ctx.reply_bytes(key);
+        }
         Ok(())
     });
 }

@@ -294,12 +294,47 @@ mod tests {
         assert_eq!(rows(), Vec::<String>::new());
     }
 
+    #[test]
+    fn what_differs_is_shown_until_a_whole_run_says_otherwise() {
+        let metrics = Arc::new(Metrics::new());
+        let rows = |name: &str| {
+            let mut text = String::new();
+            prometheus_client::encoding::text::encode(&mut text, &metrics.registry).unwrap();
+            let found =
+                text.lines().find(|line| line.starts_with(&format!("mas_operator_verification_{name}{{")));
+            found.and_then(|line| Some(line.rsplit_once(' ')?.1.to_owned()))
+        };
+        let shown = ShownVerification::new(Arc::clone(&metrics), "prod", "shop");
+        assert_eq!((rows("different_keys"), rows("repaired_keys_total").as_deref()), (None, Some("0")));
+        shown.restore(&VerificationStatus {
+            different_keys: 3,
+            repaired_keys: 1,
+            ..VerificationStatus::default()
+        });
+        assert_eq!(rows("different_keys").as_deref(), Some("2"));
+        shown.show(&Report { failed: Some("no master".into()), ..Report::default() });
+        assert_eq!(
+            (rows("different_keys").as_deref(), rows("failures_total").as_deref()),
+            (Some("2"), Some("1"))
+        );
+        shown.show(&Report { different_keys: 2, repaired_keys: 2, keys_compared: 9, ..Report::default() });
+        assert_eq!(rows("different_keys").as_deref(), Some("0"));
+        assert_eq!(
+            (rows("repaired_keys_total").as_deref(), rows("keys_compared_total").as_deref()),
+            (Some("2"), Some("9"))
+        );
+        drop(shown);
+        assert_eq!((rows("different_keys"), rows("repaired_keys_total")), (None, None));
+    }
+
     /// Run with `BLESS=1` to write the page.
     #[test]
     fn the_page_of_metrics_is_up_to_date() {
         let metrics = Arc::new(Metrics::new());
         let mut shown = ShownPhase::new(Arc::clone(&metrics), "prod", "shop", "east");
         shown.show(RegionPhase::Active);
+        let verified = ShownVerification::new(Arc::clone(&metrics), "prod", "shop");
+        verified.show(&Report::default());
         let registry = &metrics.registry;
         let now = mas_proxy::metrics::markdown(registry, "the operator", "its own port (`--listen`)");
         // Where the tree is now, and not where it was built.

@@ -273,3 +273,46 @@ pub(crate) fn replacing(last: &Value, next: &Value) -> Value {
     }
     patch
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the API server merges (RFC 7386).
+    fn merge(target: &mut Value, patch: &Value) {
+        let Value::Object(patch) = patch else { return target.clone_from(patch) };
+        if !target.is_object() {
+            *target = json!({});
+        }
+        for (name, value) in patch {
+            if value.is_null() {
+                target.as_object_mut().unwrap().remove(name);
+            } else {
+                merge(&mut target[name], value);
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_written_says_nothing_of_what_was_before() {
+        let verification = VerificationStatus {
+            request: Some("now".into()),
+            keys: vec![crds::DifferentKey::default()],
+            failed: Some("no master".into()),
+            different_keys: 1,
+            ..VerificationStatus::default()
+        };
+        let last = MultiActiveStoreStatus {
+            why: Some("keys differ".into()),
+            verification: Some(verification),
+            ..MultiActiveStoreStatus::default()
+        };
+        let next = MultiActiveStoreStatus {
+            verification: Some(VerificationStatus::default()),
+            ..MultiActiveStoreStatus::default()
+        };
+        let mut stored = json!(last);
+        merge(&mut stored, &replacing(&json!(last), &json!(next)));
+        assert_eq!(serde_json::from_value::<MultiActiveStoreStatus>(stored).unwrap(), next);
+    }
+}

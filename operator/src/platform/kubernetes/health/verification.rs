@@ -83,8 +83,12 @@ impl Service for Verified {
 
     async fn done(&self, report: &Report) {
         self.shown.show(report);
-        let status = build_status(report);
-        if let Some(store) = self.shared.stores.get(&self.key)
+        let mut status = build_status(report);
+        let store = self.shared.stores.get(&self.key);
+        // What was answered stays answered, also for an operator that comes after this one.
+        let known = self.result.borrow().as_ref().and_then(|last| last.request.clone());
+        status.request = status.request.or(known).or_else(|| answered(store.as_deref()?).cloned());
+        if let Some(store) = store
             && let Some((bad, reason)) = event(report)
         {
             self.shared.publish(&store, bad, reason, report.words()).await;
@@ -138,6 +142,11 @@ fn different_key(of: &KeyReport) -> DifferentKey {
     }
 }
 
+/// The request that was answered last.
+fn answered(store: &MultiActiveStore) -> Option<&String> {
+    store.status.as_ref()?.verification.as_ref()?.request.as_ref()
+}
+
 /// The last run, as the status tells of it.
 pub(super) fn last(store: &MultiActiveStore) -> Option<Last> {
     let known = store.status.as_ref()?.verification.as_ref()?;
@@ -168,8 +177,7 @@ impl Verifier {
             changed
         });
         let wanted = live.metadata.annotations.as_ref().and_then(|all| all.get(ANNOTATION));
-        let status = live.status.as_ref().and_then(|status| status.verification.as_ref());
-        let answered = status.and_then(|status| status.request.as_ref());
+        let answered = answered(live);
         if let Some(wanted) =
             wanted.filter(|wanted| Some(*wanted) != answered && Some(*wanted) != self.asked.as_ref())
             && self.request_verification(wanted)
