@@ -61,6 +61,11 @@ impl UnderWay {
     pub(super) fn new(wish: Wish, now: u64) -> Self {
         Self { wish, since: now, paused: None }
     }
+
+    /// Clients may be waiting.
+    pub(super) fn pauses(&self) -> bool {
+        self.paused.is_some()
+    }
 }
 
 /// The next step of what is under way: one action at most. An outcome ends it.

@@ -157,6 +157,11 @@ impl Control {
         self.handover = Some(UnderWay::new(wish, now));
         Ok(())
     }
+
+    /// Clients wait for a handover: look again soon.
+    pub fn is_handing_over(&self) -> bool {
+        self.handover.as_ref().is_some_and(UnderWay::pauses)
+    }
 }
 
 /// Where the shard belongs, to recognise data of another store.

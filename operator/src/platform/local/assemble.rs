@@ -18,7 +18,7 @@ use super::process::{Keeper, Order, ProcessSpec, ProcessStatus, Spawner};
 use super::proxies::{self, PasswordFiles};
 use super::record::{self, RecordFile, ShardLedger};
 use super::secrets::{self, Secret};
-use super::shared::Shared;
+use super::shared::{ShardAccess, Shared};
 use super::stale::{self, Roster};
 use super::store::{Options, StartError};
 use super::world::{self, RegionPlan, World, address};
@@ -26,7 +26,7 @@ use super::{broker, control, ports, relay};
 use crate::health::engine::Engine;
 use crate::health::member::{End, look_at};
 use crate::health::proxy::{self, ProxyReport};
-use crate::health::shard::{ShardController, ShardView};
+use crate::health::shard::{ShardController, ShardView, Wishes};
 use crate::procedures::shard::{Notice, Place, bootstrap_obstacles};
 use crate::render::{self, RedisConfig, Users};
 use crate::view::ProcessPhase;
@@ -242,7 +242,7 @@ async fn start_relays(
 }
 
 type Members = BTreeMap<(String, u16), Vec<(Component, Arc<Member>)>>;
-type ShardViews = BTreeMap<(String, u16), watch::Receiver<ShardView>>;
+type ShardViews = BTreeMap<(String, u16), ShardAccess>;
 
 async fn start_controllers(
     layout: &Layout,
@@ -264,6 +264,7 @@ async fn start_controllers(
                 tasks.spawn(Arc::clone(member).watch());
             }
             let (view, seen) = watch::channel(ShardView::default());
+            let (wishes, asked) = Wishes::new();
             let controller = ShardController {
                 name: format!("{}/shard-{shard}", region.name),
                 place: Place { store: store.name.clone(), region: region.id, shard },
@@ -275,9 +276,10 @@ async fn start_controllers(
                     members: members[&key].iter().map(|(component, _)| component.clone()).collect(),
                 },
                 view,
+                wishes: asked,
             };
             tasks.spawn(controller.run(founded_seen.clone(), started));
-            views.insert(key, seen);
+            views.insert(key, ShardAccess { view: seen, wishes });
         }
     }
     if !founded {

@@ -15,15 +15,23 @@ use super::set_aside::find_set_aside;
 use super::store::StoreError;
 use super::world::{RegionPlan, World, address};
 use crate::health::proxy::ProxyReport;
-use crate::health::shard::ShardView;
-use crate::health::status::{PhaseInput, build_link, build_phase, build_shard};
+use crate::health::shard::{ShardView, Wishes};
+use crate::health::status::{PhaseInput, build_handover, build_link, build_phase, build_shard};
+use crate::procedures::handover::{Outcome, Wish};
 use crate::procedures::shard::{Notice, Seen};
 use crate::view::{
-    BrokerStatus, Condition, ProcessPhase, ProcessRow, RegionPhase, RegionStatus, StoreStatus,
+    BrokerStatus, Condition, HandoverStatus, ProcessPhase, ProcessRow, RegionPhase, RegionStatus,
+    ShardStatus, StoreStatus,
 };
 
 /// Restarts after which a component is reported as one that does not stay up.
 const MANY_RESTARTS: u32 = 5;
+
+/// One shard's controller, from outside.
+pub(super) struct ShardAccess {
+    pub(super) view: watch::Receiver<ShardView>,
+    pub(super) wishes: Wishes,
+}
 
 /// The running store.
 pub(super) struct Shared {
@@ -31,7 +39,7 @@ pub(super) struct Shared {
     pub(super) store: crds::Validated,
     pub(super) world: World,
     pub(super) keepers: BTreeMap<Component, Arc<Keeper>>,
-    pub(super) shards: BTreeMap<(String, u16), watch::Receiver<ShardView>>,
+    pub(super) shards: BTreeMap<(String, u16), ShardAccess>,
     pub(super) brokers: BTreeMap<Component, watch::Receiver<bool>>,
     pub(super) proxies: BTreeMap<Component, watch::Receiver<ProxyReport>>,
     /// By reader and writer: what the second writes does not reach the first.
@@ -48,7 +56,7 @@ impl Shared {
         let processes = self.processes();
         let mut conditions: Vec<_> =
             self.founding.borrow().iter().map(|notice| condition(&self.store.name, notice)).collect();
-        for ((region, shard), view) in &self.shards {
+        for ((region, shard), ShardAccess { view, .. }) in &self.shards {
             let about = format!("{region}/shard-{shard}");
             conditions.extend(view.borrow().notices.iter().map(|notice| condition(&about, notice)));
         }
@@ -85,11 +93,14 @@ impl Shared {
         let shards: Vec<_> = (0u16..)
             .zip(&region.shards)
             .map(|(number, members)| {
-                let view = self.shards.get(&(region.name.clone(), number)).map(|view| view.borrow().clone());
-                let view = view.unwrap_or_default();
+                let of = self.shards.get(&(region.name.clone(), number));
+                let view = of.map(|of| of.view.borrow().clone()).unwrap_or_default();
                 any_engine_answers |= view.members.iter().any(|seen| matches!(seen, Seen::Answers { .. }));
                 let addresses: Vec<_> = members.iter().map(|node| address(node.port)).collect();
-                build_shard(number, &view.members, view.master, &addresses)
+                ShardStatus {
+                    handover: view.handover.as_ref().and_then(|done| build_handover(done, &addresses)),
+                    ..build_shard(number, &view.members, view.master, &addresses)
+                }
             })
             .collect();
         let reports: Vec<ProxyReport> = region
@@ -163,8 +174,8 @@ impl Shared {
     fn is_ready(&self, component: &Component) -> bool {
         match component {
             Component::Redis { region, shard, node } => {
-                self.shards.get(&(region.clone(), *shard)).is_some_and(|view| {
-                    matches!(view.borrow().members.get(usize::from(*node)), Some(Seen::Answers { .. }))
+                self.shards.get(&(region.clone(), *shard)).is_some_and(|of| {
+                    matches!(of.view.borrow().members.get(usize::from(*node)), Some(Seen::Answers { .. }))
                 })
             }
             Component::Broker { .. } => self.brokers.get(component).is_some_and(|ready| *ready.borrow()),
@@ -192,12 +203,8 @@ impl Shared {
 
     /// Cuts the network between two regions, or heals it; `one_way`: only what `a` writes on its way to `b`.
     pub(super) fn set_cut(&self, a: &str, b: &str, one_way: bool, cut: bool) -> Result<(), StoreError> {
-        let regions = || self.world.regions.iter().map(|r| r.name.clone()).collect::<Vec<_>>().join(", ");
-        for name in [a, b] {
-            if self.world.region(name).is_none() {
-                return Err(StoreError::NoRegion { name: name.to_owned(), known: regions() });
-            }
-        }
+        self.region_plan(a)?;
+        self.region_plan(b)?;
         let there = [(b, a)];
         let both = [(b, a), (a, b)];
         for (reader, writer) in if one_way { &there[..] } else { &both[..] } {
@@ -207,6 +214,34 @@ impl Shared {
         }
         tracing::info!(a, b, one_way, cut, "network");
         Ok(())
+    }
+
+    /// Makes another member master of a shard, in order; `to`: which one.
+    pub(super) async fn handover(
+        &self,
+        region: &str,
+        shard: u16,
+        to: Option<u16>,
+    ) -> Result<HandoverStatus, StoreError> {
+        let plan = self.region_plan(region)?;
+        let key = (region.to_owned(), shard);
+        let (Some(of), Some(members)) = (self.shards.get(&key), plan.shards.get(usize::from(shard))) else {
+            return Err(StoreError::NoShard { shard, shards: self.store.shards });
+        };
+        let from = of.view.borrow().master.ok_or(StoreError::NoMaster { shard })?;
+        let wish = Wish { to: to.map(usize::from), from, reason: "asked for on the control socket".into() };
+        let outcome = of.wishes.ask(wish).await;
+        let addresses: Vec<_> = members.iter().map(|node| address(node.port)).collect();
+        match (build_handover(&outcome, &addresses), outcome) {
+            (Some(done), _) => Ok(done),
+            (None, Outcome::Abandoned { why }) => Err(StoreError::NoHandover(why)),
+            (None, Outcome::Done { .. }) => Err(StoreError::NoMaster { shard }),
+        }
+    }
+
+    fn region_plan(&self, name: &str) -> Result<&RegionPlan, StoreError> {
+        let known = || self.world.regions.iter().map(|r| r.name.clone()).collect::<Vec<_>>().join(", ");
+        self.world.region(name).ok_or_else(|| StoreError::NoRegion { name: name.to_owned(), known: known() })
     }
 
     /// Does something bad to a component, or ends that.

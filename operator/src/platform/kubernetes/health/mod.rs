@@ -3,6 +3,7 @@
 
 mod pods;
 mod record;
+mod rollout;
 mod rows;
 mod store;
 

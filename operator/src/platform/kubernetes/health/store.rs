@@ -14,19 +14,20 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::pods::PodProcess;
 use super::record::{IdentityRecord, RecordError, Row, ShardLedger};
+use super::rollout::Rollout;
 use super::rows::{self, Measured, ShardMeasured};
 use super::{Latest, Pods, Shared};
 use crate::health::engine::Engine;
 use crate::health::member::{Member, look_at};
 use crate::health::proxy::{ProxyReport, fetch_report, has_declared};
-use crate::health::shard::{ShardController, ShardView};
+use crate::health::shard::{ShardController, ShardView, Wishes};
 use crate::health::status::{build_link, build_shard};
 use crate::platform::kubernetes::build;
 use crate::platform::kubernetes::check::Checked;
 use crate::platform::kubernetes::client::Namespace;
 use crate::platform::kubernetes::endpoint::ShownPhase;
 use crate::platform::kubernetes::labels::{self, Part};
-use crate::platform::kubernetes::status::{self, Outdated};
+use crate::platform::kubernetes::status::{self, Rolling, Round};
 use crate::procedures::shard::{Notice, Place, Seen, bootstrap_obstacles};
 
 /// How often the store is looked at as a whole.
@@ -44,6 +45,7 @@ pub(super) async fn run(shared: Shared, mut latest: watch::Receiver<Arc<Latest>>
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut runner: Option<Runner> = None;
     let mut report = StoreReport::default();
+    let mut rollout = Rollout::default();
     shared.pods.wait_known().await;
     loop {
         tokio::select! {
@@ -64,14 +66,18 @@ pub(super) async fn run(shared: Shared, mut latest: watch::Receiver<Arc<Latest>>
         }
         let generation = now.store.metadata.generation;
         let mut rows = BTreeMap::new();
+        let mut rolling = Rolling::default();
         if let Some(runner) = &mut runner {
             if !runner.has_looked() {
                 continue; // what was reported before still stands
             }
             runner.found(&shared, &live).await;
             rows = runner.report(&shared, &live, generation).await;
+            if let Round::Applied(_, applied) = &now.round {
+                rolling = rollout.advance(&shared, &live, runner, applied, &rows).await;
+            }
         }
-        report.write(&shared, &live, &now, &rows).await;
+        report.write(&shared, &live, &now, &rows, &rolling).await;
     }
 }
 
@@ -90,19 +96,19 @@ impl StoreReport {
         live: &Arc<MultiActiveStore>,
         latest: &Latest,
         rows: &BTreeMap<String, StoreRegionStatus>,
+        rolling: &Rolling,
     ) {
         // The watch may not have brought our own last write yet.
         let base = match &self.written {
             Some((over, written)) if *over == live.metadata.resource_version => written,
             Some(_) | None => live,
         };
-        let outdated = Outdated::find(&latest.round, &shared.pods);
         let next = status::build_store(
             &latest.store,
             base.status.as_ref(),
             &latest.round,
             rows,
-            &outdated,
+            rolling,
             Timestamp::now(),
         );
         if base.status.as_ref() == Some(&next) {
@@ -134,17 +140,17 @@ impl StoreReport {
 
 /// What decides which engines there are.
 #[derive(Clone, PartialEq, Eq)]
-struct Plan {
-    store: String,
-    namespace: String,
+pub(super) struct Plan {
+    pub(super) store: String,
+    pub(super) namespace: String,
     /// Members with their ids.
     regions: Vec<(String, u16)>,
     /// Those that are none yet.
     waiting: Vec<String>,
     shards: u16,
     members: u16,
-    brokers: u16,
-    proxies: u16,
+    pub(super) brokers: u16,
+    pub(super) proxies: u16,
     max_lag_ms: u64,
     engine_password: String,
 }
@@ -167,9 +173,9 @@ impl Plan {
 }
 
 /// The tasks that look after the engines and proxies of one plan. They end with it.
-struct Runner {
-    plan: Plan,
-    regions: Vec<Region>,
+pub(super) struct Runner {
+    pub(super) plan: Plan,
+    pub(super) regions: Vec<Region>,
     waiting: Vec<(String, Arc<Row>)>,
     identity: Arc<IdentityRecord>,
     founded: watch::Sender<bool>,
@@ -177,13 +183,13 @@ struct Runner {
     _tasks: JoinSet<()>,
 }
 
-struct Region {
-    name: String,
+pub(super) struct Region {
+    pub(super) name: String,
     id: u16,
     row: Arc<Row>,
-    shards: Vec<Shard>,
+    pub(super) shards: Vec<Shard>,
     /// Those that run; `None`: not asked yet.
-    proxies: watch::Receiver<Option<Vec<ProxyReport>>>,
+    pub(super) proxies: watch::Receiver<Option<Vec<ProxyReport>>>,
     /// As it was read or written last.
     known: Option<StoreRegionStatus>,
     written: Instant,
@@ -191,10 +197,11 @@ struct Region {
     shown: ShownPhase,
 }
 
-struct Shard {
-    names: Vec<String>,
+pub(super) struct Shard {
+    pub(super) names: Vec<String>,
     members: Vec<Arc<Member<PodProcess>>>,
-    view: watch::Receiver<ShardView>,
+    pub(super) view: watch::Receiver<ShardView>,
+    pub(super) wishes: Wishes,
 }
 
 impl Runner {
@@ -226,15 +233,17 @@ impl Runner {
                     tasks.spawn(Arc::clone(member).watch());
                 }
                 let (view, seen_view) = watch::channel(ShardView::default());
+                let (wishes, asked) = Wishes::new();
                 let controller = ShardController {
                     name: format!("{}/{}", plan.namespace, labels::shard_name(&plan.store, region, shard)),
                     place: Place { store: plan.store.clone(), region: *id, shard },
                     members: members.clone(),
                     ledger: ShardLedger { row: Arc::clone(&row), shard },
                     view,
+                    wishes: asked,
                 };
                 tasks.spawn(controller.run(seen.clone(), started));
-                shards.push(Shard { names, members, view: seen_view });
+                shards.push(Shard { names, members, view: seen_view, wishes });
             }
             let (reports, proxies) = watch::channel(None);
             let (pods, of) = (shared.pods.clone(), (plan.namespace.clone(), plan.store.clone(), *id));
