@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 
 use super::Shared;
 use super::store::{Region, Runner, Shard};
+use crate::health::proxy::ProxyReport;
 use crate::platform::kubernetes::apply::Applied;
 use crate::platform::kubernetes::client::Namespace;
 use crate::platform::kubernetes::labels::{self, Part};
@@ -151,6 +152,8 @@ fn see(
         format!("is {:?}{why}", row.phase)
     });
     let proxies = region.proxies.borrow();
+    let confirms = |report: &ProxyReport| !report.ready || report.ack.effective == report.ack.configured;
+    let all_confirm = proxies.iter().flatten().all(confirms);
     RegionSeen {
         name: region.name.clone(),
         inactive: inactive.or_else(|| row.is_none().then(|| "is not known".to_owned())),
@@ -162,7 +165,7 @@ fn see(
             })
             .collect(),
         brokers: (0..plan.brokers).map(|node| pod(&format!("{broker}-{node}"), Part::Broker)).collect(),
-        brokers_wait: None,
+        brokers_wait: (!all_confirm).then(|| "the broker does not confirm what proxies publish".to_owned()),
         proxies_ready: proxies.iter().flatten().filter(|report| report.ready).count(),
         proxies: usize::from(plan.proxies),
     }
