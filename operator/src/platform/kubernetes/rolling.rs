@@ -330,14 +330,13 @@ mod tests {
             let mut steps = events.iter().map(Some).collect::<Vec<_>>();
             steps.extend(std::iter::repeat_n(None, 200));
             for event in steps {
-                match event {
-                    Some(event) => happen(&mut regions, event),
+                if let Some(event) = event {
+                    happen(&mut regions, event);
+                } else {
                     // From here on all is well: what was away comes back.
-                    None => {
-                        let count = pods_of(&mut regions).count();
-                        (0..count).for_each(|n| happen(&mut regions, &Event::Back(n)));
-                        (0..2).for_each(|n| happen(&mut regions, &Event::Active(n, true)));
-                    }
+                    let count = pods_of(&mut regions).count();
+                    (0..count).for_each(|n| happen(&mut regions, &Event::Back(n)));
+                    (0..2).for_each(|n| happen(&mut regions, &Event::Active(n, true)));
                 }
                 match next(&regions) {
                     Step::Done | Step::Waits(_) => {}
