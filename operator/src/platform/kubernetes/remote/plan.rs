@@ -152,7 +152,7 @@ async fn ask_server(
     let body: DynamicObject = body.map_err(|error| PlanError::Read(error.to_string()))?;
     let answer = match live {
         None => api.create(&params, &body).await,
-        Some(_) => api.replace(name, &params, &body).await,
+        Some(_) => replace(&api, name, &params, body).await,
     };
     match answer {
         Ok(_) => Ok(true),
@@ -164,6 +164,27 @@ async fn ask_server(
         Err(error) => Err(cluster.explain("the answer to a dry run", &error).into()),
     }
 }
+
+/// Over whatever version there is: the operator writes the store's status meanwhile.
+async fn replace(
+    api: &Api<DynamicObject>,
+    name: &str,
+    params: &PostParams,
+    mut body: DynamicObject,
+) -> Result<DynamicObject, kube::Error> {
+    for _ in 0..ATTEMPTS {
+        match api.replace(name, params, &body).await {
+            Err(kube::Error::Api(status)) if status.code == 409 => {
+                body.metadata.resource_version = api.get(name).await?.metadata.resource_version;
+            }
+            other => return other,
+        }
+    }
+    api.replace(name, params, &body).await
+}
+
+/// Versions that are tried, before it is said that they change too fast.
+const ATTEMPTS: usize = 5;
 
 /// What is not given is left out, as in a manifest: a null is no default.
 fn without_nulls(value: Value) -> Value {
