@@ -24,6 +24,8 @@ pub enum Write {
     Member(String, String),
     /// A field of its own in a shared hash.
     Field(String, String),
+    /// A member of its own in a shared sorted set.
+    Scored(String, String),
     /// One added to a shared counter.
     Increment(String),
 }
@@ -143,6 +145,10 @@ fn is_there(write: &Write, space: &Keyspace) -> bool {
         Write::Key(key) | Write::Increment(key) => text(space, key) == Some(key),
         Write::Member(key, member) => match content(key) {
             Some(Content::Set(members)) => members.contains(member.as_bytes()),
+            _ => false,
+        },
+        Write::Scored(key, member) => match content(key) {
+            Some(Content::Sorted(members)) => members.contains_key(member.as_bytes()),
             _ => false,
         },
         Write::Field(key, field) => match content(key) {

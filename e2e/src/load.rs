@@ -15,6 +15,8 @@ use crate::{Store, wait_until};
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 const RECONNECT_PAUSE: Duration = Duration::from_millis(20);
 const COUNTERS: u64 = 16;
+/// Kinds of writes.
+const KINDS: u64 = 5;
 
 /// Running writers.
 pub struct Load {
@@ -212,8 +214,8 @@ impl Writer {
     /// The writer's n-th write: of every kind in turn.
     fn write(&self, n: u64) -> (Cmd, Write) {
         let own = format!("{}-{n}", self.name);
-        let shared = |kind: &str| format!("{}:{kind}:{}", self.prefix, n / 4 % COUNTERS);
-        match n % 4 {
+        let shared = |kind: &str| format!("{}:{kind}:{}", self.prefix, n / KINDS % COUNTERS);
+        match n % KINDS {
             0 => {
                 let key = format!("{}:key:{own}", self.prefix);
                 let mut command = redis::cmd("SET");
@@ -231,6 +233,12 @@ impl Writer {
                 let mut command = redis::cmd("SADD");
                 command.arg(&key).arg(&own);
                 (command, Write::Member(key, own))
+            }
+            3 => {
+                let key = shared("board");
+                let mut command = redis::cmd("ZADD");
+                command.arg(&key).arg(n).arg(&own);
+                (command, Write::Scored(key, own))
             }
             _ => {
                 let key = shared("hash");

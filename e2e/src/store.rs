@@ -303,6 +303,16 @@ impl Store {
         pids_in(&self.state)
     }
 
+    /// The process that looks after all others.
+    pub fn supervisor(&self) -> Result<u32> {
+        let runs_it = |pid: &u32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let words: Vec<_> = line.split(|byte| *byte == 0).collect();
+            words.first().is_some_and(|program| program.ends_with(b"masctl")) && words.contains(&&b"up"[..])
+        };
+        self.pids().into_iter().find(runs_it).context("the store has no supervisor")
+    }
+
     /// Runs `masctl` on this store and gives what it prints.
     pub fn masctl(&self, args: &[&str]) -> Result<String> {
         self.masctl_within(Duration::from_secs(90), args)

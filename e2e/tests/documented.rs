@@ -24,7 +24,7 @@ enum How {
 use How::{Covered, Run, RunAs};
 
 /// In the order in which they are run.
-const COMMANDS: [(&str, How); 60] = [
+const COMMANDS: [(&str, How); 61] = [
     ("make test", Covered("this test is a part of it; .ci/run runs it")),
     ("make scale", Covered("eight minutes of load; its program is asked for its options below")),
     ("make scale SCALE='--running --stores 1,10'", RunAs("scale --help")),
@@ -137,6 +137,7 @@ const COMMANDS: [(&str, How); 60] = [
     ),
     ("target/release/masctl cut beijing shanghai", Run),
     ("target/release/masctl heal beijing shanghai", Run),
+    ("masctl handover beijing 0", Run),
     ("target/release/masctl down", Run),
 ];
 const TIDY_UP: &str = "target/release/masctl down --delete-data";

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::health::status::{LinkStatus, ShardStatus};
+pub use crate::health::status::{HandoverStatus, LinkStatus, ShardStatus};
 pub use crds::RegionPhase;
 
 /// `masctl status -o json`.

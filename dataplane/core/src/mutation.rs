@@ -122,6 +122,8 @@ mod planted {
         DigestNotLoaded: "what is loaded from a file is not in the digests",
         EmptyMasterPromoted: "an empty member is promoted although another may have more",
         OldestPromoted: "of several members the one that has least is promoted",
+        HandoverNotAwaited: "a planned handover promotes a replica that has not all its master has",
+        HandoverUnpaused: "a planned handover does not pause the master",
     }
 
     thread_local! {

@@ -1,6 +1,7 @@
 //! What a node knows beside the shard's data: whether it serves, its role, leases. None of it is replicated or persisted.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
 
 use mas_core::outbox::is_held;
 use mas_core::stamp::RegionId;
@@ -8,6 +9,8 @@ use mas_core::stamp::RegionId;
 use crate::gate::{self, Gate};
 use crate::refusal::Refusal;
 
+/// Longest pause: who asked for it may be gone.
+pub(crate) const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// Most leases that are held at once.
 const CLAIMS_MAX: usize = 1024;
 
@@ -55,6 +58,8 @@ pub(crate) struct Node {
     pub(crate) recovered: bool,
     replica: bool,
     loading: bool,
+    /// It takes no writes until then.
+    paused_until: Option<Instant>,
     /// Why the server's settings do not allow serving.
     pub(crate) unfit: Option<String>,
     /// Why the copy must not be promoted.
@@ -104,6 +109,7 @@ impl Node {
     pub(crate) fn fence(&mut self) {
         self.state = State::Fenced;
         self.recovered = false;
+        self.paused_until = None;
         self.claims.clear();
         self.held.clear();
         self.tell_gate();
@@ -137,11 +143,30 @@ impl Node {
     /// Refuses unless it takes writes.
     pub(crate) fn check_serving(&self) -> Result<(), Refusal> {
         match (self.replica, self.state) {
-            (false, State::Serving) => self.check_fit(),
+            (false, State::Serving) => self.check_running().and_then(|()| self.check_fit()),
             (false, State::Recovering) => Err(Refusal::Recovering),
             (false, State::Fenced) => Err(Refusal::Fenced),
             (true, _) => Err(Refusal::Replica),
         }
+    }
+
+    /// Takes nothing that changes data for so long, unless it is told to go on before. No clock of the wall has a say in it.
+    pub(crate) fn pause(&mut self, time: Duration) -> Result<(), Refusal> {
+        if self.state != State::Serving || self.replica {
+            return self.check_promoted().and(Err(Refusal::Recovering));
+        }
+        self.paused_until = (!time.is_zero()).then(|| Instant::now() + time.min(PAUSE_MAX));
+        Ok(())
+    }
+
+    /// How long the pause lasts yet.
+    pub(crate) fn paused(&self) -> Duration {
+        self.paused_until.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()))
+    }
+
+    /// Refuses while it is paused.
+    pub(crate) fn check_running(&self) -> Result<(), Refusal> {
+        if self.paused().is_zero() { Ok(()) } else { Err(Refusal::Paused) }
     }
 
     /// Refuses when the server's settings do not allow writes.
@@ -214,6 +239,27 @@ mod tests {
         );
         node.set_role(false);
         assert_eq!(node.check_serving(), Err(Refusal::Fenced));
+    }
+
+    #[test]
+    fn a_pause_ends_by_itself_when_told_to_and_with_the_role() {
+        let mut node = Node::default();
+        let long = Duration::from_secs(9);
+        assert_eq!(node.pause(long), Err(Refusal::Fenced));
+        node.promoted();
+        assert_eq!(node.pause(long), Err(Refusal::Recovering));
+        node.serve(true).unwrap();
+        node.pause(Duration::from_secs(1000)).unwrap();
+        assert!(node.paused() > Duration::from_secs(1) && node.paused() <= PAUSE_MAX);
+        assert_eq!((node.check_serving(), node.check_promoted()), (Err(Refusal::Paused), Ok(())));
+        node.pause(Duration::ZERO).unwrap();
+        assert_eq!(node.check_serving(), Ok(()));
+        node.pause(Duration::from_nanos(1)).unwrap();
+        while !node.paused().is_zero() {}
+        assert_eq!(node.check_serving(), Ok(()));
+        node.pause(long).unwrap();
+        node.fence();
+        assert_eq!((node.paused(), node.check_serving()), (Duration::ZERO, Err(Refusal::Fenced)));
     }
 
     #[test]

@@ -14,6 +14,9 @@ pub(crate) enum Refusal {
     /// Promoted, and still reading its own stream back.
     #[error("MASRECOVERING this engine is reading its own stream back: wait")]
     Recovering,
+    /// Its writes wait for a handover.
+    #[error("MASPAUSED this engine is about to hand over to another member: wait")]
+    Paused,
     /// A replica.
     #[error("MASREPLICA this engine is a replica: ask the shard's master")]
     Replica,

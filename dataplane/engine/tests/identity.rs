@@ -48,6 +48,21 @@ fn an_engine_serves_only_after_promotion() {
     assert_eq!(a.exec("SET k v").reply, ok());
     assert_eq!(a.identity("empty"), "0");
 
+    assert_eq!(a.identity("paused-ms"), "0");
+    assert_eq!(a.call(&["MAS.PAUSE", "0000000000000001", "9000"]).text(), format!("MASINCARNATION {first}"));
+    assert_eq!(a.call(&["MAS.PAUSE", &first, "9000"]), ok());
+    assert_ne!(a.identity("paused-ms"), "0");
+    let before = a.identity("seq");
+    assert_eq!(a.exec("SET k w").reply.code(), "MASPAUSED");
+    assert_eq!(a.run("SET k w").code(), "MASPAUSED");
+    assert_eq!(a.merge(2, &[]).code(), "MASPAUSED");
+    assert_eq!(a.call(&["MAS.COLLECT", &first, "0", "100", "1"]).code(), "MASPAUSED");
+    assert_eq!((a.run("GET k"), a.identity("seq")), (Value::Bulk(b"v".to_vec()), before));
+    assert_eq!(a.call(&["MAS.PAUSE", &first, "0"]), ok());
+    assert_eq!(a.exec("SET k v").reply, ok());
+    assert_eq!(a.call(&["MAS.PAUSE", &first, "1"]), ok());
+    while a.exec("SET k v").reply != ok() {} // it goes on by itself
+
     assert_eq!(a.run("MAS.FENCE"), ok());
     assert_eq!(a.exec("SET k v").reply.code(), "MASFENCED");
     assert_eq!(a.run("MAS.PROMOTE 5 shop 1 0"), Value::Error("MASEPOCH 5".into()));

@@ -4,8 +4,10 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use mas_core::procedures::handover::Wish;
 use mas_core::procedures::identity::{EngineState, Identity, Role};
 use mas_core::procedures::shard::{Action, Basis, Control, Place, Record, Seen, members_to_compare, step};
+use mas_core::stamp::Incarnation;
 
 use crate::engine::{About, Engine, Phase, STORE};
 use crate::executor::{MS, SEC, Time};
@@ -26,6 +28,8 @@ pub(crate) struct Controller {
     records: RefCell<Vec<Record>>,
     /// It acts on what it saw before, until then.
     pub(crate) stale_until: Cell<Time>,
+    /// By shard: what somebody asked for, and it has not heard yet.
+    wishes: RefCell<Vec<Option<Wish>>>,
 }
 
 fn identity(about: &About) -> Identity {
@@ -47,6 +51,8 @@ fn identity(about: &About) -> Identity {
         outbox_effects: about.outbox_effects,
         outbox_bytes: about.outbox_bytes,
         master_link_up: about.link_up,
+        offset: about.offset,
+        paused_ms: about.paused_ms,
         keys: about.keys,
         waiting: Vec::new(),
         membership: 1,
@@ -58,7 +64,8 @@ fn identity(about: &About) -> Identity {
 impl Controller {
     pub(crate) fn new(node: Rc<Node>, region: u16, shards: u16) -> Rc<Self> {
         let records = RefCell::new(vec![Record::default(); usize::from(shards)]);
-        Rc::new(Self { node, region, records, stale_until: Cell::new(0) })
+        let wishes = RefCell::new(vec![None; usize::from(shards)]);
+        Rc::new(Self { node, region, records, stale_until: Cell::new(0), wishes })
     }
 
     pub(crate) fn start(self: &Rc<Self>, world: &Rc<World>) {
@@ -84,10 +91,22 @@ impl Controller {
             if !stale {
                 self.compare(&world, shard, &record, &mut members).await;
             }
+            if let Some(wish) = self.wishes.borrow_mut()[usize::from(shard)].take() {
+                // One that comes while another is under way is forgotten: whoever asked asks again.
+                let _ = control.wish(wish, world.sim.now() / MS);
+            }
             let plan = step(&mut control, &place, &record, &members, world.sim.now() / MS);
+            if let Some(ended) = &plan.handover {
+                world.judge.note(|| format!("{} shard {shard}: {ended:?}", self.node.name));
+                world.judge.handover_ended(ended);
+            }
             for action in plan.actions {
                 if let Action::Promote { member, .. } = &action {
-                    world.judge.chosen(&self.node.name, &members, *member);
+                    let engine = |member: usize| world.engine(self.region, shard, member);
+                    match plan.master {
+                        Some(master) => world.judge.handed_over(&engine(master), &engine(*member)),
+                        None => world.judge.chosen(&self.node.name, &members, *member),
+                    }
                 }
                 if !self.act(&world, shard, &action).await {
                     break;
@@ -177,6 +196,12 @@ impl Controller {
                 }
                 self.ask(world, &engine(*member), SEC, move |e| e.follow(master)).await.is_some()
             }
+            Action::Pause { member, incarnation, ms } => {
+                let Some(incarnation) = Incarnation::parse(incarnation) else { return false };
+                let ms = *ms;
+                let paused = self.ask(world, &engine(*member), SEC, move |e| e.pause(incarnation, ms)).await;
+                paused.is_some_and(|p| p.is_ok())
+            }
             Action::Fence { member } => self.ask(world, &engine(*member), SEC, |e| e.fence()).await.is_some(),
         }
     }
@@ -184,6 +209,13 @@ impl Controller {
     fn issue(&self, shard: u16, epoch: u64, member: usize, basis: &Basis) {
         self.records.borrow_mut()[usize::from(shard)] =
             Record { epoch, master: Some(member), basis: Some(basis.clone()) };
+    }
+
+    /// Somebody wants another master than the one there is.
+    pub(crate) fn ask_for(&self, shard: u16, to: Option<usize>) {
+        let Some((from, _)) = self.recorded(shard) else { return };
+        let reason = "somebody asked for it".to_owned();
+        self.wishes.borrow_mut()[usize::from(shard)] = Some(Wish { to, from, reason });
     }
 
     /// The recorded master.

@@ -105,6 +105,12 @@ pub(crate) enum Kind {
         region: u16,
         shard: u16,
     },
+    /// Another member is asked to be master.
+    Handover {
+        region: u16,
+        shard: u16,
+        to: Option<u8>,
+    },
     /// The broker refuses some of the records.
     Nacks {
         region: u16,
@@ -157,6 +163,7 @@ impl Kind {
             Self::ReplicaLag { .. } => "replica lags",
             Self::StaleController { .. } => "controller sees old news",
             Self::Fence { .. } => "master fenced",
+            Self::Handover { .. } => "planned handover",
             Self::Nacks { .. } => "broker refuses records",
             Self::Block { .. } => "broker blocks publishers",
             Self::Rewrite { .. } => "AOF rewritten",
@@ -172,6 +179,8 @@ pub(crate) enum Moment {
     Any,
     /// Some region sends state, piece by piece.
     Sending,
+    /// A master is paused for a handover.
+    HandingOver,
     /// Some region has merged a part of the state that it asked for.
     Fetching,
 }
@@ -288,7 +297,8 @@ fn draw_kind(rng: &mut Rng, setup: &Setup) -> Kind {
             Kind::ReplicaLag { region, shard, member, lag: rng.range(1, 2000) * MS, time }
         }
         85..88 => Kind::StaleController { region, time: time.min(5 * SEC) },
-        88..91 => Kind::Fence { region, shard },
+        88..90 => Kind::Fence { region, shard },
+        90 => Kind::Handover { region, shard, to: None },
         91..93 => Kind::Nacks { region, time },
         93..95 => Kind::Block { region, time },
         95..97 => Kind::Rewrite { place: engine(rng, setup, region) },

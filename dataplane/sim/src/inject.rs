@@ -29,6 +29,7 @@ impl World {
         let mut serving = self.engines().into_iter().filter(|e| e.phase() == Phase::Serving);
         match moment {
             Moment::Any => true,
+            Moment::HandingOver => serving.any(|e| e.hands_over()),
             Moment::Sending => serving.any(|e| e.sends.get()),
             Moment::Fetching => serving.any(|e| under_way(&e)),
         }
@@ -110,6 +111,9 @@ impl World {
                     master.fence();
                 }
             }
+            Kind::Handover { region, shard, to } => {
+                self.controller(region).ask_for(shard, to.map(usize::from));
+            }
             Kind::Nacks { region, time } => self.broker(region).refuse_some(time),
             Kind::Block { region, time } => self.broker(region).block(time),
             Kind::Rewrite { place: Place::Engine { region, shard, member } } => {
@@ -152,6 +156,7 @@ impl World {
             | Kind::ReplicaLag { region, .. }
             | Kind::StaleController { region, .. }
             | Kind::Fence { region, .. }
+            | Kind::Handover { region, .. }
             | Kind::Nacks { region, .. }
             | Kind::Block { region, .. }
             | Kind::Truncate { region, .. }

@@ -32,6 +32,8 @@ pub(crate) enum About {
     Succession,
     /// While a region fetches state, its source gets another master: one that has the same, or what the disks of all kept.
     Handover,
+    /// Masters are handed over again and again, and somebody dies in the middle of it.
+    Switchover,
 }
 
 /// See the module.
@@ -61,10 +63,11 @@ impl Situation {
             440..480 => About::Blinking,
             480..510 => About::Succession,
             510..550 => About::Handover,
+            550..610 => About::Switchover,
             _ => About::Nothing,
         };
         let at = match about {
-            About::Nothing | About::Losses => 0,
+            About::Nothing | About::Losses | About::Switchover => 0,
             About::Oblivion => rng.range(8 * SEC, 12 * SEC),
             About::Replacement | About::Overtaking | About::Handover => rng.range(4 * SEC, 7 * SEC),
             About::Freezing => rng.range(2 * SEC, 9 * SEC),
@@ -92,7 +95,7 @@ impl Situation {
     /// goes wrong. Incarnations are sealed after half a minute; something must be late for that.
     pub(crate) fn seconds(self, rng: &mut Rng) -> u64 {
         match self.about {
-            About::Nothing => rng.range(8, 20),
+            About::Nothing | About::Switchover => rng.range(8, 20),
             About::Blinking | About::Succession => rng.range(14, 20),
             About::Freezing | About::Estrangement => rng.range(60, 75),
             _ => rng.range(25, 40),
@@ -124,6 +127,7 @@ impl Situation {
                 setup.segment = setup.segment.min(16);
             }
             About::Overtaking => {}
+            About::Switchover => region.members = region.members.max(2),
             About::Freezing => {
                 (region.members, region.proxies) = (region.members.max(2), region.proxies.max(2));
                 if region.fsync == Fsync::Always {
@@ -156,6 +160,7 @@ impl Situation {
             About::Estrangement => self.estrangement(rng, setup),
             About::Succession => self.succession(rng, setup),
             About::Handover => self.handover(rng, setup),
+            About::Switchover => self.switchover(rng, setup),
         }
     }
 
@@ -229,6 +234,46 @@ impl Situation {
             };
             let fetching = |end| Fault::in_the_moment(Moment::Fetching, at + 5 * SEC, end);
             faults.extend(ends.into_iter().map(fetching));
+        }
+        faults
+    }
+
+    fn switchover(self, rng: &mut Rng, setup: &Setup) -> Vec<Fault> {
+        let region = self.region;
+        let members = setup.regions[usize::from(region) - 1].members;
+        let mut faults = Vec::new();
+        let mut at = SEC;
+        while at < setup.duration {
+            let shard = rng.below(u64::from(setup.shards)) as u16;
+            let to = rng.chance(300).then(|| rng.below(u64::from(members)) as u8);
+            faults.push(Fault::new(at, Kind::Handover { region, shard, to }));
+            let lagging = rng.below(u64::from(members)) as u8;
+            if rng.chance(500) {
+                let (lag, time) = (rng.range(1, 1500) * MS, rng.range(1, 4) * SEC);
+                faults.push(Fault::new(at, Kind::ReplicaLag { region, shard, member: lagging, lag, time }));
+            }
+            if rng.chance(600) {
+                let down = rng.range(1, 3000) * MS;
+                let member = rng.below(u64::from(members)) as u8;
+                let place = Place::Engine { region, shard, member };
+                let kind = match rng.below(8) {
+                    0 => Kind::Kill { place, down },
+                    1 => Kind::MasterPowerLoss { region, shard, down },
+                    2 => Kind::Kill { place: proxy(rng, setup, region), down },
+                    3 => Kind::Kill { place: Place::Broker { region }, down },
+                    4 => Kind::Kill { place: Place::Controller { region }, down },
+                    5 => Kind::StaleController { region, time: down },
+                    6 => Kind::Pause { place, time: down },
+                    _ => Kind::CutPlaces {
+                        from: Place::Controller { region },
+                        to: place,
+                        both: rng.chance(500),
+                        time: down,
+                    },
+                };
+                faults.push(Fault::in_the_moment(Moment::HandingOver, at, kind));
+            }
+            at += rng.range(500, 5000) * MS;
         }
         faults
     }

@@ -158,11 +158,16 @@ fn a_plan_is_what_applying_does() {
             "spec.template.spec.containers[redis].resources.limits.memory: ",
             "requests.storage: 10Gi -> 20Gi",
             "spec.replicas: 2 -> 3",
-            "until somebody deletes them, one at a time, replicas before masters: shop--a--shard-0-redis-0, shop--a--shard-0-redis-1, shop--b",
+            "Restarts, one pod at a time and one region at a time",
+            "shop--a--shard-0-redis: the 1 that is not master, then the master, which hands over before",
+            "shop--b--shard-0-redis: the 1 that is not master",
             "Volumes grow, around running pods: shop--a--shard-0-redis, shop--b--shard-0-redis",
         ],
     );
-    assert!(!text.contains("Rolling") && !text.contains("broker") && !text.contains("not asked"), "{text}");
+    assert!(
+        !text.contains("Deployments") && !text.contains("broker") && !text.contains("not asked"),
+        "{text}"
+    );
     assert_eq!(picture(&namespace), before, "a plan changes nothing");
 
     // What is refused, in the words of whoever refuses it.

@@ -5,7 +5,7 @@ use e2e::load::Endpoints as _;
 use e2e::wait::wait_until;
 use redis::Commands as _;
 
-use crate::growth::bigger;
+use crate::growth::rolled;
 use crate::{Place, RECOVERY};
 
 const PODS: &str = "statefulsets,deployments,pods,storeregions";
@@ -46,7 +46,7 @@ pub(crate) fn what_is_retained_is_there_again(place: &Place) {
     place.namespace.kubectl(&["delete", "mas", "shop"]).unwrap();
     wait_gone(place, PODS);
     assert!(!place.namespace.list("persistentvolumeclaims").unwrap().is_empty());
-    place.namespace.apply(&bigger()).unwrap();
+    place.namespace.apply(&rolled()).unwrap();
     place.well("applying it again");
     assert_eq!(keyspace::wait_equal(&store, "kept:*", RECOVERY).unwrap(), before);
     assert_eq!(store.binding("a").unwrap(), binding, "the same credentials");
@@ -57,7 +57,7 @@ pub(crate) fn what_is_retained_is_there_again(place: &Place) {
 pub(crate) fn with_delete_nothing_is_left(place: &Place) {
     place
         .namespace
-        .apply(&bigger().replace("shop}\nspec: {", "shop}\nspec: {deletionPolicy: Delete, "))
+        .apply(&rolled().replace("shop}\nspec: {", "shop}\nspec: {deletionPolicy: Delete, "))
         .unwrap();
     place
         .namespace

@@ -1,9 +1,18 @@
 //! Changes of a store that runs.
 
-use e2e::load::Endpoints as _;
-use redis::Commands as _;
+use std::collections::BTreeSet;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
-use crate::{Place, RECOVERY, manifest};
+use e2e::keyspace;
+use e2e::load::{Load, Plan};
+use serde_json::Value;
+
+use crate::{Place, RECOVERY, SMALL, manifest};
+
+/// Six pods, each of which has to be ready again, on two cores.
+const ROLLED_OUT: Duration = Duration::from_mins(12);
+const PACE: Duration = Duration::from_millis(10);
 
 const PODS: [&str; 3] = ["shop--a--shard-0-redis-0", "shop--a--shard-0-redis-1", "shop--a--broker-0"];
 
@@ -38,34 +47,100 @@ pub(crate) fn claims_grow_around_running_pods(place: &mut Place) {
     place.well("growing");
 }
 
-pub(crate) fn what_needs_a_restart_says_so(place: &Place) {
-    let store = place.store();
-    let () = store.connect_to("a").unwrap().set("k", "v").unwrap();
+/// More memory for Redis, and more of a processor for brokers.
+pub(crate) fn rolled() -> String {
+    let more = bigger().replace("maxMemory: 64Mi", "maxMemory: 96Mi");
+    let broker = format!("storage: {{size: 8Gi}}, resources: {SMALL}");
+    assert!(more.contains(&broker));
+    more.replace(&broker, "storage: {size: 8Gi}, resources: {requests: {cpu: 60m}}")
+}
 
-    // More memory needs a restart: it is said which pods wait for it, and until when.
-    place.namespace.apply(&bigger().replace("maxMemory: 64Mi", "maxMemory: 96Mi")).unwrap();
-    let pending = |store: &serde_json::Value| -> Option<String> {
-        let conditions = store["status"]["conditions"].as_array()?;
-        let condition = conditions.iter().find(|condition| condition["type"] == "RestartPending")?;
-        Some(condition["message"].as_str()?.to_owned())
+/// Under load, by operators of which the first ones are killed in the middle: replicas, a handover, the old masters, brokers.
+pub(crate) fn what_needs_a_restart_is_restarted_one_by_one(place: &mut Place) {
+    let all: Vec<String> = ["a", "b"].iter().flat_map(|region| pods_of(region)).collect();
+    let store = place.store();
+    let plan = Plan { regions: &["a", "b"], writers: 2, prefix: "roll", level: &[], pace: PACE };
+    let load = Load::start(&store, &plan).unwrap();
+    load.wait_for_more(50, RECOVERY).unwrap();
+    // All in one answer, or what is restarted between two questions would be away in both.
+    let look = || {
+        let pods = place.namespace.list("pods").unwrap();
+        let named = |name: &String| pods.iter().find(|pod| pod["metadata"]["name"] == *name).cloned();
+        all.iter().map(|name| named(name).unwrap_or_default()).collect::<Vec<Value>>()
     };
-    let names_all = |store: &serde_json::Value| {
-        pending(store).is_some_and(|words| words.contains(PODS[0]) && words.contains("b--shard-0-redis-1"))
-    };
-    place.namespace.wait("mas", "shop", RECOVERY, names_all).unwrap();
-    for region in ["a", "b"] {
-        let master = store.master(region, 0).unwrap();
-        let set = format!("shop--{region}--shard-0-redis");
-        let mut members = [format!("{set}-0"), format!("{set}-1")];
-        members.sort_by_key(|member| *member == master); // replicas before masters
-        for member in members {
-            place.namespace.kubectl(&["delete", "pod", &member]).unwrap();
-            let ready = |pod: &serde_json::Value| pod["status"]["containerStatuses"][0]["ready"] == true;
-            place.namespace.wait("pod", &member, RECOVERY, ready).unwrap();
-            place.well("a planned restart");
+    let uids =
+        |pods: &[Value]| -> Vec<Value> { pods.iter().map(|pod| pod["metadata"]["uid"].clone()).collect() };
+    let before = uids(&look());
+    let masters = ["a", "b"].map(|region| store.master(region, 0).unwrap());
+
+    place.namespace.apply(&rolled()).unwrap();
+    let mut most_away = 0;
+    let mut killed = 0;
+    let mut were_ready = BTreeSet::new();
+    let limit = Instant::now() + ROLLED_OUT;
+    loop {
+        let pods = look();
+        let new =
+            uids(&pods).iter().zip(&before).filter(|(now, before)| !now.is_null() && now != before).count();
+        // One that was ready, and fails a probe on a machine without time, was not taken away.
+        let away = pods.iter().zip(&before).filter(|(pod, before)| {
+            let (uid, ends) = (&pod["metadata"]["uid"], !pod["metadata"]["deletionTimestamp"].is_null());
+            if pod["status"]["containerStatuses"][0]["ready"] == true {
+                were_ready.insert(uid.to_string());
+            }
+            ends || uid.is_null() || (uid != *before && !were_ready.contains(&uid.to_string()))
+        });
+        most_away = most_away.max(away.count());
+        let status = place.namespace.get("mas", "shop").unwrap()["status"].clone();
+        let says = |kind: &str, reason: &str| {
+            let conditions = status["conditions"].as_array();
+            conditions.is_some_and(|all| all.iter().any(|of| of["type"] == kind && of["reason"] == reason))
+        };
+        if new == all.len() && !says("RestartPending", "PodsOutdated") && says("Progressing", "Reconciled") {
+            break;
         }
+        assert!(Instant::now() < limit, "{new} of {} pods are new: {}", all.len(), place.picture());
+        // After the first replica, and in the middle of it.
+        if killed < 2 && new > killed * 3 {
+            killed += 1;
+            e2e::process::kill(place.operator.pid()).unwrap();
+            place.operator = place.namespace.operator(&["--identity", &format!("roller-{killed}")]).unwrap();
+        }
+        sleep(Duration::from_millis(500));
     }
-    place.namespace.wait("mas", "shop", RECOVERY, |store| pending(store).is_none()).unwrap();
-    let value: String = store.connect_to("b").unwrap().get("k").unwrap();
-    assert_eq!(value, "v");
+    place.well("a rolling change");
+    load.wait_for_more(50, RECOVERY).unwrap();
+    let report = load.stop().unwrap();
+    let space = keyspace::wait_equal(&place.store(), "roll:*", RECOVERY).unwrap();
+    let findings = report.ledger.check(&space);
+    let events = place.namespace.list("events.events.k8s.io").unwrap();
+    let told: Vec<String> = events
+        .iter()
+        .filter(|event| {
+            ["HandedOver", "HandoverFailed", "RolledOut"].iter().any(|reason| event["reason"] == *reason)
+        })
+        .filter_map(|event| Some(format!("{}: {}", event["reason"].as_str()?, event["note"].as_str()?)))
+        .collect();
+    println!(
+        "rolled out, operators killed: {killed}, at most {most_away} pods away at once: {} writes acknowledged, {} with no known \
+         end, longest gap {:?}, {:?}; {findings}; {told:#?}",
+        report.ledger.acknowledged(),
+        report.ledger.unknown(),
+        report.longest_gap,
+        report.errors,
+    );
+    assert_eq!((findings.missing, findings.surplus), (0, 0), "{findings}\n{}", place.picture());
+    assert_eq!(most_away, 1, "one pod at a time");
+    // A master is restarted only when somebody else has become it.
+    for (region, before) in ["a", "b"].iter().zip(masters) {
+        assert_ne!(place.store().master(region, 0).unwrap(), before);
+    }
+    let memory = &look()[0]["spec"]["containers"][0]["resources"]["limits"]["memory"];
+    let set = place.namespace.get("statefulset", "shop--a--shard-0-redis").unwrap();
+    assert_eq!(memory, &set["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["memory"]);
+}
+
+/// Those that a StatefulSet makes.
+fn pods_of(region: &str) -> [String; 3] {
+    ["shard-0-redis-0", "shard-0-redis-1", "broker-0"].map(|part| format!("shop--{region}--{part}"))
 }

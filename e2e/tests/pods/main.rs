@@ -53,7 +53,7 @@ fn the_life_of_a_store() {
     story::what_happened_is_told_in_events(&place);
     faults::a_region_that_is_silent_is_left_alone(&place);
     growth::claims_grow_around_running_pods(&mut place);
-    growth::what_needs_a_restart_says_so(&place);
+    growth::what_needs_a_restart_is_restarted_one_by_one(&mut place);
     rights::what_is_wrong_is_told_in_an_event(&place);
     deletion::what_is_retained_is_there_again(&place);
     deletion::with_delete_nothing_is_left(&place);

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use e2e::cluster::Namespace;
 use serde_json::Value;
 
-use crate::growth::bigger;
+use crate::growth::rolled;
 use crate::{Place, RECOVERY};
 
 /// The second time it is the same event, seen again.
@@ -17,7 +17,7 @@ pub(crate) fn what_is_wrong_is_told_in_an_event(place: &Place) {
     for times in 1..=2 {
         place
             .namespace
-            .apply(&bigger().replace("spec: {", "spec: {auth: {secretRef: {name: missing}}, "))
+            .apply(&rolled().replace("spec: {", "spec: {auth: {secretRef: {name: missing}}, "))
             .unwrap();
         place.namespace.wait("mas", "shop", RECOVERY, |store| reason(store, "SecretMissing")).unwrap();
         let count = |event: &Value| event["series"]["count"].as_u64().unwrap_or(1);
@@ -32,7 +32,7 @@ pub(crate) fn what_is_wrong_is_told_in_an_event(place: &Place) {
             }
         })
         .unwrap();
-        place.namespace.apply(&bigger()).unwrap();
+        place.namespace.apply(&rolled()).unwrap();
         place.namespace.wait("mas", "shop", RECOVERY, |store| reason(store, "Reconciled")).unwrap();
     }
 }

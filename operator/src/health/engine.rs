@@ -191,6 +191,13 @@ impl Engine {
         Ok(())
     }
 
+    /// Lets it take no writes for so long; 0: lets it go on.
+    pub(crate) async fn pause(&self, incarnation: &str, ms: u64) -> Result<(), EngineError> {
+        let pause = cmd("MAS.PAUSE").arg(incarnation).arg(ms).to_owned();
+        self.call::<Value>("its pause", &pause, CALL).await?;
+        Ok(())
+    }
+
     /// Fences a superseded master.
     pub(crate) async fn fence(&self) -> Result<(), EngineError> {
         self.call::<Value>("its fence", &cmd("MAS.FENCE"), CALL).await?;

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
-use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::sync::{Notify, watch};
+use tokio::time::sleep;
 
 use super::engine::{Answer, Engine};
 use crate::procedures::shard::Seen;
@@ -49,6 +49,8 @@ pub(crate) struct Member<P> {
     /// Where nobody else ends what hangs.
     end: Option<End>,
     seen: watch::Sender<Observed>,
+    /// Somebody waits for the next look.
+    wanted: Notify,
     /// Looks begun, and the look that `seen` comes from.
     begun: AtomicU64,
     published: AtomicU64,
@@ -71,7 +73,8 @@ enum SeenAlone {
 impl<P: Process> Member<P> {
     pub(crate) fn new(host: String, engine: Engine, process: watch::Receiver<P>, end: Option<End>) -> Self {
         let (seen, _) = watch::channel(Observed { life: None, seen: SeenAlone::Plain(Seen::Absent) });
-        Self { host, engine, process, end, seen, begun: AtomicU64::new(0), published: AtomicU64::new(0) }
+        let (begun, published) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { host, engine, process, end, seen, wanted: Notify::new(), begun, published }
     }
 
     /// Looks at the server for as long as it is polled.
@@ -109,8 +112,12 @@ impl<P: Process> Member<P> {
                 changed
             });
             self.published.store(look, Ordering::SeqCst);
-            if let Ok(Err(_)) = timeout(LOOK, process.changed()).await {
-                return; // whoever looked after the process is gone, and with it the store
+            tokio::select! {
+                () = sleep(LOOK) => {}
+                () = self.wanted.notified() => {}
+                changed = process.changed() => if changed.is_err() {
+                    return; // whoever looked after the process is gone, and with it the store
+                }
             }
         }
     }
@@ -159,6 +166,11 @@ impl<P: Process> Member<P> {
     /// The look after which everything that has happened until now is seen.
     pub(super) fn next_look(&self) -> u64 {
         self.begun.load(Ordering::SeqCst) + 1
+    }
+
+    /// Does not leave the next look to its time.
+    pub(super) fn look_now(&self) {
+        self.wanted.notify_one();
     }
 
     pub(super) fn has_published(&self, look: u64) -> bool {

@@ -5,17 +5,20 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::sleep;
 
 use super::engine::EngineError;
 use super::member::{Member, Process, look_at};
+use crate::procedures::handover::{Outcome, Wish};
 use crate::procedures::shard::{
     Action, Basis, Control, Notice, Place, Plan, Record, Seen, members_to_compare, step,
 };
 
 /// How often the procedure looks at what was answered.
 const TICK: Duration = Duration::from_millis(100);
+/// The same while clients wait for a handover.
+const QUICK: Duration = Duration::from_millis(20);
 /// Pause after an action that failed.
 const AFTER_FAILURE: Duration = Duration::from_millis(500);
 
@@ -57,6 +60,41 @@ pub(crate) struct ShardView {
     pub(crate) notices: Vec<Notice>,
     /// There has been a proved master since the store was started.
     pub(crate) ever_served: bool,
+    /// How the last planned handover ended.
+    pub(crate) handover: Option<Outcome>,
+}
+
+/// A wish, and who waits for what becomes of it.
+pub(crate) struct Asked {
+    wish: Wish,
+    answer: oneshot::Sender<Outcome>,
+}
+
+/// Where to ask a shard's controller for another master.
+#[derive(Clone)]
+pub(crate) struct Wishes(mpsc::Sender<Asked>);
+
+impl Wishes {
+    /// The second part is the controller's.
+    pub(crate) fn new() -> (Self, mpsc::Receiver<Asked>) {
+        let (wishes, asked) = mpsc::channel(1);
+        (Self(wishes), asked)
+    }
+
+    /// Has another member made master, and waits for how that ends. One at a time.
+    pub(crate) async fn ask(&self, wish: Wish) -> Outcome {
+        let (answer, outcome) = oneshot::channel();
+        let nobody = || Outcome::Abandoned { why: "the shard is not looked after any more".to_owned() };
+        match self.0.try_send(Asked { wish, answer }) {
+            Ok(()) => outcome.await.unwrap_or_else(|_| nobody()),
+            Err(mpsc::error::TrySendError::Full(_)) => busy(),
+            Err(mpsc::error::TrySendError::Closed(_)) => nobody(),
+        }
+    }
+}
+
+fn busy() -> Outcome {
+    Outcome::Abandoned { why: "another handover of this shard is under way".to_owned() }
 }
 
 /// Under which epoch, and as which process, a master was opened to replicas.
@@ -69,14 +107,15 @@ pub(crate) struct ShardController<P, L> {
     pub(crate) members: Vec<Arc<Member<P>>>,
     pub(crate) ledger: L,
     pub(crate) view: watch::Sender<ShardView>,
+    pub(crate) wishes: mpsc::Receiver<Asked>,
 }
 
 impl<P: Process, L: Ledger> ShardController<P, L> {
     /// Keeps the shard served, from the store's founding on.
-    pub(crate) async fn run(self, mut founded: watch::Receiver<bool>, epoch: Instant) {
-        let mut tick = interval(TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    pub(crate) async fn run(mut self, mut founded: watch::Receiver<bool>, epoch: Instant) {
         let mut control = Control::default();
+        // Who waits for the handover that is under way.
+        let mut asked = None;
         // The master whose replication user is known to be on, by its process.
         let mut opened: Life = None;
         // What fails again and again is logged once.
@@ -84,7 +123,7 @@ impl<P: Process, L: Ledger> ShardController<P, L> {
         // Nothing is decided before everyone was looked at, and after actions again: they must not be repeated on old news.
         let mut wanted_looks = vec![1; self.members.len()];
         loop {
-            tick.tick().await;
+            sleep(if control.is_handing_over() { QUICK } else { TICK }).await;
             if !self.members.iter().zip(&wanted_looks).all(|(member, look)| member.has_published(*look)) {
                 continue;
             }
@@ -103,7 +142,19 @@ impl<P: Process, L: Ledger> ShardController<P, L> {
             };
             self.compare_covers(&record, &mut members).await;
             let now = epoch.elapsed().as_millis() as u64;
+            if let Ok(Asked { wish, answer }) = self.wishes.try_recv() {
+                tracing::info!(shard = self.name, ?wish, "a handover is asked for");
+                match control.wish(wish, now) {
+                    Ok(()) => asked = Some(answer),
+                    Err(_) => drop(answer.send(busy())),
+                }
+            }
             let plan = step(&mut control, &self.place, &record, &members, now);
+            if let Some(outcome) = &plan.handover {
+                tracing::info!(shard = self.name, ?outcome, "a handover has ended");
+                // Whoever asked may be gone.
+                let _ = asked.take().map(|answer: oneshot::Sender<Outcome>| answer.send(outcome.clone()));
+            }
             let failure = self.carry_out(&record, &plan, &mut opened).await.err();
             let words = failure.as_ref().map(ToString::to_string);
             if let Some(error) = words.as_ref().filter(|_| words != last_failure) {
@@ -112,6 +163,9 @@ impl<P: Process, L: Ledger> ShardController<P, L> {
             last_failure = words;
             if !plan.actions.is_empty() {
                 wanted_looks = self.members.iter().map(|member| member.next_look()).collect();
+            }
+            if control.is_handing_over() || !plan.actions.is_empty() {
+                self.members.iter().for_each(|member| member.look_now());
             }
             self.publish(members, plan, last_failure.as_deref());
             if failure.is_some() {
@@ -139,6 +193,7 @@ impl<P: Process, L: Ledger> ShardController<P, L> {
             view.members = members;
             view.master = plan.master;
             view.notices = plan.notices;
+            view.handover = plan.handover.or(view.handover.take());
             if let Some(error) = failure {
                 view.notices.push(Notice { reason: "ActionFailed", message: error.to_owned() });
             }
@@ -173,6 +228,9 @@ impl<P: Process, L: Ledger> ShardController<P, L> {
                 self.members[*member].engine.promote(*epoch, store, *region, *shard, *was_replica).await?;
             }
             Action::Follow { member, master } => self.follow(*member, *master).await?,
+            Action::Pause { member, incarnation, ms } => {
+                self.members[*member].engine.pause(incarnation, *ms).await?;
+            }
             Action::Fence { member } => self.members[*member].engine.fence().await?,
             Action::SetAside { member, master } => {
                 self.ledger.set_aside(*member, record.epoch).await.map_err(ActionError::Ledger)?;

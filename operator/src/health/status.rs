@@ -4,6 +4,7 @@ use crds::RegionPhase;
 use serde::{Deserialize, Serialize};
 
 use super::proxy::{LinkReport, ProxyReport};
+use crate::procedures::handover::Outcome;
 use crate::procedures::identity::EngineState;
 use crate::procedures::shard::Seen;
 
@@ -32,6 +33,32 @@ pub struct ShardStatus {
     pub outbox_effects: Option<u64>,
     /// Keys.
     pub keys: Option<u64>,
+    /// The last planned handover since the store was started, likewise.
+    #[serde(default)]
+    pub handover: Option<HandoverStatus>,
+}
+
+/// A planned handover that was done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HandoverStatus {
+    /// Who was master, as [`ShardStatus::master`].
+    pub from: Option<String>,
+    /// Who is.
+    pub to: Option<String>,
+    /// How long its clients were held up.
+    pub pause_millis: u64,
+}
+
+pub(crate) fn build_handover(outcome: &Outcome, addresses: &[String]) -> Option<HandoverStatus> {
+    match *outcome {
+        Outcome::Done { from, to, pause_ms } => Some(HandoverStatus {
+            from: addresses.get(from).cloned(),
+            to: addresses.get(to).cloned(),
+            pause_millis: pause_ms,
+        }),
+        Outcome::Abandoned { .. } => None,
+    }
 }
 
 /// One peer's streams, the worst of all shards.
@@ -91,6 +118,7 @@ pub(crate) fn build_shard(
         seq: Some(identity.map_or(0, |id| id.seq)),
         outbox_effects: Some(identity.map_or(0, |id| id.outbox_effects)),
         keys: Some(identity.map_or(0, |id| id.keys)),
+        handover: None,
     }
 }
 

@@ -56,6 +56,10 @@ pub struct Identity {
     pub outbox_bytes: u64,
     /// A replica whose link to its master is up.
     pub master_link_up: bool,
+    /// How far replication has got: what a master has sent, what a replica has applied, in bytes.
+    pub offset: u64,
+    /// It takes no writes for so long yet; 0: it does.
+    pub paused_ms: u64,
     /// Keys it holds.
     pub keys: u64,
     /// It holds neither keys nor metadata.
@@ -90,6 +94,8 @@ impl Identity {
         let number = |field: &'static str| {
             text(field).and_then(|value| value.parse::<u64>().map_err(|_| bad(field, value)))
         };
+        // An engine that says nothing of it cannot do it either.
+        let optional = |field: &str| map.get(field).and_then(|value| value.parse().ok()).unwrap_or(0);
         let small = |field: &'static str| {
             text(field).and_then(|value| value.parse::<u16>().map_err(|_| bad(field, value)))
         };
@@ -116,6 +122,8 @@ impl Identity {
             outbox_effects: number("outbox-effects")?,
             outbox_bytes: number("outbox-bytes")?,
             master_link_up: map.get("master-link").is_some_and(|link| *link == "up"),
+            offset: optional("repl-offset"),
+            paused_ms: optional("paused-ms"),
             keys: number("keys")?,
             empty: text("empty")? == "1",
             waiting: waiting(map.get("outbox-first").copied().unwrap_or_default())
@@ -153,11 +161,12 @@ mod tests {
     fn reads_what_the_contract_lists() {
         let identity = Identity::parse(&flat(
             "store shop region 1 shard 0 node n version 1 role master state serving recovered 1 epoch 3 incarnation 00000000000000ff \
-             seq 12 clock 99 outbox-effects 2 outbox-bytes 100 outbox-max-bytes 1000 master-link down repl-offset 5 keys 7 empty 0 previous _",
+             seq 12 clock 99 outbox-effects 2 outbox-bytes 100 outbox-max-bytes 1000 master-link down repl-offset 5 paused-ms 300 keys 7 empty 0 previous _",
         ));
         let identity = identity.unwrap();
         assert_eq!((identity.role, identity.state, identity.epoch), (Role::Master, EngineState::Serving, 3));
         assert_eq!((identity.seq, identity.outbox_effects, identity.empty), (12, 2, false));
+        assert_eq!((identity.offset, identity.paused_ms), (5, 300));
     }
 
     #[test]

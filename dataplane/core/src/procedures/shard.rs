@@ -4,6 +4,7 @@
 //! epoch, then by how much of that epoch's incarnation they hold. An engine that is empty or below the recorded epoch
 //! is promoted only if every member answers and none has more. The recorded epoch is raised before it is acted upon.
 
+use super::handover::{self, Outcome, UnderWay, Wish};
 use super::identity::{EngineState, Identity, Role};
 
 /// How long members that do not answer are waited for before the others are compared without them.
@@ -58,7 +59,7 @@ pub enum Seen {
 }
 
 impl Seen {
-    fn identity(&self) -> Option<&Identity> {
+    pub(super) fn identity(&self) -> Option<&Identity> {
         match self {
             Self::Answers { identity, .. } => Some(identity),
             Self::Absent | Self::Paused | Self::Silent | Self::Loading => None,
@@ -92,6 +93,15 @@ pub enum Action {
         /// Whom.
         member: usize,
     },
+    /// Let the master take no writes for so long; 0: let it go on.
+    Pause {
+        /// Whom.
+        member: usize,
+        /// Of which incarnation: another one is not meant.
+        incarnation: String,
+        /// After which it goes on by itself.
+        ms: u64,
+    },
     /// Copy the member's files aside, and only then make it a replica.
     SetAside {
         /// Whom.
@@ -119,10 +129,12 @@ pub struct Plan {
     pub notices: Vec<Notice>,
     /// The proved master.
     pub master: Option<usize>,
+    /// A handover has come to its end.
+    pub handover: Option<Outcome>,
 }
 
 impl Plan {
-    fn notice(&mut self, reason: &'static str, message: String) {
+    pub(super) fn notice(&mut self, reason: &'static str, message: String) {
         self.notices.push(Notice { reason, message });
     }
 }
@@ -133,6 +145,23 @@ pub struct Control {
     unserved_since: Option<u64>,
     last_attempt: Option<u64>,
     draining_since: Vec<Option<u64>>,
+    handover: Option<UnderWay>,
+}
+
+impl Control {
+    /// Notes that another master is wanted. Not while another wish is under way: it is given back.
+    pub fn wish(&mut self, wish: Wish, now: u64) -> Result<(), Wish> {
+        if self.handover.is_some() {
+            return Err(wish);
+        }
+        self.handover = Some(UnderWay::new(wish, now));
+        Ok(())
+    }
+
+    /// Clients wait for a handover: look again soon.
+    pub fn is_handing_over(&self) -> bool {
+        self.handover.as_ref().is_some_and(UnderWay::pauses)
+    }
 }
 
 /// Where the shard belongs, to recognise data of another store.
@@ -169,10 +198,24 @@ pub fn bootstrap_obstacles<'a>(members: impl Iterator<Item = (String, &'a Seen)>
 pub fn step(control: &mut Control, place: &Place, record: &Record, members: &[Seen], now: u64) -> Plan {
     let mut plan = Plan::default();
     control.draining_since.resize(members.len(), None);
-    if let Some(problem) = disagreement(place, record, members) {
-        plan.notices.push(problem);
-        return plan;
+    match disagreement(place, record, members) {
+        Some(problem) => plan.notices.push(problem),
+        None => keep_served(control, record, members, now, &mut plan),
     }
+    if let Some(under_way) = &mut control.handover {
+        plan.handover = handover::advance(under_way, record, members, now, &mut plan);
+        if plan.handover.is_some() {
+            control.handover = None;
+        }
+        if plan.actions.iter().any(|action| matches!(action, Action::Promote { .. })) {
+            control.last_attempt = Some(now);
+        }
+    }
+    plan
+}
+
+/// Fences who is superseded, and has the others follow the master, or promotes one.
+fn keep_served(control: &mut Control, record: &Record, members: &[Seen], now: u64, plan: &mut Plan) {
     for (member, seen) in members.iter().enumerate() {
         if seen.identity().is_some_and(|id| {
             id.state != EngineState::Fenced && id.role == Role::Master && id.epoch < record.epoch
@@ -183,12 +226,11 @@ pub fn step(control: &mut Control, place: &Place, record: &Record, members: &[Se
     plan.master = proved_master(record, members);
     if let Some(master) = plan.master {
         control.unserved_since = None;
-        follow(control, record, members, master, now, &mut plan);
+        follow(control, record, members, master, now, plan);
     } else {
         let since = *control.unserved_since.get_or_insert(now);
-        promote(control, record, members, now.saturating_sub(since), now, &mut plan);
+        promote(control, record, members, now.saturating_sub(since), now, plan);
     }
-    plan
 }
 
 /// The record of a shard of which nothing is left but the highest epoch ever issued (a copy that is made before an epoch is

@@ -5,11 +5,11 @@ use proptest::prelude::*;
 use super::identity::{EngineState, Identity, Role};
 use super::shard::*;
 
-fn place() -> Place {
+pub(super) fn place() -> Place {
     Place { store: "shop".into(), region: 1, shard: 0 }
 }
 
-fn engine(role: Role, state: EngineState, epoch: u64, incarnation: &str, seq: u64) -> Identity {
+pub(super) fn engine(role: Role, state: EngineState, epoch: u64, incarnation: &str, seq: u64) -> Identity {
     Identity {
         store: if epoch > 0 { "shop".into() } else { String::new() },
         region: u16::from(epoch > 0),
@@ -24,6 +24,8 @@ fn engine(role: Role, state: EngineState, epoch: u64, incarnation: &str, seq: u6
         outbox_effects: 0,
         outbox_bytes: 0,
         master_link_up: role == Role::Replica,
+        offset: seq,
+        paused_ms: 0,
         keys: seq,
         waiting: Vec::new(),
         membership: 0,
@@ -32,23 +34,23 @@ fn engine(role: Role, state: EngineState, epoch: u64, incarnation: &str, seq: u6
     }
 }
 
-fn fenced(epoch: u64, incarnation: &str, seq: u64) -> Seen {
+pub(super) fn fenced(epoch: u64, incarnation: &str, seq: u64) -> Seen {
     answers(engine(Role::Master, EngineState::Fenced, epoch, incarnation, seq), None)
 }
 
-fn serving(epoch: u64, incarnation: &str, seq: u64) -> Seen {
+pub(super) fn serving(epoch: u64, incarnation: &str, seq: u64) -> Seen {
     answers(engine(Role::Master, EngineState::Serving, epoch, incarnation, seq), None)
 }
 
-fn replica(of: usize, epoch: u64, incarnation: &str, seq: u64) -> Seen {
+pub(super) fn replica(of: usize, epoch: u64, incarnation: &str, seq: u64) -> Seen {
     answers(engine(Role::Replica, EngineState::Fenced, epoch, incarnation, seq), Some(of))
 }
 
-fn answers(identity: Identity, follows: Option<usize>) -> Seen {
+pub(super) fn answers(identity: Identity, follows: Option<usize>) -> Seen {
     Seen::Answers { identity: Box::new(identity), follows, subsumed: false }
 }
 
-fn record(epoch: u64, master: usize) -> Record {
+pub(super) fn record(epoch: u64, master: usize) -> Record {
     Record { epoch, master: Some(master), basis: Some(Basis { incarnation: "a".into(), seq: 10 }) }
 }
 
@@ -63,14 +65,14 @@ fn look_long(record: &Record, members: &[Seen]) -> Plan {
     step(&mut control, &place(), record, members, LOADING_PATIENCE_MS + DRAIN_MS)
 }
 
-fn promoted(plan: &Plan) -> Option<(usize, u64, bool)> {
+pub(super) fn promoted(plan: &Plan) -> Option<(usize, u64, bool)> {
     plan.actions.iter().find_map(|action| match action {
         Action::Promote { member, epoch, was_replica, .. } => Some((*member, *epoch, *was_replica)),
-        Action::Follow { .. } | Action::Fence { .. } | Action::SetAside { .. } => None,
+        Action::Follow { .. } | Action::Fence { .. } | Action::Pause { .. } | Action::SetAside { .. } => None,
     })
 }
 
-fn reasons(plan: &Plan) -> Vec<&'static str> {
+pub(super) fn reasons(plan: &Plan) -> Vec<&'static str> {
     plan.notices.iter().map(|n| n.reason).collect()
 }
 
@@ -290,6 +292,7 @@ proptest! {
                         let set_aside = matches!(action, Action::SetAside { .. });
                         prop_assert!(!only_its || set_aside, "discarded what may be nowhere else");
                     }
+                    Action::Pause { .. } => prop_assert!(false, "nobody asked for another master"),
                     Action::Fence { member } => prop_assert!(id(*member).expect("it answers").epoch < record.epoch),
                 }
             }

@@ -108,6 +108,7 @@ pub unsafe extern "C" fn RedisModule_OnLoad(
         c"MAS.JOIN" c"admin" crate::commands::control::join,
         c"MAS.JOINED" c"admin" crate::commands::control::joined,
         c"MAS.SERVE" c"admin" crate::commands::control::serve,
+        c"MAS.PAUSE" c"admin" crate::commands::control::pause,
         c"MAS.FENCE" c"admin allow-stale" crate::commands::control::fence,
         c"MAS.IDENTITY" c"readonly allow-stale" crate::commands::report::identity,
         c"MAS.COVER" c"readonly allow-stale" crate::commands::report::cover,

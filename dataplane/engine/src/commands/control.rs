@@ -1,4 +1,7 @@
-//! `MAS.PROMOTE`, `MAS.JOIN`, `MAS.JOINED`, `MAS.SERVE`, `MAS.FENCE`: who is master, of which region, and whether it serves.
+//! `MAS.PROMOTE`, `MAS.JOIN`, `MAS.JOINED`, `MAS.SERVE`, `MAS.PAUSE`, `MAS.FENCE`: who is master, of which region, and whether it
+//! serves.
+
+use std::time::Duration;
 
 use mas_core::shard::Identity;
 use mas_core::stamp::{Hlc, Incarnation, RegionId, ShardId};
@@ -168,6 +171,19 @@ pub(crate) fn check_ahead(engine: &Engine, clock: Hlc, wall_ms: u64) -> Result<(
         )));
     }
     Ok(())
+}
+
+/// `MAS.PAUSE inc ms`.
+pub(crate) fn pause(ctx: Ctx, words: Words<'_>) {
+    answer(ctx, |engine| {
+        if words.len() != 3 {
+            return Err(Refusal::arity("MAS.PAUSE incarnation milliseconds"));
+        }
+        engine.check_named(words.get(1))?;
+        engine.node.pause(Duration::from_millis(number_in(words.get(2), "the time")?))?;
+        ctx.reply_ok();
+        Ok(())
+    });
 }
 
 /// `MAS.FENCE`.

@@ -18,6 +18,7 @@ pub(crate) fn merge(ctx: Ctx, words: Words<'_>) {
             ));
         }
         engine.check_named(words.get(1))?;
+        engine.node.check_running()?;
         let region = RegionId(number_in(words.get(2), "the region")?);
         let expected = position_in(words.get(3), words.get(4))?;
         let to = position_in(words.get(5), words.get(6))?

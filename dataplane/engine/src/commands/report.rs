@@ -51,6 +51,7 @@ fn identity_fields(ctx: Ctx, engine: &Engine) -> Vec<(&'static str, String)> {
         ("version", env!("CARGO_PKG_VERSION").to_owned()),
         ("role", if node.is_replica() { "replica" } else { "master" }.to_owned()),
         ("state", node.state().name().to_owned()),
+        ("paused-ms", node.paused().as_millis().to_string()),
         ("recovered", u8::from(node.recovered).to_string()),
         ("epoch", who.epoch.to_string()),
         ("incarnation", who.incarnation.to_string()),

@@ -20,6 +20,7 @@ pub(crate) fn collect(ctx: Ctx, words: Words<'_>) {
             return Err(Refusal::arity("MAS.COLLECT incarnation slot keys membership region [region …]"));
         }
         engine.check_named(words.get(1))?;
+        engine.node.check_running()?;
         let slot: u16 = number_in(words.get(2), "the slot")?;
         let keys: u64 = number_in(words.get(3), "the number of keys")?;
         let membership: u64 = number_in(words.get(4), "the epoch of the membership")?;

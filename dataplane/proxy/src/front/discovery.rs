@@ -38,6 +38,7 @@ pub fn start(
     let (publish, masters) = watch::channel(Arc::new(Masters::default()));
     let (rounds, _) = watch::channel(0u64);
     let raise = rounds.clone();
+    let again = ask_again.clone();
     tokio::spawn(async move {
         loop {
             ask_again.notified().await;
@@ -45,7 +46,7 @@ pub fn start(
             tokio::time::sleep(ASK_AT_MOST_EVERY).await;
         }
     });
-    tokio::spawn(collect(settings, rounds, publish));
+    tokio::spawn(collect(settings, rounds, publish, again));
     masters
 }
 
@@ -54,6 +55,7 @@ async fn collect(
     mut settings: watch::Receiver<Arc<Settings>>,
     rounds: watch::Sender<u64>,
     publish: watch::Sender<Arc<Masters>>,
+    ask_again: Arc<Notify>,
 ) {
     let (send, mut news) = mpsc::channel(REPORTS);
     let started = Instant::now();
@@ -87,6 +89,9 @@ async fn collect(
                 Some(News { shard, member, asked, report }) = news.recv() => {
                     shards[shard].hear(&member, report, asked, started.elapsed().as_millis() as u64);
                     decide(&shards, &publish);
+                    if shards[shard].is_changing() {
+                        ask_again.notify_one();
+                    }
                 }
                 changed = settings.changed() => {
                     if changed.is_err() {

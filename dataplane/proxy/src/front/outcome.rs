@@ -27,8 +27,8 @@ pub enum Outcome<'a> {
 }
 
 /// First words of errors that say: not me, or not now.
-const REFUSALS: [&[u8]; 6] =
-    [b"MASFENCED", b"MASRECOVERING", b"MASREPLICA", b"MASINCARNATION", b"LOADING", b"READONLY"];
+const REFUSALS: [&[u8]; 7] =
+    [b"MASFENCED", b"MASRECOVERING", b"MASPAUSED", b"MASREPLICA", b"MASINCARNATION", b"LOADING", b"READONLY"];
 
 /// Reads a reply. `write`: the request went through `MAS.EXEC`.
 pub fn classify(bytes: &[u8], write: bool) -> Outcome<'_> {
@@ -63,7 +63,8 @@ mod tests {
         assert_eq!(classify(b"$1\r\na\r\n", false), Outcome::Answer(b"$1\r\na\r\n"));
         assert_eq!(classify(b"-ERR x\r\n", true), Outcome::Answer(b"-ERR x\r\n"));
         assert_eq!(classify(b"-OUTBOXFULL x\r\n", true), Outcome::Answer(b"-OUTBOXFULL x\r\n"));
-        for word in ["MASFENCED", "MASINCARNATION 00000000000000ff", "LOADING Redis is loading"] {
+        for word in ["MASFENCED", "MASPAUSED", "MASINCARNATION 00000000000000ff", "LOADING Redis is loading"]
+        {
             assert_eq!(classify(format!("-{word}\r\n").as_bytes(), true), Outcome::Refused);
         }
     }

@@ -41,6 +41,8 @@ pub enum State {
     Recovering,
     /// Open for clients.
     Serving,
+    /// About to hand over to another member.
+    Paused,
 }
 
 impl Identity {
@@ -53,7 +55,8 @@ impl Identity {
             shard: fields.get("shard")?.parse().ok()?,
             master: *fields.get("role")? == "master",
             state: match *fields.get("state")? {
-                "serving" => State::Serving,
+                "serving" if fields.get("paused-ms").is_none_or(|ms| *ms == "0") => State::Serving,
+                "serving" => State::Paused,
                 "recovering" => State::Recovering,
                 _ => State::Fenced,
             },
@@ -188,6 +191,16 @@ impl ShardRouting {
         }
     }
 
+    /// Whether another answer may be expected any moment.
+    pub fn is_changing(&self) -> bool {
+        self.members.values().any(|member| match &member.word {
+            Word::Said { identity, .. } => {
+                identity.master && matches!(identity.state, State::Paused | State::Recovering)
+            }
+            Word::Unasked | Word::Unreachable(_) => false,
+        })
+    }
+
     /// The master to use now, or why there is none.
     pub fn decide(&self) -> ShardMaster {
         let best = self
@@ -231,6 +244,7 @@ impl fmt::Display for ShardRouting {
                     let state = match id.state {
                         State::Fenced => "is fenced",
                         State::Recovering => "is recovering",
+                        State::Paused => "is handing over",
                         State::Serving => "serves an epoch that is over",
                     };
                     write!(f, "{comma}{address} {state}")?;
@@ -297,6 +311,19 @@ mod tests {
     }
 
     #[test]
+    fn who_hands_over_is_not_used_until_it_says_that_it_goes_on() {
+        let mut r = shard();
+        r.hear("a:1", id(true, State::Paused, 1), 0, 0);
+        r.hear("b:1", id(false, State::Fenced, 1), 0, 0);
+        assert_eq!(
+            (r.decide().why.as_str(), r.is_changing()),
+            ("a:1 is handing over, b:1 is a replica", true)
+        );
+        r.hear("a:1", id(true, State::Serving, 1), 0, 0);
+        assert_eq!((master(&r).as_deref(), r.is_changing()), (Some("a:1"), false));
+    }
+
+    #[test]
     fn silence_is_forgiven_for_a_while_errors_are_not() {
         let mut r = shard();
         r.hear("a:1", id(true, State::Serving, 1), 0, 1000);
@@ -349,7 +376,9 @@ mod tests {
             ("incarnation", "00000000000000ff"),
             ("new-field", "x"),
         ];
-        let read = Identity::from_fields(fields.into_iter()).expect("complete");
+        let paused = fields.into_iter().chain([("paused-ms", "7")]);
+        assert_eq!(Identity::from_fields(paused).map(|id| id.state), Some(State::Paused));
+        let read = Identity::from_fields(fields.into_iter().chain([("paused-ms", "0")])).expect("complete");
         assert_eq!((read.epoch, read.incarnation, read.state), (3, Incarnation(255), State::Serving));
         assert_eq!(Identity::from_fields(fields.into_iter().skip(1)), None);
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use mas_core::procedures::handover::Outcome;
 use mas_core::procedures::shard::Seen;
 use mas_core::stamp::Incarnation;
 
@@ -38,6 +39,37 @@ impl Judge {
                 format!("{who} promotes redis-{chosen}, although redis-{better} has more"),
             );
         }
+    }
+
+    /// A planned handover is decided while the old master lives: the new one has all of it, and nothing is added any more.
+    pub(crate) fn handed_over(&self, old: &Engine, new: &Engine) {
+        self.checked("handover");
+        if old.phase() == Phase::Fenced || !old.node.is_up() {
+            return; // it has failed since it was looked at; what is promoted then is a failover's business
+        }
+        let held = |engine: &Engine| engine.look(|shard, _| (shard.identity().incarnation, shard.seq()));
+        if held(new) != held(old) {
+            self.violate(
+                "handover",
+                format!(
+                    "{} hands over after its number {}, {} has {}",
+                    old.node.name,
+                    held(old).1,
+                    new.node.name,
+                    held(new).1
+                ),
+            );
+        } else if !old.hands_over() {
+            self.violate("handover", format!("{} hands over and takes writes", old.node.name));
+        }
+    }
+
+    /// Whoever asked for a handover is told what came of it.
+    pub(crate) fn handover_ended(&self, outcome: &Outcome) {
+        self.checked(match outcome {
+            Outcome::Done { .. } => "handover done",
+            Outcome::Abandoned { .. } => "handover given up",
+        });
     }
 
     /// An engine was promoted; before, its data had seen `had`, and members were at the epochs in `others`.

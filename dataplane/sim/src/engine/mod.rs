@@ -69,6 +69,9 @@ pub(crate) struct About {
     pub(crate) outbox_bytes: u64,
     pub(crate) outbox_first: Vec<(Incarnation, u64)>,
     pub(crate) link_up: bool,
+    /// Steps of its master's stream that it has, or of its own.
+    pub(crate) offset: u64,
+    pub(crate) paused_ms: u64,
     pub(crate) keys: u64,
     pub(crate) empty: bool,
     pub(crate) follows: Option<usize>,
@@ -91,6 +94,8 @@ struct State {
     keys: Keys,
     phase: Phase,
     recovered: bool,
+    /// It takes no writes until then.
+    paused_until: Time,
     following: Option<Following>,
     damaged: bool,
     claims: BTreeMap<String, (u64, u64)>,
@@ -163,6 +168,7 @@ impl Engine {
                 keys: Keys::default(),
                 phase: Phase::Fenced,
                 recovered: false,
+                paused_until: 0,
                 following: None,
                 damaged: false,
                 claims: BTreeMap::new(),
@@ -203,6 +209,7 @@ impl Engine {
             (state.shard, state.keys) = loaded.unwrap_or_else(|| (Shard::new(hash), Keys::default()));
             state.phase = Phase::Fenced;
             state.recovered = false;
+            state.paused_until = 0;
             state.following = None;
             state.damaged = false;
             state.claims.clear();

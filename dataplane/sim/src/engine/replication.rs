@@ -27,6 +27,7 @@ impl Engine {
             let order = state.orders;
             state.phase = Phase::Fenced;
             state.recovered = false;
+            state.paused_until = 0;
             state.claims.clear();
             state.following = Some(Following { member, order, link_up: false, history: 0, offset: 0 });
         }

@@ -17,6 +17,7 @@ use super::commands::{Execution, Reply, read};
 use super::disk::Entry;
 use super::{About, Engine, Note, Phase, Refusal, State};
 use crate::checkers::ledger::Commit;
+use crate::executor::MS;
 use crate::workload::Command;
 
 /// The store's name.
@@ -46,6 +47,8 @@ impl Engine {
             outbox_bytes: state.shard.outbox().bytes(),
             outbox_first: state.shard.outbox().firsts().collect(),
             link_up: state.following.is_some_and(|f| f.link_up),
+            offset: state.following.map_or(state.end, |f| f.offset),
+            paused_ms: state.paused_until.saturating_sub(self.sim.now()) / MS,
             keys: state.keys.map.len() as u64,
             empty: state.keys.map.is_empty() && state.shard.is_blank(),
             follows: state.following.map(|f| f.member),
@@ -56,6 +59,10 @@ impl Engine {
     fn check_promoted(&self, state: &State, meant: Incarnation) -> Result<(), Refusal> {
         let promoted = state.following.is_none() && state.phase != Phase::Fenced && !self.is_loading();
         if promoted && state.shard.identity().incarnation == meant { Ok(()) } else { Err(Refusal::NotMaster) }
+    }
+
+    fn is_paused(&self, state: &State) -> bool {
+        state.paused_until > self.sim.now()
     }
 
     fn check_ahead(&self, clock: Hlc) -> Result<(), Refusal> {
@@ -74,7 +81,7 @@ impl Engine {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
         self.check_promoted(state, meant)?;
-        if state.phase != Phase::Serving {
+        if state.phase != Phase::Serving || self.is_paused(state) {
             return Err(Refusal::NotMaster);
         }
         self.check_ahead(seen)?;
@@ -172,6 +179,9 @@ impl Engine {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
         self.check_promoted(state, meant)?;
+        if self.is_paused(state) {
+            return Err(Refusal::Other);
+        }
         self.expire(state);
         let limits = SkewLimits { tolerated_ms: MAX_SKEW_MS, hard_ms: self.hard_skew_ms };
         let (region, wall_ms) = (RegionId(region), self.wall_ms());
@@ -278,6 +288,9 @@ impl Engine {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
         self.check_promoted(state, meant)?;
+        if self.is_paused(state) {
+            return Err(Refusal::Other);
+        }
         let regions = members.iter().map(|region| region.0).collect::<Vec<_>>();
         if let Ok(Some(entry)) = state.shard.set_members(1, members) {
             self.log(state, Entry::Step(entry));
@@ -401,10 +414,29 @@ impl Engine {
         Ok(())
     }
 
+    /// `MAS.PAUSE`.
+    pub(crate) fn pause(&self, meant: Incarnation, ms: u64) -> Result<(), Refusal> {
+        let mut state = self.state.borrow_mut();
+        self.check_promoted(&state, meant)?;
+        if state.phase != Phase::Serving {
+            return Err(Refusal::NotMaster);
+        }
+        state.paused_until = if ms == 0 { 0 } else { self.sim.now() + ms * MS };
+        drop(state);
+        self.judge.note(|| format!("{} is paused for {ms} ms", self.node.name));
+        Ok(())
+    }
+
+    /// Whether it is a master that waits for its successor.
+    pub(crate) fn hands_over(&self) -> bool {
+        let state = self.state.borrow();
+        self.node.is_up() && state.phase == Phase::Serving && self.is_paused(&state)
+    }
+
     /// `MAS.FENCE`.
     pub(crate) fn fence(&self) {
         let mut state = self.state.borrow_mut();
-        (state.phase, state.recovered) = (Phase::Fenced, false);
+        (state.phase, state.recovered, state.paused_until) = (Phase::Fenced, false, 0);
         state.claims.clear();
         drop(state);
         self.judge.note(|| format!("{} fenced", self.node.name));

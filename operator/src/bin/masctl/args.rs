@@ -184,6 +184,11 @@ pub(crate) enum Command {
     ///
     /// Connections that were frozen are closed, so that both sides connect anew.
     Heal(Pair),
+    /// Make a replica the master of a shard, in order: nothing is lost, and clients wait for a moment
+    ///
+    /// The master takes no writes until its replica has all of them (a second at most, else all stays as it is), the replica is
+    /// promoted, and the old master follows it. Prints how long clients waited.
+    Handover(Handover),
     /// Compare what the regions hold, key by key where it differs; with --repair make it equal
     ///
     /// The masters of all regions are asked for digests of what they hold, and what differs is looked into down to fields and members. What
@@ -342,6 +347,17 @@ pub(crate) struct Cut {
     /// Only what A writes no longer reaches B; what B writes reaches A
     #[arg(long)]
     pub(crate) one_way: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Handover {
+    /// The region
+    pub(crate) region: String,
+    /// The shard's number
+    pub(crate) shard: u16,
+    /// The member that is to be master: 1 is redis-1 [default: the replica that has most]
+    #[arg(long, value_name = "N")]
+    pub(crate) to: Option<u16>,
 }
 
 #[derive(Debug, clap::Args)]

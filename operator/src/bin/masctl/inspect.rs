@@ -109,6 +109,15 @@ pub(crate) async fn heal(place: &Place, pair: &args::Pair) -> Result<(), Failure
     Ok(())
 }
 
+/// `masctl handover`.
+pub(crate) async fn handover(place: &Place, args: &args::Handover) -> Result<(), Failure> {
+    let client = Client::new(&locate::existing(place)?);
+    let done = client.handover(&args.region, args.shard, args.to).await?;
+    let name = |address: Option<String>| address.unwrap_or_else(|| "another member".into());
+    let (to, from) = (name(done.to), name(done.from));
+    print(&format!("{to} is master in place of {from}; clients waited for {} ms\n", done.pause_millis))
+}
+
 /// `masctl fault`.
 pub(crate) async fn fault(place: &Place, args: &args::FaultArgs) -> Result<(), Failure> {
     let fault = match (args.kind, args.no_restart) {

@@ -52,6 +52,7 @@ fn dispatch(args: Args) -> Result<(), Failure> {
         Command::Endpoints(endpoints) => block(inspect::endpoints(&place, &endpoints)),
         Command::Cut(cut) => block(inspect::cut(&place, &cut)),
         Command::Heal(pair) => block(inspect::heal(&place, &pair)),
+        Command::Handover(args) => block(inspect::handover(&place, &args)),
         Command::Fault(fault) => block(inspect::fault(&place, &fault)),
         Command::Verify(args) => block(verify::verify(&place, &args)),
         Command::Apply(apply) => block(op::apply(&place, &apply)),

@@ -99,6 +99,9 @@ pub(crate) fn instead_in_a_cluster(command: &Command) -> Option<&'static str> {
         Command::Fault(_) => {
             Some("fault works on this machine's stores only; in a cluster write `kubectl delete pod POD`")
         }
+        Command::Handover(_) => Some(
+            "handover works on this machine's stores only; in a cluster rolling changes hand masters over (docs/operations.md)",
+        ),
         Command::Verify(_)
         | Command::Status(_)
         | Command::Endpoints(_)

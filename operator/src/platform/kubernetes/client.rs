@@ -1,6 +1,6 @@
 //! Access to the API server: every call that the operator makes goes through here, and names the object that it is about.
 
-use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret};
 use kube::api::{
     Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy,
     ValidationDirective,
@@ -146,6 +146,23 @@ impl Namespace {
         };
         let deleted = self.api(Kind::StatefulSet).delete(name, &params).await;
         deleted.map(drop).map_err(|source| fail("deleting", Kind::StatefulSet, name, source))
+    }
+
+    /// Has a pod end, if it is still this one; whether it is.
+    pub(crate) async fn delete_pod(&self, name: &str, uid: &str) -> Result<bool, ClientError> {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &self.name);
+        let params = DeleteParams {
+            preconditions: Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None }),
+            ..DeleteParams::default()
+        };
+        match api.delete(name, &params).await {
+            Ok(_) => Ok(true),
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(false),
+            Err(source) => {
+                let (name, source) = (name.to_owned(), Box::new(source));
+                Err(ClientError { verb: "deleting", kind: "Pod".into(), name, source })
+            }
+        }
     }
 
     /// One text of a ConfigMap.

@@ -106,6 +106,8 @@ pub(crate) struct Metrics {
     leads: Gauge,
     stores: Gauge,
     promotions: Counter,
+    pauses: Histogram,
+    restarts: Counter,
     phases: Family<OfRegion, Gauge>,
     verification: VerificationMetrics,
     registry: Registry,
@@ -119,6 +121,8 @@ impl Metrics {
             leads: Gauge::default(),
             stores: Gauge::default(),
             promotions: Counter::default(),
+            pauses: Histogram::new(exponential_buckets(0.02, 1.5, 16)),
+            restarts: Counter::default(),
             phases: Family::default(),
             verification: VerificationMetrics::default(),
             registry: Registry::with_prefix("mas_operator"),
@@ -134,6 +138,13 @@ impl Metrics {
         registry.register("leads", "1: this operator acts; 0: another one does", all.leads.clone());
         registry.register("stores", "Stores that are looked after", all.stores.clone());
         registry.register("promotions", "Masters that were seen to be promoted", all.promotions.clone());
+        registry.register_with_unit(
+            "handover_pause",
+            "How long clients waited while a master was handed over as planned",
+            Unit::Seconds,
+            all.pauses.clone(),
+        );
+        registry.register("restarts", "Pods that were restarted for a change", all.restarts.clone());
         registry.register("region_phase", "1 for the phase that a region is in", all.phases.clone());
         all.verification.register(registry);
         // Shown from the start, so that the first failure is a change.
@@ -155,6 +166,15 @@ impl Metrics {
 
     pub(crate) fn promoted(&self) {
         self.promotions.inc();
+    }
+
+    /// A planned handover was done.
+    pub(crate) fn handed_over(&self, pause: Duration) {
+        self.pauses.observe(pause.as_secs_f64());
+    }
+
+    pub(crate) fn restarted(&self) {
+        self.restarts.inc();
     }
 
     pub(crate) fn leads(&self) {

@@ -16,7 +16,6 @@ use super::apply::Applied;
 use super::build::client_port;
 use super::check::{Checked, Refusal};
 use super::client::{ClientError, Namespace};
-use super::health::Pods;
 use super::labels;
 
 /// How a round ended.
@@ -41,15 +40,13 @@ impl Round {
     }
 }
 
-/// Pods that run an older template than their StatefulSet has.
+/// How far a change has got that restarts pods.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Outdated(Vec<String>);
-
-impl Outdated {
-    pub(crate) fn find(round: &Round, pods: &Pods) -> Self {
-        let Round::Applied(store, applied) = round else { return Self::default() };
-        Self(pods.outdated(&store.namespace, &applied.revisions))
-    }
+pub(crate) struct Rolling {
+    /// Pods that run an older template than their StatefulSet has.
+    pub(crate) outdated: Vec<String>,
+    /// What is being done, or waited for; empty: nothing.
+    pub(crate) now: String,
 }
 
 /// Where a region's clients connect.
@@ -63,8 +60,8 @@ pub(crate) fn build_store(
     last: Option<&MultiActiveStoreStatus>,
     round: &Round,
     rows: &BTreeMap<String, StoreRegionStatus>,
-    outdated: &Outdated,
     verified: Option<&VerificationStatus>,
+    rolling: &Rolling,
     now: Timestamp,
 ) -> MultiActiveStoreStatus {
     let last = last.cloned().unwrap_or_default();
@@ -75,7 +72,7 @@ pub(crate) fn build_store(
     );
     let active = regions.iter().filter(|region| region.phase == RegionPhase::Active).count();
     let verification = verified.cloned().or(last.verification);
-    let mut wanted = conditions(rows, round, &regions, active, outdated);
+    let mut wanted = conditions(rows, round, &regions, active, rolling);
     wanted.extend(verification.as_ref().map(verified_condition));
     let why = wanted.iter().find(|wanted| wanted.bad).map(|wanted| wanted.message.clone());
     let lags = rows.values().flat_map(|row| &row.links).filter_map(|link| link.lag_millis);
@@ -111,7 +108,7 @@ fn verified_condition(of: &VerificationStatus) -> Wanted {
 /// What is wrong with the store as a whole: a reason and a sentence.
 pub(crate) fn trouble(status: &MultiActiveStoreStatus) -> Option<(String, String)> {
     let progressing = status.conditions.iter().find(|condition| condition.type_ == "Progressing")?;
-    let quiet = ["Reconciled", "Paused"].contains(&progressing.reason.as_str());
+    let quiet = ["Reconciled", "Paused", "Rolling"].contains(&progressing.reason.as_str());
     (!quiet).then(|| (progressing.reason.clone(), progressing.message.clone()))
 }
 
@@ -171,7 +168,7 @@ fn conditions(
     round: &Round,
     regions: &[RegionSummary],
     active: usize,
-    outdated: &Outdated,
+    rolling: &Rolling,
 ) -> Vec<Wanted> {
     let waiting: Vec<String> = regions
         .iter()
@@ -215,7 +212,13 @@ fn conditions(
             available,
         ],
         Round::Applied(_, applied) if applied.taken.is_empty() => {
-            vec![Wanted::new("Progressing", active < all, "Reconciled", words.clone()), available]
+            let progress = if rolling.now.is_empty() {
+                Wanted::new("Progressing", active < all, "Reconciled", words.clone())
+            } else {
+                let message = format!("{}; pods to go: {}", rolling.now, rolling.outdated.len());
+                Wanted::new("Progressing", true, "Rolling", message)
+            };
+            vec![progress, available]
         }
         Round::Applied(_, Applied { taken, .. }) => vec![
             Wanted {
@@ -236,13 +239,9 @@ fn conditions(
     // A region that joins is missing nowhere.
     let joining = round.store().map_or(0, |store| store.members().filter(|region| region.joining).count());
     list.push(Wanted::new("Degraded", active > 0 && active + joining < all, "Regions", words));
-    if let Outdated(pods) = outdated
-        && !pods.is_empty()
-    {
-        let words = format!(
-            "{} run an older template: delete one at a time, replicas before masters, and wait until each is ready",
-            pods.join(", ")
-        );
+    if !rolling.outdated.is_empty() {
+        let pods = rolling.outdated.join(", ");
+        let words = format!("{pods} run an older template and are restarted one by one");
         list.push(Wanted::new("RestartPending", true, "PodsOutdated", words));
     }
     if let Some(store) = round.store().filter(|store| store.release != store.newest) {

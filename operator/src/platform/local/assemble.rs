@@ -18,7 +18,7 @@ use super::process::{Keeper, Order, ProcessSpec, ProcessStatus, Spawner};
 use super::proxies::{self, PasswordFiles};
 use super::record::{self, RecordFile, ShardLedger};
 use super::secrets::{self, Secret};
-use super::shared::{Gates, Members, Parts, Shared};
+use super::shared::{Gates, Members, Parts, ShardAccess, Shared};
 use super::stale::{self, Roster};
 use super::store::{Options, StartError};
 use super::world::{self, RegionPlan, World, address};
@@ -26,7 +26,7 @@ use super::{broker, control, operations, ports, relay, verify};
 use crate::health::engine::Engine;
 use crate::health::member::{End, look_at};
 use crate::health::proxy::{self, ProxyReport};
-use crate::health::shard::{ShardController, ShardView};
+use crate::health::shard::{ShardController, ShardView, Wishes};
 use crate::operations::scale_out::Verifying;
 use crate::procedures::shard::{Notice, Place, bootstrap_obstacles};
 use crate::render::{self, RedisConfig, Users};
@@ -248,6 +248,7 @@ impl Workshop {
         }
         let (gate, is_open) = watch::channel(open);
         let (view, seen) = watch::channel(ShardView::default());
+        let (wishes, asked) = Wishes::new();
         let name = format!("{}/shard-{shard}", region.name);
         let controller = ShardController {
             name: name.clone(),
@@ -260,11 +261,12 @@ impl Workshop {
                 members: members.iter().map(|(component, _)| component.clone()).collect(),
             },
             view,
+            wishes: asked,
         };
         self.nursery.spawn(controller.run(is_open, self.started));
         let key = (region.name.clone(), shard);
         parts.gates.insert(key.clone(), Arc::new(gate));
-        parts.shards.insert(key.clone(), seen);
+        parts.shards.insert(key.clone(), ShardAccess { view: seen, wishes });
         parts.members.insert(key, members);
     }
 }

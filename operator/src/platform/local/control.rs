@@ -17,8 +17,9 @@ use super::layout::Layout;
 use super::operations;
 use super::shared::Shared;
 use super::store::StartError;
+use crate::procedures::handover::HANDOVER_MS;
 use crate::verify::{Ask, Report};
-use crate::view::StoreStatus;
+use crate::view::{HandoverStatus, StoreStatus};
 
 /// Longest request.
 const MAX_REQUEST: u64 = 64 << 10;
@@ -49,6 +50,16 @@ pub enum Request {
         a: String,
         /// The other.
         b: String,
+    },
+    /// Make another member master of a shard, in order.
+    Handover {
+        /// Its region.
+        region: String,
+        /// Its number.
+        shard: u16,
+        /// Whom; nobody named: the replica that has most.
+        #[serde(default)]
+        to: Option<u16>,
     },
     /// Hurt a component.
     Fault {
@@ -191,6 +202,10 @@ async fn answer(request: Request, shared: &Arc<Shared>) -> Reply {
         },
         Request::Cut { a, b, one_way } => done(shared.set_cut(&a, &b, one_way, true)),
         Request::Heal { a, b } => done(shared.set_cut(&a, &b, false, false)),
+        Request::Handover { region, shard, to } => match shared.handover(&region, shard, to).await {
+            Ok(done) => serde_json::to_value(done).map_or_else(|e| Reply::Error(e.to_string()), Reply::Ok),
+            Err(error) => Reply::Error(error.to_string()),
+        },
         Request::Fault { component, fault } => match component.parse::<Component>() {
             Ok(component) => done(shared.fault(&component, fault).await),
             Err(error) => Reply::Error(error.to_string()),
@@ -249,9 +264,25 @@ impl Client {
         Ok(serde_json::from_value(report)?)
     }
 
+    /// Makes another member master of a shard.
+    pub async fn handover(
+        &self,
+        region: &str,
+        shard: u16,
+        to: Option<u16>,
+    ) -> Result<HandoverStatus, ControlError> {
+        let request = Request::Handover { region: region.to_owned(), shard, to };
+        Ok(serde_json::from_value(self.ask(&request).await?)?)
+    }
+
     /// Any other request.
     pub async fn ask(&self, request: &Request) -> Result<serde_json::Value, ControlError> {
-        timeout(CLIENT_TIMEOUT, self.exchange(request)).await.map_err(|_| ControlError::Timeout)?
+        let limit = match request {
+            // It has limits of its own, and says which was reached.
+            Request::Handover { .. } => Duration::from_millis(HANDOVER_MS) + CLIENT_TIMEOUT,
+            _ => CLIENT_TIMEOUT,
+        };
+        timeout(limit, self.exchange(request)).await.map_err(|_| ControlError::Timeout)?
     }
 
     async fn exchange(&self, request: &Request) -> Result<serde_json::Value, ControlError> {

@@ -12,7 +12,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::component::Component;
 use super::layout::write_private;
 use super::record::{OperationRecord, Record, RecordError, is_over};
-use super::shared::{Parts, Shared};
+use super::shared::{Parts, ShardAccess, Shared};
 use super::store::StartError;
 use super::world::{RegionPlan, address};
 use super::{ports, secrets, world};
@@ -179,7 +179,7 @@ fn ground(
         let key = (region.name.clone(), shard);
         let members = parts.members.get(&key)?;
         let first = members.first()?;
-        let master = parts.shards.get(&key).and_then(|view| members.get(view.borrow().master?));
+        let master = parts.shards.get(&key).and_then(|view| members.get(view.view.borrow().master?));
         let (component, engine) = master.unwrap_or(first);
         let absent = (!runs(parts, component)).then(|| "is not running".to_owned());
         let epoch = record.epochs.get(&format!("{}/shard-{shard}", region.name)).map_or(0, |of| of.epoch);
@@ -224,7 +224,7 @@ fn front(shared: &Shared, parts: &Parts, region: &RegionPlan) -> Front {
 
 fn master(parts: &Parts, joining: &RegionPlan, member: &RegionPlan, shard: u16) -> MasterGround {
     let key = (member.name.clone(), shard);
-    let view = parts.shards.get(&key).map(|view| view.borrow().clone()).unwrap_or_default();
+    let view = parts.shards.get(&key).map(|of| of.view.borrow().clone()).unwrap_or_default();
     let of = view.master.and_then(|at| parts.members.get(&key)?.get(at));
     MasterGround {
         master: view.master,
@@ -259,7 +259,7 @@ impl Hands for LocalHands<'_> {
         let parts = self.parts;
         let regions = || parts.world.regions.iter().filter(|of| !of.joining || of.name == self.region);
         let mut masters = HashMap::new();
-        for ((region, shard), view) in &parts.shards {
+        for ((region, shard), ShardAccess { view, .. }) in &parts.shards {
             let nodes = parts.world.region(region).and_then(|of| of.shards.get(usize::from(*shard)));
             if let Some(node) = view.borrow().master.and_then(|master| nodes?.get(master)) {
                 masters.insert((region.clone(), *shard), address(node.port));

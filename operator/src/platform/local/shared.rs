@@ -20,17 +20,26 @@ use super::store::StoreError;
 use super::world::{RegionPlan, World, address};
 use crate::health::member::Member;
 use crate::health::proxy::ProxyReport;
-use crate::health::shard::ShardView;
-use crate::health::status::{PhaseInput, build_link, build_phase, build_shard};
+use crate::health::shard::{ShardView, Wishes};
+use crate::health::status::{PhaseInput, build_handover, build_link, build_phase, build_shard};
 use crate::operations::scale_out::Verifying;
+use crate::procedures::handover::{Outcome, Wish};
 use crate::procedures::shard::{Notice, Seen};
 use crate::verify::Asks;
 use crate::view::{
-    BrokerStatus, Condition, ProcessPhase, ProcessRow, RegionPhase, RegionStatus, StoreStatus,
+    BrokerStatus, Condition, HandoverStatus, ProcessPhase, ProcessRow, RegionPhase, RegionStatus,
+    ShardStatus, StoreStatus,
 };
 
 /// Restarts after which a component is reported as one that does not stay up.
 const MANY_RESTARTS: u32 = 5;
+
+/// One shard's controller, from outside.
+#[derive(Clone)]
+pub(super) struct ShardAccess {
+    pub(super) view: watch::Receiver<ShardView>,
+    pub(super) wishes: Wishes,
+}
 
 /// By region and shard.
 pub(super) type Members = BTreeMap<(String, u16), Vec<(Component, Arc<Member<ProcessStatus>>)>>;
@@ -45,7 +54,7 @@ pub(super) struct Parts {
     pub(super) keepers: BTreeMap<Component, Arc<Keeper>>,
     pub(super) members: Members,
     pub(super) gates: Gates,
-    pub(super) shards: BTreeMap<(String, u16), watch::Receiver<ShardView>>,
+    pub(super) shards: BTreeMap<(String, u16), ShardAccess>,
     pub(super) brokers: BTreeMap<Component, watch::Receiver<bool>>,
     pub(super) proxies: BTreeMap<Component, watch::Receiver<ProxyReport>>,
     /// By reader and writer: what the second writes does not reach the first.
@@ -77,8 +86,8 @@ impl Parts {
     pub(super) fn is_ready(&self, component: &Component) -> bool {
         match component {
             Component::Redis { region, shard, node } => {
-                self.shards.get(&(region.clone(), *shard)).is_some_and(|view| {
-                    matches!(view.borrow().members.get(usize::from(*node)), Some(Seen::Answers { .. }))
+                self.shards.get(&(region.clone(), *shard)).is_some_and(|of| {
+                    matches!(of.view.borrow().members.get(usize::from(*node)), Some(Seen::Answers { .. }))
                 })
             }
             Component::Broker { .. } => self.brokers.get(component).is_some_and(|ready| *ready.borrow()),
@@ -139,7 +148,7 @@ impl Shared {
         let processes = self.processes(parts);
         let mut conditions: Vec<_> =
             self.founding.borrow().iter().map(|notice| condition(&parts.store.name, notice)).collect();
-        for ((region, shard), view) in &parts.shards {
+        for ((region, shard), ShardAccess { view, .. }) in &parts.shards {
             let about = format!("{region}/shard-{shard}");
             conditions.extend(view.borrow().notices.iter().map(|notice| condition(&about, notice)));
         }
@@ -189,11 +198,14 @@ impl Shared {
         let shards: Vec<_> = (0u16..)
             .zip(&region.shards)
             .map(|(number, members)| {
-                let view = parts.shards.get(&(region.name.clone(), number)).map(|view| view.borrow().clone());
-                let view = view.unwrap_or_default();
+                let of = parts.shards.get(&(region.name.clone(), number));
+                let view = of.map(|of| of.view.borrow().clone()).unwrap_or_default();
                 any_engine_answers |= view.members.iter().any(|seen| matches!(seen, Seen::Answers { .. }));
                 let addresses: Vec<_> = members.iter().map(|node| address(node.port)).collect();
-                build_shard(number, &view.members, view.master, &addresses)
+                ShardStatus {
+                    handover: view.handover.as_ref().and_then(|done| build_handover(done, &addresses)),
+                    ..build_shard(number, &view.members, view.master, &addresses)
+                }
             })
             .collect();
         let reports: Vec<ProxyReport> = region
@@ -287,6 +299,32 @@ impl Shared {
         }
         tracing::info!(a, b, one_way, cut, "network");
         Ok(())
+    }
+
+    /// Makes another member master of a shard, in order; `to`: which one.
+    pub(super) async fn handover(
+        &self,
+        region: &str,
+        shard: u16,
+        to: Option<u16>,
+    ) -> Result<HandoverStatus, StoreError> {
+        let parts = self.parts();
+        let known = || parts.world.regions.iter().map(|r| r.name.clone()).collect::<Vec<_>>().join(", ");
+        let plan = parts.world.region(region);
+        let plan = plan.ok_or_else(|| StoreError::NoRegion { name: region.to_owned(), known: known() })?;
+        let key = (region.to_owned(), shard);
+        let (Some(of), Some(members)) = (parts.shards.get(&key), plan.shards.get(usize::from(shard))) else {
+            return Err(StoreError::NoShard { shard, shards: parts.store.shards });
+        };
+        let from = of.view.borrow().master.ok_or(StoreError::NoMaster { shard })?;
+        let wish = Wish { to: to.map(usize::from), from, reason: "asked for on the control socket".into() };
+        let outcome = of.wishes.ask(wish).await;
+        let addresses: Vec<_> = members.iter().map(|node| address(node.port)).collect();
+        match (build_handover(&outcome, &addresses), outcome) {
+            (Some(done), _) => Ok(done),
+            (None, Outcome::Abandoned { why }) => Err(StoreError::NoHandover(why)),
+            (None, Outcome::Done { .. }) => Err(StoreError::NoMaster { shard }),
+        }
     }
 
     /// Does something bad to a component, or ends that.

@@ -16,7 +16,7 @@ use super::ports::PortsError;
 use super::record::RecordError;
 use super::shared::Shared;
 use super::{Layout, assemble, ports};
-use crate::view::{RegionPhase, StoreStatus};
+use crate::view::{HandoverStatus, RegionPhase, StoreStatus};
 
 /// How to start a store.
 #[derive(Clone, Debug)]
@@ -83,6 +83,23 @@ pub enum StoreError {
     /// A region has no link to itself.
     #[error("'{0}' was named twice: name two regions")]
     SameRegion(String),
+    /// No such shard.
+    #[error("there is no shard {shard}: the store has {shards}, numbered from 0")]
+    NoShard {
+        /// What was asked for.
+        shard: u16,
+        /// How many there are.
+        shards: u16,
+    },
+    /// Nobody can hand over.
+    #[error("shard {shard} has no master at the moment: see `masctl status`")]
+    NoMaster {
+        /// Which one.
+        shard: u16,
+    },
+    /// Another master was asked for and there is none.
+    #[error("the master was not handed over: {0}")]
+    NoHandover(String),
     /// No such component.
     #[error("there is no {0}: see `masctl status -o json` for the names under processes")]
     NoComponent(String),
@@ -159,6 +176,16 @@ impl Store {
     /// Lets the traffic between two regions go on.
     pub fn heal(&self, a: &str, b: &str) -> Result<(), StoreError> {
         self.shared.set_cut(a, b, false, false)
+    }
+
+    /// Makes another member master of a shard, in order; `to`: which one.
+    pub async fn handover(
+        &self,
+        region: &str,
+        shard: u16,
+        to: Option<u16>,
+    ) -> Result<HandoverStatus, StoreError> {
+        self.shared.handover(region, shard, to).await
     }
 
     /// Does something bad to a component, or ends that.

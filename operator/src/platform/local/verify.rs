@@ -33,7 +33,7 @@ impl Place for Verified {
 
     fn master(&self, region: &str, shard: u16) -> Option<String> {
         let parts = self.shared.parts();
-        let master = parts.shards.get(&(region.to_owned(), shard))?.borrow().master?;
+        let master = parts.shards.get(&(region.to_owned(), shard))?.view.borrow().master?;
         let nodes = parts.world.region(region)?.shards.get(usize::from(shard))?;
         Some(address(nodes.get(master)?.port))
     }

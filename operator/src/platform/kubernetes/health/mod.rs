@@ -4,6 +4,7 @@
 mod operations;
 mod pods;
 mod record;
+mod rollout;
 mod rows;
 mod store;
 mod verification;

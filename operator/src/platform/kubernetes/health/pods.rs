@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use crate::health::member::{Phase, Process};
 use crate::platform::kubernetes::FIELD_MANAGER;
 use crate::platform::kubernetes::labels::{self, Part};
+use crate::platform::kubernetes::rolling::PodSeen;
 
 /// All pods that the operator's objects have made. Cheap to clone.
 #[derive(Clone)]
@@ -69,23 +70,54 @@ impl Pods {
         })
     }
 
+    /// One pod of a StatefulSet, as rolling changes look at it.
+    pub(crate) fn seen(
+        &self,
+        namespace: &str,
+        name: &str,
+        what: Part,
+        revisions: &BTreeMap<String, String>,
+    ) -> PodSeen {
+        let name = name.to_owned();
+        let Some(pod) = self.known.get(&ObjectRef::new(&name).within(namespace)) else {
+            return PodSeen { name, ..PodSeen::default() };
+        };
+        PodSeen {
+            name,
+            uid: pod.metadata.uid.clone().unwrap_or_default(),
+            outdated: is_outdated(&pod, revisions),
+            ready: PodProcess::of(&pod, what, 0).ready,
+            ends: pod.metadata.deletion_timestamp.is_some(),
+            stuck: is_stuck(&pod),
+        }
+    }
+
     /// Pods whose StatefulSet has another template by now. `revisions`: the current one of each StatefulSet.
     pub(crate) fn outdated(&self, namespace: &str, revisions: &BTreeMap<String, String>) -> Vec<String> {
-        let is = |pod: &Pod| {
-            let meta = &pod.metadata;
-            let mut owners = meta.owner_references.iter().flatten();
-            let wanted = owners.find_map(|owner| revisions.get(&owner.name));
-            let runs = meta.labels.as_ref().and_then(|labels| labels.get("controller-revision-hash"));
-            meta.namespace.as_deref() == Some(namespace)
-                && wanted.is_some()
-                && runs.is_some()
-                && runs != wanted
-        };
+        let is =
+            |pod: &Pod| pod.metadata.namespace.as_deref() == Some(namespace) && is_outdated(pod, revisions);
         let mut names: Vec<String> =
             self.known.state_filter(is).into_iter().filter_map(|pod| pod.metadata.name.clone()).collect();
         names.sort();
         names
     }
+}
+
+fn is_outdated(pod: &Pod, revisions: &BTreeMap<String, String>) -> bool {
+    let mut owners = pod.metadata.owner_references.iter().flatten();
+    let wanted = owners.find_map(|owner| revisions.get(&owner.name));
+    let runs = pod.metadata.labels.as_ref().and_then(|labels| labels.get("controller-revision-hash"));
+    wanted.is_some() && runs.is_some() && runs != wanted
+}
+
+/// No node takes it, or the kubelet waits for something else than its own work.
+fn is_stuck(pod: &Pod) -> bool {
+    let Some(status) = &pod.status else { return false };
+    let unplaced =
+        status.conditions.iter().flatten().any(|c| c.type_ == "PodScheduled" && c.status == "False");
+    let containers = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
+    let mut reasons = containers.filter_map(|of| of.state.as_ref()?.waiting.as_ref()?.reason.as_deref());
+    unplaced || reasons.any(|reason| !["ContainerCreating", "PodInitializing"].contains(&reason))
 }
 
 /// The process in a pod.
@@ -170,6 +202,16 @@ mod tests {
              containerID: 'c://2', state: {terminated: {exitCode: 137}}}]}",
         );
         assert_eq!((ended.phase(), ended.reachable()), (Phase::Absent, None));
+        let pod = |status: &str| {
+            is_stuck(&serde_yaml::from_str(&format!("{{metadata: {{name: p}}, status: {status}}}")).unwrap())
+        };
+        let waits = |reason: &str| {
+            pod(&format!(
+                "{{containerStatuses: [{{name: redis, ready: false, restartCount: 1, image: i, imageID: i, state: {{waiting: {{reason: {reason}}}}}}}]}}"
+            ))
+        };
+        assert!(waits("ImagePullBackOff") && waits("CrashLoopBackOff") && !waits("ContainerCreating"));
+        assert!(pod("{conditions: [{type: PodScheduled, status: 'False'}]}") && !pod("{phase: Pending}"));
         assert_eq!(process("{phase: Pending}").phase(), Phase::Absent);
         assert_eq!(host_port("fd00::1", 1), "[fd00::1]:1");
     }

@@ -14,6 +14,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::pods::PodProcess;
 use super::record::{IdentityRecord, RecordError, Row, ShardLedger};
+use super::rollout::Rollout;
 use super::rows::{self, Measured, ShardMeasured};
 use super::verification::{self, Known, ShardOf, Verified, Verifier};
 use super::{Latest, Pods, Shared, operations};
@@ -21,14 +22,14 @@ use crate::health::engine::Engine;
 use crate::operations::scale_out::Verifying;
 use crate::health::member::{Member, look_at};
 use crate::health::proxy::{ProxyReport, fetch_report, has_declared};
-use crate::health::shard::{ShardController, ShardView};
+use crate::health::shard::{ShardController, ShardView, Wishes};
 use crate::health::status::{build_link, build_shard};
 use crate::platform::kubernetes::build;
 use crate::platform::kubernetes::check::Checked;
 use crate::platform::kubernetes::client::Namespace;
 use crate::platform::kubernetes::endpoint::{ShownPhase, ShownVerification};
 use crate::platform::kubernetes::labels::{self, Part};
-use crate::platform::kubernetes::status::{self, Outdated};
+use crate::platform::kubernetes::status::{self, Rolling, Round};
 use crate::procedures::shard::{Notice, Place, Seen, bootstrap_obstacles};
 use crate::verify;
 
@@ -48,6 +49,7 @@ pub(super) async fn run(shared: Shared, mut latest: watch::Receiver<Arc<Latest>>
     let mut runner: Option<Runner> = None;
     let mut report = StoreReport::default();
     let mut verified: Option<VerificationStatus> = None;
+    let mut rollout = Rollout::default();
     shared.pods.wait_known().await;
     loop {
         tokio::select! {
@@ -69,6 +71,7 @@ pub(super) async fn run(shared: Shared, mut latest: watch::Receiver<Arc<Latest>>
         }
         let generation = now.store.metadata.generation;
         let mut rows = BTreeMap::new();
+        let mut rolling = Rolling::default();
         if let Some(runner) = &mut runner {
             if !runner.has_looked() {
                 continue; // what was reported before still stands
@@ -79,8 +82,11 @@ pub(super) async fn run(shared: Shared, mut latest: watch::Receiver<Arc<Latest>>
                 runner.look_at_verification(&live, checked.spec.verification, &rows);
             }
             verified = runner.verifier.result().or(verified);
+            if let Round::Applied(_, applied) = &now.round {
+                rolling = rollout.advance(&shared, &live, runner, applied, &rows).await;
+            }
         }
-        report.write(&shared, &live, &now, &rows, verified.as_ref()).await;
+        report.write(&shared, &live, &now, &rows, verified.as_ref(), &rolling).await;
     }
 }
 
@@ -100,20 +106,20 @@ impl StoreReport {
         latest: &Latest,
         rows: &BTreeMap<String, StoreRegionStatus>,
         verified: Option<&VerificationStatus>,
+        rolling: &Rolling,
     ) {
         // The watch may not have brought our own last write yet.
         let base = match &self.written {
             Some((over, written)) if *over == live.metadata.resource_version => written,
             Some(_) | None => live,
         };
-        let outdated = Outdated::find(&latest.round, &shared.pods);
         let next = status::build_store(
             &latest.store,
             base.status.as_ref(),
             &latest.round,
             rows,
-            &outdated,
             verified,
+            rolling,
             Timestamp::now(),
         );
         if base.status.as_ref() == Some(&next) {
@@ -145,17 +151,17 @@ impl StoreReport {
 
 /// What decides which engines there are.
 #[derive(Clone, PartialEq, Eq)]
-struct Plan {
-    store: String,
-    namespace: String,
+pub(super) struct Plan {
+    pub(super) store: String,
+    pub(super) namespace: String,
     /// Regions with their ids.
     regions: Vec<(String, u16)>,
     /// Those of them that join.
     joining: Vec<String>,
     shards: u16,
     members: u16,
-    brokers: u16,
-    proxies: u16,
+    pub(super) brokers: u16,
+    pub(super) proxies: u16,
     max_lag_ms: u64,
     engine_password: String,
 }
@@ -178,9 +184,9 @@ impl Plan {
 }
 
 /// The tasks that look after the engines and proxies of one plan. They end with it.
-struct Runner {
-    plan: Plan,
-    regions: Vec<Region>,
+pub(super) struct Runner {
+    pub(super) plan: Plan,
+    pub(super) regions: Vec<Region>,
     identity: Arc<IdentityRecord>,
     founded: bool,
     obstacles: Vec<Notice>,
@@ -188,15 +194,15 @@ struct Runner {
     _tasks: JoinSet<()>,
 }
 
-struct Region {
-    name: String,
+pub(super) struct Region {
+    pub(super) name: String,
     id: u16,
     /// The operation by which it joins, while it does.
     joining: Option<String>,
     row: Arc<Row>,
-    shards: Vec<Shard>,
+    pub(super) shards: Vec<Shard>,
     /// Those that run; `None`: not asked yet.
-    proxies: watch::Receiver<Option<Vec<ProxyReport>>>,
+    pub(super) proxies: watch::Receiver<Option<Vec<ProxyReport>>>,
     /// As it was read or written last.
     known: Option<StoreRegionStatus>,
     written: Instant,
@@ -204,10 +210,11 @@ struct Region {
     shown: ShownPhase,
 }
 
-struct Shard {
-    names: Vec<String>,
+pub(super) struct Shard {
+    pub(super) names: Vec<String>,
     members: Vec<Arc<Member<PodProcess>>>,
-    view: watch::Receiver<ShardView>,
+    pub(super) view: watch::Receiver<ShardView>,
+    pub(super) wishes: Wishes,
     /// Whether its controller may act.
     gate: watch::Sender<bool>,
 }
@@ -247,15 +254,17 @@ impl Runner {
                 }
                 let (view, seen_view) = watch::channel(ShardView::default());
                 let (gate, open) = watch::channel(false);
+                let (wishes, asked) = Wishes::new();
                 let controller = ShardController {
                     name: format!("{}/{}", plan.namespace, labels::shard_name(&plan.store, region, shard)),
                     place: Place { store: plan.store.clone(), region: *id, shard },
                     members: members.clone(),
                     ledger: ShardLedger { row: Arc::clone(&row), shard },
                     view,
+                    wishes: asked,
                 };
                 tasks.spawn(controller.run(open, started));
-                shards.push(Shard { names, members, view: seen_view, gate });
+                shards.push(Shard { names, members, view: seen_view, wishes, gate });
             }
             let (reports, proxies) = watch::channel(None);
             let (pods, of) = (shared.pods.clone(), (plan.namespace.clone(), plan.store.clone(), *id));

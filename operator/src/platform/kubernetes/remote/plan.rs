@@ -152,7 +152,7 @@ async fn ask_server(
     let body: DynamicObject = body.map_err(|error| PlanError::Read(error.to_string()))?;
     let answer = match live {
         None => api.create(&params, &body).await,
-        Some(_) => api.replace(name, &params, &body).await,
+        Some(_) => replace(&api, name, &params, body).await,
     };
     match answer {
         Ok(_) => Ok(true),
@@ -164,6 +164,27 @@ async fn ask_server(
         Err(error) => Err(cluster.explain("the answer to a dry run", &error).into()),
     }
 }
+
+/// Over whatever version there is: the operator writes the store's status meanwhile.
+async fn replace(
+    api: &Api<DynamicObject>,
+    name: &str,
+    params: &PostParams,
+    mut body: DynamicObject,
+) -> Result<DynamicObject, kube::Error> {
+    for _ in 0..ATTEMPTS {
+        match api.replace(name, params, &body).await {
+            Err(kube::Error::Api(status)) if status.code == 409 => {
+                body.metadata.resource_version = api.get(name).await?.metadata.resource_version;
+            }
+            other => return other,
+        }
+    }
+    api.replace(name, params, &body).await
+}
+
+/// Versions that are tried, before it is said that they change too fast.
+const ATTEMPTS: usize = 5;
 
 /// What is not given is left out, as in a manifest: a null is no default.
 fn without_nulls(value: Value) -> Value {
@@ -306,7 +327,7 @@ fn consequences(fates: &[(Object, Fate)]) -> Vec<String> {
                     object.json.pointer("/spec/replicas").and_then(Value::as_u64).unwrap_or_default();
                 if touches("spec.template.") {
                     let old = replicas.map_or(running, |(old, _)| old);
-                    restart.extend((0..old).map(|ordinal| format!("{}-{ordinal}", object.name)));
+                    restart.push(restarts(object, old));
                 }
                 if touches("spec.volumeClaimTemplates") {
                     grow.push(object.name.clone());
@@ -330,18 +351,45 @@ fn consequences(fates: &[(Object, Fate)]) -> Vec<String> {
             | Kind::PodDisruptionBudget => {}
         }
     }
+    let mut said = Vec::new();
+    if !restart.is_empty() {
+        said.push(RESTARTS.to_owned());
+        said.extend(restart);
+    }
     let lines = [
-        (
-            restart,
-            "Restart pending: these pods keep running as they are until somebody deletes them, one at a time, replicas before masters",
-        ),
-        (rolling, "Rolling: Kubernetes replaces the pods of these Deployments, one after the other"),
+        (rolling, "Kubernetes replaces the pods of these Deployments, each new one before an old one drains"),
         (grow, "Volumes grow, around running pods"),
         (more, "Numbers of pods change"),
     ];
     let lines = lines.into_iter().filter(|(names, _)| !names.is_empty());
-    lines.map(|(names, words)| format!("{words}: {}", names.join(", "))).collect()
+    said.extend(lines.map(|(names, words)| format!("{words}: {}", names.join(", "))));
+    said
 }
+
+const RESTARTS: &str =
+    "Restarts, one pod at a time and one region at a time, the next one when all is well again:";
+
+/// In which order a StatefulSet's pods are restarted, and what clients notice.
+fn restarts(object: &Object, pods: u64) -> String {
+    let name = &object.name;
+    let last = pods.saturating_sub(1);
+    let is_broker = object.json.pointer(COMPONENT).and_then(Value::as_str) == Some(Part::Broker.as_str());
+    let words = match (is_broker, pods) {
+        (true, 0..=1) => {
+            "its only node: while it is away writes are acknowledged at Local, or refused (onBrokerLoss)"
+                .into()
+        }
+        (true, _) => format!("its {pods} nodes, one after the other: clients notice nothing"),
+        (false, 0..=1) => "its only server: the shard does not answer for some seconds".into(),
+        (false, _) => format!(
+            "the {last} that {} not master, then the master, which hands over before: its clients wait for some hundred milliseconds",
+            if last == 1 { "is" } else { "are" }
+        ),
+    };
+    format!("             {name}: {words}")
+}
+
+const COMPONENT: &str = "/metadata/labels/app.kubernetes.io~1component";
 
 /// Lines of a text that are shown of a change.
 const LINES: usize = 4;
@@ -451,12 +499,30 @@ mod tests {
                 "             spec.template.spec.containers[redis].resources.limits.memory: 205Mi -> 256Mi",
                 "created    StatefulSet n",
                 "unchanged  1 more",
-                "Restart pending: these pods keep running as they are until somebody deletes them, one at a time, replicas before masters: r-0, r-1",
-                "Rolling: Kubernetes replaces the pods of these Deployments, one after the other: p",
+                "Restarts, one pod at a time and one region at a time, the next one when all is well again:",
+                "             r: the 1 that is not master, then the master, which hands over before: its clients wait for some hundred milliseconds",
+                "Kubernetes replaces the pods of these Deployments, each new one before an old one drains: p",
                 "Volumes grow, around running pods: r",
             ]
         );
         assert_eq!(render(&[(object(Kind::Service, "v"), Fate::Unchanged)]), "nothing changes\n");
+    }
+
+    #[test]
+    fn a_plan_says_what_clients_notice() {
+        let set = |part: Part| {
+            let labels = json!({"app.kubernetes.io/component": part.as_str()});
+            Object::new(Kind::StatefulSet, "s".into(), &labels, json!({}))
+        };
+        for (part, pods, words) in [
+            (Part::Redis, 1, "its only server: the shard does not answer"),
+            (Part::Redis, 3, "the 2 that are not master, then the master"),
+            (Part::Broker, 1, "its only node: while it is away"),
+            (Part::Broker, 3, "its 3 nodes, one after the other"),
+        ] {
+            let said = restarts(&set(part), pods);
+            assert!(said.contains(words), "{said}");
+        }
     }
 
     #[test]

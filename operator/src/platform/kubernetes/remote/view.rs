@@ -175,6 +175,7 @@ fn build_shard(
         seq: None,
         outbox_effects: None,
         keys: None,
+        handover: None,
     }
 }
 
