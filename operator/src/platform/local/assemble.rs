@@ -125,7 +125,7 @@ pub(super) async fn assemble(
     let (shards, founding) = start_controllers(&layout, &store, &world, &members, &record, tasks).await;
     let brokers = start_broker_probes(&world, &keepers, tasks);
     let is_founded = record.get().await.founded.is_some();
-    start_gates(&world, &keepers, &brokers, is_founded, tasks);
+    start_gates(&layout, &world, &keepers, &brokers, is_founded, tasks);
     let proxies = start_proxy_probes(&world, &keepers, tasks);
     let was_active =
         world.regions.iter().map(|region| (region.name.clone(), AtomicBool::new(false))).collect();
@@ -360,17 +360,19 @@ fn start_broker_probes(
 /// first proxy declares the streams alone: RabbitMQ 3.10 forms its coordinator of streams at the first declaration, and
 /// two of them at once, on two nodes, make two, of which one is lost with its node, and the streams with it.
 fn start_gates(
+    layout: &Layout,
     world: &World,
     keepers: &BTreeMap<Component, Arc<Keeper>>,
     brokers: &BTreeMap<Component, watch::Receiver<bool>>,
     founded: bool,
     tasks: &mut JoinSet<()>,
 ) {
-    for RegionPlan { brokers: nodes, proxies, .. } in &world.regions {
+    for RegionPlan { name, brokers: nodes, proxies, .. } in &world.regions {
         let mut ready: Vec<_> = nodes.iter().map(|node| brokers[&node.component].clone()).collect();
         let proxies: Vec<_> =
             proxies.iter().map(|node| (node.admin, Arc::clone(&keepers[&node.component]))).collect();
         let one_first = nodes.len() > 1;
+        let formed = layout.formed(name);
         tasks.spawn(async move {
             let all_ready = async {
                 for node in &mut ready {
@@ -378,7 +380,11 @@ fn start_gates(
                 }
             };
             let patience = if one_first && !founded { FOUNDING_PATIENCE } else { BROKER_PATIENCE };
-            let _ = timeout(patience, all_ready).await;
+            if timeout(patience, all_ready).await.is_ok()
+                && let Err(error) = write_private(&formed, b"", true)
+            {
+                tracing::warn!(%error, "the broker's nodes are not told that all of them were there");
+            }
             for (number, (admin, proxy)) in (0..).zip(proxies) {
                 proxy.order(Order::Start).await;
                 if one_first && number == 0 {

@@ -33,6 +33,8 @@ use crate::procedures::shard::{Notice, Place, Seen, bootstrap_obstacles};
 const TICK: Duration = Duration::from_millis(500);
 /// How often its proxies are asked.
 const ASK_PROXIES: Duration = Duration::from_secs(1);
+/// How often a round is asked for while a region lacks its first proxy.
+const ASK_ROUND: Duration = Duration::from_secs(3);
 /// Pause of a row that could not be written.
 const AFTER_FAILURE: Duration = Duration::from_secs(2);
 
@@ -174,6 +176,8 @@ struct Runner {
     identity: Arc<IdentityRecord>,
     founded: watch::Sender<bool>,
     obstacles: Vec<Notice>,
+    /// When a round was asked for last, for the first proxies.
+    asked: Option<Instant>,
     _tasks: JoinSet<()>,
 }
 
@@ -256,7 +260,7 @@ impl Runner {
         }
         tasks.spawn(pump(shared.pods.clone(), plan.namespace.clone(), pumped));
         let waiting = plan.waiting.iter().map(|name| (name.clone(), row(name))).collect();
-        Self { plan, regions, waiting, identity, founded, obstacles: Vec::new(), _tasks: tasks }
+        Self { plan, regions, waiting, identity, founded, obstacles: Vec::new(), asked: None, _tasks: tasks }
     }
 
     /// Everything has been looked at since this began.
@@ -280,6 +284,7 @@ impl Runner {
         if !self.obstacles.is_empty() {
             return;
         }
+        self.want_declaring_proxies(shared, live);
         for region in &self.regions {
             if !self.has_declared(shared, region).await {
                 let message = format!("the broker of {} has no streams yet", region.name);
@@ -317,6 +322,27 @@ impl Runner {
             Err(error) => {
                 self.obstacles = vec![Notice { reason: "RecordFailed", message: error.to_string() }];
             }
+        }
+    }
+
+    /// Asks for a round when a broker is complete and its region has no proxy yet: nothing that starts rounds tells of pods that become
+    /// ready.
+    fn want_declaring_proxies(&mut self, shared: &Shared, live: &MultiActiveStore) {
+        let of = |region: &Region, part| {
+            shared.pods.of_part(&self.plan.namespace, &self.plan.store, region.id, part)
+        };
+        let waits = |region: &Region| {
+            let brokers = of(region, Part::Broker);
+            let ready = brokers.iter().filter(|pod| PodProcess::of(pod, Part::Broker, 0).ready).count();
+            ready >= usize::from(self.plan.brokers) && of(region, Part::Proxy).is_empty()
+        };
+        let several = self.plan.brokers > 1;
+        if several
+            && self.asked.is_none_or(|asked| asked.elapsed() >= ASK_ROUND)
+            && self.regions.iter().any(waits)
+        {
+            self.asked = Some(Instant::now());
+            let _ = shared.rounds.send(ObjectRef::from_obj(live));
         }
     }
 
