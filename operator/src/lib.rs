@@ -2,6 +2,7 @@
 
 pub mod bundle;
 mod health;
+mod operations;
 pub mod platform;
 mod render;
 pub mod view;

@@ -10,6 +10,7 @@ pub mod cover;
 pub mod digest;
 pub mod effect;
 pub mod folding;
+pub mod joining;
 pub mod keyspace;
 pub mod merge;
 pub mod meta;

@@ -101,6 +101,8 @@ pub unsafe extern "C" fn RedisModule_OnLoad(
         c"MAS.DIGEST" c"readonly" crate::commands::digest::digest,
         c"MAS.KEYS" c"readonly" crate::commands::digest::keys,
         c"MAS.PROMOTE" c"admin" crate::commands::control::promote,
+        c"MAS.JOIN" c"admin" crate::commands::control::join,
+        c"MAS.JOINED" c"admin" crate::commands::control::joined,
         c"MAS.SERVE" c"admin" crate::commands::control::serve,
         c"MAS.FENCE" c"admin allow-stale" crate::commands::control::fence,
         c"MAS.IDENTITY" c"readonly allow-stale" crate::commands::report::identity,

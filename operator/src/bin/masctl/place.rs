@@ -7,7 +7,7 @@ use operator::platform::kubernetes::Remote;
 use operator::platform::local::{Client, Layout, fetch_metrics};
 use operator::view::{Endpoint, ProcessRow, StoreStatus};
 
-use crate::args::{Command, Place};
+use crate::args::{self, Command, Place};
 use crate::failure::Failure;
 use crate::locate;
 
@@ -90,6 +90,12 @@ pub(crate) fn instead_in_a_cluster(command: &Command) -> Option<&'static str> {
         Command::Cut(_) | Command::Heal(_) => Some(
             "cut and heal work on this machine's stores only; in a cluster the network is the cluster's: use its own tools",
         ),
+        Command::Apply(_) => {
+            Some("apply changes a store on this machine; in a cluster write `kubectl apply -f FILE`")
+        }
+        Command::Op(args::OpCommand::Retry { .. } | args::OpCommand::Rollback { .. }) => Some(
+            "on this machine; in a cluster edit the operation: `kubectl patch storeoperation NAME --type merge -p` with spec.attempt raised, or spec.action: Rollback",
+        ),
         Command::Fault(_) => {
             Some("fault works on this machine's stores only; in a cluster write `kubectl delete pod POD`")
         }
@@ -100,6 +106,7 @@ pub(crate) fn instead_in_a_cluster(command: &Command) -> Option<&'static str> {
         | Command::Endpoints(_)
         | Command::Top(_)
         | Command::Plan(_)
+        | Command::Op(_)
         | Command::SupportBundle(_)
         | Command::Completion { .. } => None,
     }

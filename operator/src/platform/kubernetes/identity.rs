@@ -25,6 +25,9 @@ pub struct Identity {
     pub shards: u16,
     /// Slots of each shard, as inclusive ranges.
     pub slots: Vec<Vec<(u16, u16)>>,
+    /// Raised whenever a region joins or leaves.
+    #[serde(default)]
+    pub membership: u64,
 }
 
 /// A region's identity.
@@ -49,6 +52,7 @@ impl Identity {
             next_region_id: 1,
             shards: store.shards,
             slots: (0..store.shards).map(|shard| even_ranges(shard, store.shards)).collect(),
+            membership: 1,
         };
         identity.take_in(store);
         identity

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use super::component::Component;
 use super::layout::Layout;
+use super::operations;
 use super::shared::Shared;
 use super::store::StartError;
 use crate::view::StoreStatus;
@@ -54,6 +55,18 @@ pub enum Request {
         component: String,
         /// What to do.
         fault: Fault,
+    },
+    /// Another manifest.
+    Apply {
+        /// Its text.
+        manifest: String,
+    },
+    /// Try a failed operation again, or take one back.
+    Operation {
+        /// Its name.
+        name: String,
+        /// Take it back.
+        rollback: bool,
     },
     /// End the store.
     Down,
@@ -135,7 +148,7 @@ pub(super) async fn serve(listener: UnixListener, shared: Arc<Shared>) {
     }
 }
 
-async fn converse(stream: UnixStream, shared: &Shared) -> io::Result<()> {
+async fn converse(stream: UnixStream, shared: &Arc<Shared>) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
     loop {
@@ -156,7 +169,7 @@ async fn converse(stream: UnixStream, shared: &Shared) -> io::Result<()> {
     }
 }
 
-async fn answer(request: Request, shared: &Shared) -> Reply {
+async fn answer(request: Request, shared: &Arc<Shared>) -> Reply {
     let done = |result: Result<(), super::store::StoreError>| match result {
         Ok(()) => Reply::Ok(serde_json::Value::Null),
         Err(error) => Reply::Error(error.to_string()),
@@ -171,6 +184,14 @@ async fn answer(request: Request, shared: &Shared) -> Reply {
         Request::Fault { component, fault } => match component.parse::<Component>() {
             Ok(component) => done(shared.fault(&component, fault).await),
             Err(error) => Reply::Error(error.to_string()),
+        },
+        Request::Apply { manifest } => match operations::apply(shared, &manifest).await {
+            Ok(started) => Reply::Ok(serde_json::json!(started)),
+            Err(error) => Reply::Error(error.to_string()),
+        },
+        Request::Operation { name, rollback } => match operations::order(shared, &name, rollback).await {
+            Ok(()) => Reply::Ok(serde_json::Value::Null),
+            Err(why) => Reply::Error(why),
         },
         Request::Down => {
             shared.end_wanted.notify_one();

@@ -11,6 +11,7 @@ mod component;
 mod control;
 mod cuts;
 mod layout;
+mod operations;
 mod plan;
 mod ports;
 mod process;

@@ -64,6 +64,7 @@ pub(super) fn config(store: &Checked, region: &CheckedRegion) -> ProxyConfig {
                 broker: cluster(&peer.spec.name, render::PEER_USER),
             })
             .collect(),
+        membership: store.identity.membership,
         ack: render::ack_level(replication.ack),
         remote_acks: replication.remote_acks,
         on_broker_loss: render::on_broker_loss(replication.on_broker_loss),

@@ -275,6 +275,9 @@ pub(crate) fn events(
         let (bad, reason) = match next.phase {
             RegionPhase::Active => (false, "RegionActive"),
             RegionPhase::Provisioning => (false, "RegionProvisioning"),
+            RegionPhase::Syncing => (false, "RegionSyncing"),
+            RegionPhase::Replaying => (false, "RegionReplaying"),
+            RegionPhase::Verifying => (false, "RegionVerifying"),
             RegionPhase::CatchingUp => (true, "RegionCatchingUp"),
             RegionPhase::Lapsed => (true, "RegionLapsed"),
             RegionPhase::Unknown => (true, "RegionUnknown"),
