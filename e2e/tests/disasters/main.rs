@@ -42,6 +42,12 @@ fn everything_that_happens_to_a_store() {
     operators::one_that_dies_in_every_phase_founds_the_store(&place);
     place.step("the store was founded by operators of which each died in the next phase");
     under_load(&place, "the previous chart is upgraded to this one", changes::the_chart_is_upgraded);
+    under_load(&place, "a shard loads for a while", shards::a_shard_that_loads_is_not_ready);
+    under_load(
+        &place,
+        "a replica that lacks much is promoted",
+        shards::a_shard_is_not_writable_before_it_is_complete,
+    );
     under_load(
         &place,
         "operators die while a master does",
@@ -59,12 +65,6 @@ fn everything_that_happens_to_a_store() {
     place.well("west was alone");
     place.step("west was cut off from everything for 20 s, and had no name server: its clients were served");
     under_load(&place, "a node is switched off and on", nodes::a_node_that_was_off_comes_back);
-    under_load(&place, "a shard loads for a while", shards::a_shard_that_loads_is_not_ready);
-    under_load(
-        &place,
-        "a replica that lacks much is promoted",
-        shards::a_shard_is_not_writable_before_it_is_complete,
-    );
     under_load(&place, "storage grows", changes::claims_grow);
     under_load(
         &place,

@@ -52,6 +52,8 @@ pub(crate) struct CheckedRegion {
     pub(crate) proxy_config: Option<ProxyConfig>,
     /// Proxies to run now.
     pub(crate) proxy_replicas: u16,
+    /// All nodes of its broker have been ready.
+    pub(crate) formed: bool,
 }
 
 /// All passwords of a store.
@@ -142,6 +144,7 @@ pub fn check(
                 id: member.map_or(0, |member| member.id),
                 is_member: member.is_some(),
                 proxy_config: world.proxy_configs.get(&region.name).cloned(),
+                formed: is_formed(world, &spec, &region.name),
                 proxy_replicas: proxy_replicas(world, &spec, &identity, &region.name),
             }
         })
@@ -171,8 +174,12 @@ fn proxy_replicas(world: &World, spec: &crds::Validated, identity: &Identity, re
         return wanted;
     }
     let running = world.proxies.get(region).copied().unwrap_or_default();
-    let formed = world.ready_brokers.get(region).is_some_and(|ready| *ready >= spec.broker.replicas);
-    running.max(u16::from(formed)).min(wanted)
+    running.max(u16::from(is_formed(world, spec, region))).min(wanted)
+}
+
+fn is_formed(world: &World, spec: &crds::Validated, region: &str) -> bool {
+    let ready = world.ready_brokers.get(region).copied().unwrap_or_default();
+    world.formed_brokers.contains(region) || ready >= spec.broker.replicas
 }
 
 /// The record that there is, with new regions taken in, or a new one.

@@ -24,8 +24,8 @@ const MEMORY: u64 = 1 << 30;
 const FILES: &str = "/etc/multiactive";
 const SECRETS: &str = "/run/secrets/multiactive";
 const HOME: &str = "/var/lib/rabbitmq";
-/// A file that is there once the store is founded.
-const FORMED: &str = "formed";
+/// A file that is there once all nodes have been ready: before, the first of them may make a cluster.
+pub(crate) const FORMED: &str = "formed";
 /// How long a node may take to start, seconds; and one that may have to take over all streams. It then goes on where it was.
 const STARTS_WITHIN: u64 = 600;
 const JOINS_WITHIN: u64 = 3600;
@@ -43,7 +43,7 @@ pub(super) fn objects(store: &Checked, region: &CheckedRegion) -> Vec<Object> {
             files[name] = json!(text);
             digested.push_str(text);
         }
-        if store.identity.founded.is_some() {
+        if region.formed {
             files[FORMED] = json!("");
         }
     }

@@ -29,6 +29,8 @@ pub fn build(store: &Checked) -> Vec<Object> {
     objects
 }
 
+pub(crate) use broker::FORMED as BROKER_FORMED;
+
 /// Where clients connect.
 pub(crate) const fn client_port() -> u16 {
     proxy::CLIENTS
