@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -37,9 +37,14 @@ impl Store {
 
 /// One metric of the proxy whose admin port is `port`, summed over its labels.
 pub fn metric_at(port: u16, name: &str) -> Result<f64> {
-    let values: Vec<f64> = fetch(port, "/metrics")?
+    metric_of((Ipv4Addr::LOCALHOST.into(), port), name)
+}
+
+/// The same, of a proxy anywhere.
+pub fn metric_of(admin: (IpAddr, u16), name: &str) -> Result<f64> {
+    let values: Vec<f64> = fetch(admin, "/metrics")?
         .lines()
-        .filter_map(|line| line.strip_prefix(name)?.strip_prefix([' ', '{']))
+        .filter_map(|line| line.strip_prefix(name)?.strip_prefix([' ', '{', ',']))
         .filter_map(|rest| rest.rsplit(' ').next()?.parse().ok())
         .collect();
     if values.is_empty() {
@@ -78,7 +83,7 @@ pub fn histogram(port: u16, name: &str) -> Result<Histogram> {
         let (end, count) = line.strip_prefix(name)?.strip_prefix("_bucket{le=\"")?.split_once("\"} ")?;
         Some((end.parse().ok()?, count.trim().parse().ok()?))
     };
-    Ok(Histogram(fetch(port, "/metrics")?.lines().filter_map(bucket).collect()))
+    Ok(Histogram(fetch((Ipv4Addr::LOCALHOST.into(), port), "/metrics")?.lines().filter_map(bucket).collect()))
 }
 
 /// What an engine says of itself (`MAS.IDENTITY`).
@@ -86,8 +91,8 @@ pub fn identity(engine: &mut Connection) -> Result<BTreeMap<String, String>> {
     Ok(redis::cmd("MAS.IDENTITY").query(engine)?)
 }
 
-fn fetch(port: u16, path: &str) -> Result<String> {
-    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+fn fetch(admin: (IpAddr, u16), path: &str) -> Result<String> {
+    let mut stream = TcpStream::connect(admin)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())?;
     let mut reply = String::new();

@@ -116,3 +116,39 @@ fn memory_returns_after_a_mass_deletion() {
     }
     store.finish().unwrap();
 }
+
+/// One proxy of a region shows what only the holder of a shard's own duty knows. When another one has taken the duty over, the first shows
+/// none of it, and not what it knew last.
+#[test]
+fn who_loses_a_duty_shows_nothing_of_it() {
+    let _alone = one_at_a_time();
+    let spec = "  shards: 1\n  redis: {replicas: 1, maxMemory: 64Mi}\n  broker: {replicas: 1}\n  proxy: {replicas: 2}";
+    let store = Store::start(&manifest("duties", &["east"], spec)).unwrap();
+    let shows = |proxy: &str| {
+        let names = [
+            "mas_replication_stable_age_seconds",
+            "mas_replication_tombstones",
+            "mas_engine_memory_used_bytes",
+        ];
+        names.into_iter().filter(|name| store.metric(proxy, name).is_ok()).count()
+    };
+    let proxies = ["east/proxy-0", "east/proxy-1"];
+    let holder = || {
+        wait_until("one proxy to show everything", LIMIT, || match proxies.map(shows) {
+            [3, 0] => Ok(0),
+            [0, 3] => Ok(1),
+            other => Err(format!("{other:?}")),
+        })
+        .unwrap()
+    };
+    let first = holder();
+    assert_eq!(store.metric(proxies[first], "mas_engine_up").unwrap(), 2.0, "both engines answer");
+    assert_eq!(store.metric(proxies[first], "mas_engine_master").unwrap(), 1.0);
+    store.pause(proxies[first]).unwrap();
+    let second = proxies[1 - first];
+    let takes_over = || if shows(second) == 3 { Ok(()) } else { Err("it shows nothing yet".to_owned()) };
+    wait_until("the other proxy to take the duty over", LIMIT, takes_over).unwrap();
+    store.resume(proxies[first]).unwrap();
+    assert_eq!(proxies[holder()], second);
+    store.finish().unwrap();
+}

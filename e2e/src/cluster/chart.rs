@@ -1,9 +1,10 @@
 //! The chart, installed on a cluster as a person would do it, and a store of the example's manifest.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use super::{Cluster, Deployed, Namespace, root};
 
@@ -32,9 +33,29 @@ impl Chart {
         Ok(chart)
     }
 
+    /// The same with the chart before this one, as it was packaged.
+    pub fn install_previous(cluster: &'static Cluster) -> Result<Self> {
+        let chart = Self { namespace: cluster.namespace("multiactive-system")? };
+        let mut packaged = std::fs::read_dir(root()?.join("charts/tests/previous"))?;
+        let packaged = packaged.next().context("no chart in charts/tests/previous")??;
+        chart.upgrade_to(&packaged.path(), &[])?;
+        Ok(chart)
+    }
+
     /// `helm upgrade --install` with further arguments; waits until the operators are ready.
     pub fn upgrade(&self, args: &[&str]) -> Result<()> {
-        let chart = root()?.join("charts/multiactive").display().to_string();
+        self.upgrade_to(&root()?.join("charts/multiactive"), args)
+    }
+
+    /// The version of the chart that is installed, as its objects say.
+    pub fn version(&self) -> Result<String> {
+        let named = self.namespace.get("deployment", &format!("{RELEASE}-operator"))?;
+        let version = named["metadata"]["labels"]["helm.sh/chart"].as_str().context("no label of a chart")?;
+        Ok(version.to_owned())
+    }
+
+    fn upgrade_to(&self, chart: &Path, args: &[&str]) -> Result<()> {
+        let chart = chart.display().to_string();
         let all = [&["upgrade", "--install", RELEASE, &chart, "--wait", "--timeout", "2m"], args].concat();
         self.helm(&all)?;
         Ok(())
@@ -99,10 +120,18 @@ pub struct Installation {
 impl Installation {
     /// On a cluster with nodes. There is no store yet.
     pub fn new() -> Result<Self> {
+        Self::with(Chart::install)
+    }
+
+    /// The same with the chart before this one.
+    pub fn previous() -> Result<Self> {
+        Self::with(Chart::install_previous)
+    }
+
+    fn with(install: fn(&'static Cluster) -> Result<Chart>) -> Result<Self> {
         let (cluster, started) = (Cluster::for_chart(), Instant::now());
-        let installation =
-            Self { chart: Chart::install(cluster)?, namespace: cluster.namespace("shop")?, started };
-        installation.step("the chart is installed");
+        let installation = Self { chart: install(cluster)?, namespace: cluster.namespace("shop")?, started };
+        installation.step(&format!("the chart is installed: {}", installation.chart.version()?));
         Ok(installation)
     }
 
@@ -137,7 +166,12 @@ impl Installation {
 
     /// For a person who looks for what went wrong.
     pub fn picture(&self) -> String {
-        let ask = |args: &[&str]| self.namespace.kubectl(args).unwrap_or_else(|error| error.to_string());
+        self.picture_of(&self.namespace)
+    }
+
+    /// As [`Installation::picture`], of another namespace.
+    pub fn picture_of(&self, namespace: &Namespace) -> String {
+        let ask = |args: &[&str]| namespace.kubectl(args).unwrap_or_else(|error| error.to_string());
         format!(
             "{}\n{}\n{}",
             ask(&["get", "mas,masr,pods,pvc", "-o", "wide"]),

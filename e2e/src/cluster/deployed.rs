@@ -10,11 +10,14 @@ use redis::Client;
 use serde_json::Value;
 
 use super::Namespace;
+use crate::admin::metric_of;
 use crate::load::{Endpoints, Source};
 use crate::wait::wait_until;
 
 /// Port of clients at a proxy.
 const CLIENTS: u16 = 6379;
+/// Its own: metrics.
+const ADMIN: u16 = 8080;
 /// How long a shard may be without a master.
 const MASTER: Duration = Duration::from_mins(1);
 
@@ -74,22 +77,41 @@ impl<'a> Deployed<'a> {
 
     /// Ends the process of a pod's container as the kernel would (SIGKILL), and leaves the pod.
     pub fn kill(&self, pod: &str, container: &str) -> Result<()> {
+        let processes = self.processes(pod, container)?;
+        // With the first of them the others go by themselves.
+        let killed = processes.iter().filter(|pid| crate::process::kill(**pid).is_ok()).count();
+        ensure!(killed > 0, "no process of {container} in {pod} could be killed");
+        Ok(())
+    }
+
+    /// The processes of a pod's container, on this machine.
+    pub fn processes(&self, pod: &str, container: &str) -> Result<Vec<u32>> {
         let pod = self.namespace.get("pod", pod)?;
         let statuses = pod["status"]["containerStatuses"].as_array().cloned().unwrap_or_default();
         let status = statuses.iter().find(|status| status["name"] == container);
         let id = status.and_then(|status| status["containerID"].as_str()?.rsplit('/').next());
         let id = id.with_context(|| format!("{container} does not run: {}", pod["status"]))?;
-        let mut killed = 0;
-        for process in std::fs::read_dir("/proc")?.flatten() {
-            let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
-                continue;
-            };
-            if is_in(&process.path(), id) && crate::process::kill(pid).is_ok() {
-                killed += 1;
-            }
-        }
-        ensure!(killed > 0, "container {id} has no processes on this machine");
-        Ok(())
+        let all = std::fs::read_dir("/proc")?.flatten().filter(|process| is_in(&process.path(), id));
+        let found: Vec<u32> = all.filter_map(|process| process.file_name().to_str()?.parse().ok()).collect();
+        ensure!(!found.is_empty(), "container {id} has no processes on this machine");
+        Ok(found)
+    }
+
+    /// A metric of a region's proxies, of all of them together; with the beginning of its labels (`NAME{peer="a"`) of those rows alone.
+    pub fn metric(&self, region: &str, name: &str) -> Result<f64> {
+        let text = self.namespace.kubectl(&["get", "pods", "-l", &self.proxies(region), "-o", "json"])?;
+        let pods: Value = serde_json::from_str(&text)?;
+        let addresses =
+            pods["items"].as_array().into_iter().flatten().filter_map(|pod| pod["status"]["podIP"].as_str());
+        addresses.map(|address| metric_of((address.parse()?, ADMIN), name)).sum()
+    }
+
+    /// Which pods are a region's proxies.
+    fn proxies(&self, region: &str) -> String {
+        format!(
+            "multiactive.dev/store={},multiactive.dev/region={region},app.kubernetes.io/component=proxy",
+            self.name
+        )
     }
 
     /// What an application mounts in `region`.
@@ -121,10 +143,7 @@ impl Endpoints for Deployed<'_> {
     /// A ready proxy of the region, looked for at every connect: pods come and go.
     fn source(&self, region: &str) -> Result<Source> {
         let (user, password) = self.binding(region)?;
-        let selector = format!(
-            "multiactive.dev/store={},multiactive.dev/region={region},app.kubernetes.io/component=proxy",
-            self.name
-        );
+        let selector = self.proxies(region);
         let (cluster, namespace) = (self.namespace.cluster(), self.namespace.name.clone());
         Ok(Arc::new(move || {
             let text = cluster.kubectl(&["get", "pods", "-n", &namespace, "-l", &selector, "-o", "json"])?;

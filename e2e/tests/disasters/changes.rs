@@ -1,5 +1,7 @@
 //! What people do to a store.
 
+use std::collections::BTreeMap;
+
 use e2e::cluster::Deployed;
 use e2e::cluster::chart::{EXAMPLE, FOUNDING, Installation, RECOVERY, REGIONS};
 use e2e::load::{Endpoints as _, Load};
@@ -46,7 +48,7 @@ pub(crate) fn a_paused_store_is_promoted_and_not_changed(place: &Installation, _
         .unwrap();
 }
 
-/// To itself with other values: there is no chart before this one. Stores do not notice.
+/// From the previous chart to this one: the definitions are this one's, and stores do not notice.
 pub(crate) fn the_chart_is_upgraded(place: &Installation, _: &Load) {
     let pods = || -> Vec<String> {
         let selector = "multiactive.dev/store=shop";
@@ -63,10 +65,28 @@ pub(crate) fn the_chart_is_upgraded(place: &Installation, _: &Load) {
         uids.sort();
         uids
     };
-    let before = pods();
-    place.chart.upgrade(&["--set", "log.level=debug", "--set", "replicas=1"]).unwrap();
+    let (before, version) = (pods(), place.chart.version().unwrap());
+    place.chart.upgrade(&[]).unwrap();
     place.well("the upgrade");
+    assert_ne!(place.chart.version().unwrap(), version);
+    let wanted = definitions(place, &["create", "--dry-run=client", "-f", CHARTS_DEFINITIONS, "-o", "json"]);
+    let live = definitions(place, &["get", "crd", "-o", "json"]);
+    assert!(!wanted.is_empty() && wanted == live, "definitions: {wanted:#?}, and there are {live:#?}");
     assert_eq!(pods(), before, "no pod of a store was restarted");
+}
+
+const CHARTS_DEFINITIONS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../crds/multiactive.dev.yaml");
+
+/// Versions of the store's definitions, by name, as kubectl says; one JSON object after the other, or a list.
+fn definitions(place: &Installation, asked: &[&str]) -> BTreeMap<String, Value> {
+    let said = place.namespace.cluster().kubectl(asked).unwrap();
+    let mut all: Vec<Value> =
+        serde_json::Deserializer::from_str(&said).into_iter().collect::<Result<_, _>>().unwrap();
+    if let Some(items) = all.first().and_then(|list| list["items"].as_array()).cloned() {
+        all = items;
+    }
+    let ours = all.iter().filter(|of| of["spec"]["group"] == "multiactive.dev");
+    ours.map(|of| (of["metadata"]["name"].to_string(), of["spec"]["versions"].clone())).collect()
 }
 
 pub(crate) fn a_second_store_has_data_of_its_own(place: &Installation) {

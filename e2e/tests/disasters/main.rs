@@ -4,11 +4,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod brokers;
 mod changes;
 mod network;
 mod nodes;
 mod operators;
+mod shards;
 
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use e2e::cluster::chart::{Installation, RECOVERY, REGIONS};
@@ -18,13 +21,33 @@ use e2e::load::{Load, Plan};
 const LOAD: Plan<'_> =
     Plan { regions: &REGIONS, writers: 1, prefix: "load", level: &[], pace: Duration::from_millis(10) };
 
+/// One installation for all tests, and one test at a time. It begins with the chart that people may have.
+fn installation() -> MutexGuard<'static, Installation> {
+    static PLACE: OnceLock<Mutex<Installation>> = OnceLock::new();
+    let place = PLACE.get_or_init(|| Mutex::new(Installation::previous().unwrap()));
+    place.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[test]
+#[ignore = "takes some six minutes: `make e2e`"]
+fn each_volume_of_a_broker_is_lost() {
+    brokers::each_volume_of_a_broker_is_lost(&installation());
+}
+
 /// One store that all of it happens to. (A founding takes most of a minute.)
 #[test]
 #[ignore = "takes some seven minutes: `make e2e`"]
 fn everything_that_happens_to_a_store() {
-    let place = Installation::new().unwrap();
+    let place = installation();
     operators::one_that_dies_in_every_phase_founds_the_store(&place);
     place.step("the store was founded by operators of which each died in the next phase");
+    under_load(&place, "the previous chart is upgraded to this one", changes::the_chart_is_upgraded);
+    under_load(&place, "a shard loads for a while", shards::a_shard_that_loads_is_not_ready);
+    under_load(
+        &place,
+        "a replica that lacks much is promoted",
+        shards::a_shard_is_not_writable_before_it_is_complete,
+    );
     under_load(
         &place,
         "operators die while a master does",
@@ -48,7 +71,6 @@ fn everything_that_happens_to_a_store() {
         "paused: changes wait, promotions do not",
         changes::a_paused_store_is_promoted_and_not_changed,
     );
-    under_load(&place, "the chart is upgraded", changes::the_chart_is_upgraded);
     changes::a_second_store_has_data_of_its_own(&place);
     place.step("a second store beside it has data of its own");
     changes::a_namespace_that_is_deleted_goes(&place);

@@ -76,6 +76,64 @@ fn a_manifest_that_cannot_be_carried_out_says_why() {
     assert_eq!(uri, "dQ==", "u");
 }
 
+/// A child that somebody made anew with another value in a field that nobody may change: the API server's words are told once, and the
+/// change is sent once, however many rounds there are.
+#[test]
+fn a_change_that_the_api_server_refuses_is_not_sent_for_ever() {
+    let cluster = Cluster::shared();
+    if cluster.audit().is_none() {
+        println!("skipped: the cluster that KUBECONFIG names writes no log of requests");
+        return;
+    }
+    let namespace = cluster.namespace("immutable").unwrap();
+    namespace.apply(&small("")).unwrap();
+    let mut first = namespace.operator(&[]).unwrap();
+    wait_reconciled(&namespace, "shop");
+    first.terminate().unwrap();
+    assert!(first.wait_end(LIMIT).unwrap(), "{}", first.log());
+    let name = "shop--a--broker";
+    let mut set = namespace.get("statefulset", name).unwrap();
+    namespace.kubectl(&["delete", "statefulset", name]).unwrap();
+    for field in ["uid", "resourceVersion", "creationTimestamp", "generation", "managedFields"] {
+        set["metadata"].as_object_mut().unwrap().remove(field);
+    }
+    set.as_object_mut().unwrap().remove("status");
+    set["spec"]["podManagementPolicy"] = json!("OrderedReady");
+    namespace.apply(&set.to_string()).unwrap();
+
+    let from = namespace.requests_so_far().unwrap();
+    let operator = namespace.operator(&[]).unwrap();
+    let failed = |store: &serde_json::Value| condition(store, "Progressing")["reason"] == "ApplyFailed";
+    let store = namespace.wait("mas", "shop", LIMIT, failed).unwrap();
+    let why = store["status"]["why"].as_str().unwrap();
+    assert!(
+        why.contains(name) && why.contains("updates to statefulset spec"),
+        "the API server's words: {why}"
+    );
+    let asked = |verb: &str| {
+        let requests = namespace.requests(from).unwrap();
+        requests.iter().filter(|event| event["verb"] == verb && event["objectRef"]["name"] == name).count()
+    };
+    // Each is a round, whatever the pause after a failure.
+    let rounds = 15;
+    for n in 0..rounds {
+        let looked = asked("get");
+        namespace.kubectl(&["annotate", "mas", "shop", &format!("look={n}"), "--overwrite"]).unwrap();
+        let more = || if asked("get") > looked { Ok(()) } else { Err(operator.log()) };
+        e2e::wait::wait_until("another round", LIMIT, more).unwrap();
+    }
+    assert_eq!(asked("patch"), 1, "in more than {rounds} rounds");
+    let told = |event: &serde_json::Value| event["reason"] == "ApplyFailed";
+    let events = namespace.list("events").unwrap();
+    let told: Vec<_> = events.iter().filter(|event| told(event)).collect();
+    assert!(told.len() == 1 && told[0]["count"].as_u64().unwrap_or(1) == 1, "{told:?}");
+    // When it can be made, it is.
+    namespace.kubectl(&["delete", "statefulset", name]).unwrap();
+    let reconciled = |store: &serde_json::Value| condition(store, "Progressing")["reason"] == "Reconciled";
+    namespace.wait("mas", "shop", LIMIT, reconciled).unwrap();
+    assert_eq!(namespace.get("statefulset", name).unwrap()["spec"]["podManagementPolicy"], "Parallel");
+}
+
 /// What the operator watches tells of the past: what it reads by name, and the versions that it writes over, keep it from harm.
 #[test]
 fn a_delayed_watch_does_no_harm() {

@@ -1,4 +1,5 @@
 //! Where a store runs.
 
+mod broker;
 pub mod kubernetes;
 pub mod local;

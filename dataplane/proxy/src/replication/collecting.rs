@@ -7,7 +7,8 @@ use mas_core::stamp::RegionId;
 
 use super::engine::{Collected, EngineError};
 use super::hub::{Hub, Seat, Shard, wall_ms};
-use super::metrics::{Metrics, OfRegion};
+use super::metrics::Metrics;
+use super::own_duty::Tombstones;
 
 /// Time between two walks through all slots.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -58,14 +59,17 @@ impl Collector {
 
     /// After a whole walk.
     fn report(&self, hub: &Hub, shard: &Shard, done: Collected) {
-        let of = Metrics::of(shard.id);
-        hub.metrics.tombstones.get_or_create(&of).set(self.held as i64);
         let age_ms = wall_ms().saturating_sub(done.stable.millis());
-        hub.metrics.stable_age_seconds.get_or_create(&of).set(age_ms as f64 / 1000.0);
-        for peer in &hub.config().peers {
-            let of = OfRegion { region: peer.region.name.clone(), shard: shard.id.0 };
-            let holds = self.held > 0 && RegionId(peer.region.id) == done.held_by;
-            hub.metrics.tombstones_held_by.get_or_create(&of).set(if holds { self.held as i64 } else { 0 });
-        }
+        let config = hub.config();
+        let held_by = config.peers.iter().map(|peer| {
+            let holds = RegionId(peer.region.id) == done.held_by;
+            (peer.region.name.clone(), if holds { self.held } else { 0 })
+        });
+        let seen = Tombstones {
+            held: self.held,
+            stable_age: Duration::from_millis(age_ms),
+            held_by: held_by.collect(),
+        };
+        hub.metrics.own.tombstones(shard.id, seen);
     }
 }

@@ -20,6 +20,8 @@ use redis::io::tcp::TcpSettings;
 use redis::{AsyncConnectionConfig, Cmd, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo, Value};
 use tokio::sync::Mutex;
 
+use super::own_duty::EngineInfo;
+
 /// How long a connection may take to be made.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 /// How long a reply may take. A merge may wait behind a long command.
@@ -230,6 +232,15 @@ impl Engines {
     pub(crate) async fn identity(&self, address: &str) -> Result<Identity, EngineError> {
         let value = self.call(address, &redis::cmd("MAS.IDENTITY")).await?;
         Identity::read(&value).ok_or_else(|| EngineError::Strange(address.to_owned()))
+    }
+
+    /// `INFO`.
+    pub(crate) async fn info(&self, address: &str) -> Result<EngineInfo, EngineError> {
+        let mut command = redis::cmd("INFO");
+        command.arg(&["clients", "memory", "persistence", "replication", "keyspace"]);
+        let value = self.call(address, &command).await?;
+        let text = text_of(&value).ok_or_else(|| EngineError::Strange(address.to_owned()))?;
+        Ok(EngineInfo::parse(&text))
     }
 
     /// `MAS.COVER`.

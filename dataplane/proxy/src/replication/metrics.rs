@@ -1,7 +1,5 @@
 //! Metrics of the replication side. Labels are bounded: peers and shards of the configuration.
 
-use std::sync::atomic::AtomicU64;
-
 use mas_core::config::ProxyConfig;
 use mas_core::replication::health::LinkState;
 use mas_core::stamp::ShardId;
@@ -11,6 +9,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
+
+use super::own_duty::OwnDuties;
 
 /// A shard.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -31,13 +31,6 @@ pub(crate) struct OfState {
     pub(crate) peer: String,
     pub(crate) shard: u16,
     pub(crate) state: &'static str,
-}
-
-/// A region, for a shard.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct OfRegion {
-    pub(crate) region: String,
-    pub(crate) shard: u16,
 }
 
 /// A broker that this proxy connects to.
@@ -79,9 +72,8 @@ pub(crate) struct Metrics {
     pub(crate) missing: Family<OfLink, Gauge>,
     pub(crate) merge_lag_seconds: Histogram,
     pub(crate) collected: Family<OfShard, Counter>,
-    pub(crate) tombstones: Family<OfShard, Gauge>,
-    pub(crate) tombstones_held_by: Family<OfRegion, Gauge>,
-    pub(crate) stable_age_seconds: Family<OfShard, Gauge<f64, AtomicU64>>,
+    /// What one proxy of the region alone shows.
+    pub(crate) own: OwnDuties,
 }
 
 impl Default for Metrics {
@@ -116,9 +108,7 @@ impl Default for Metrics {
             missing: Family::default(),
             merge_lag_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 16)),
             collected: Family::default(),
-            tombstones: Family::default(),
-            tombstones_held_by: Family::default(),
-            stable_age_seconds: Family::default(),
+            own: OwnDuties::default(),
         }
     }
 }
@@ -143,13 +133,10 @@ impl Metrics {
             ] {
                 drop(counters.get_or_create(&of));
             }
-            for gauges in [&self.unconfirmed, &self.kept, &self.outbox, &self.outbox_max, &self.tombstones] {
+            for gauges in [&self.unconfirmed, &self.kept, &self.outbox, &self.outbox_max] {
                 drop(gauges.get_or_create(&of));
             }
-            drop(self.stable_age_seconds.get_or_create(&of));
             for peer in &config.peers {
-                let of = OfRegion { region: peer.region.name.clone(), shard };
-                drop(self.tombstones_held_by.get_or_create(&of));
                 let (peer, state) = (peer.region.name.clone(), LinkState::Disconnected.as_str());
                 drop(self.link_state.get_or_create(&OfState { peer, shard, state }));
             }
@@ -181,6 +168,7 @@ impl Metrics {
 
     /// Adds all of them.
     pub(crate) fn register(&self, registry: &mut Registry) {
+        self.own.register(registry);
         let r = registry.sub_registry_with_prefix("mas_replication");
         let seconds = || Unit::Seconds;
         r.register(
@@ -242,18 +230,6 @@ impl Metrics {
             "collected_keys",
             "Keys of which tombstones were forgotten, for they were stable in all regions",
             self.collected.clone(),
-        );
-        r.register("tombstones", "Tombstones held", self.tombstones.clone());
-        r.register(
-            "tombstones_held_by",
-            "Tombstones held until this region has everything up to them",
-            self.tombstones_held_by.clone(),
-        );
-        r.register_with_unit(
-            "stable_age",
-            "How long ago the time is up to which all regions have everything",
-            seconds(),
-            self.stable_age_seconds.clone(),
         );
         r.register("merged_effects", "Effects merged from a peer", self.merged.clone());
         r.register("duplicate_effects", "Effects that the cover refused", self.duplicates.clone());

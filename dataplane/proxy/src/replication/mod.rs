@@ -11,6 +11,7 @@ mod fetching;
 mod handle;
 mod hub;
 mod metrics;
+mod own_duty;
 mod publisher;
 mod pulse;
 mod pump;

@@ -17,6 +17,7 @@ use super::collecting::Collector;
 use super::engine::{EngineError, Identity, TRIM_RANGES_MAX};
 use super::hub::{Hub, Seat, Shard, new_id};
 use super::metrics::Metrics;
+use super::own_duty::Looks;
 
 /// Time between two pulses while the engine recovers.
 const RECOVERING: Duration = Duration::from_millis(20);
@@ -49,6 +50,7 @@ pub(crate) struct Pulse {
     beat_ms: u64,
     recovery: Option<Recovery>,
     collector: Collector,
+    looks: Looks,
     sealing: Sealing,
 }
 
@@ -64,6 +66,7 @@ impl Pulse {
             beat_ms: 0,
             recovery: None,
             collector: Collector::default(),
+            looks: Looks::default(),
             sealing: Sealing::default(),
         }
     }
@@ -114,8 +117,17 @@ impl Pulse {
     fn leave(&mut self) {
         self.shard.seat.send_if_modified(|seat| seat.take().is_some());
         self.shard.duties.send_if_modified(|duties| !std::mem::take(duties).is_empty());
-        self.own_duty = false;
+        self.set_own_duty(false);
         self.claimed_ms = None;
+    }
+
+    /// Whoever has not the duty shows nothing of what only its holder knows.
+    fn set_own_duty(&mut self, own: bool) {
+        if self.own_duty && !own {
+            self.hub.metrics.own.forget(self.shard.id);
+            self.looks = Looks::default();
+        }
+        self.own_duty = own;
     }
 
     /// One pulse; whether the engine still recovers.
@@ -153,6 +165,7 @@ impl Pulse {
             if seat.recovered {
                 self.collector.step(&self.hub, &self.shard, &seat).await?;
             }
+            self.look(&seat).await;
         }
         self.sweep(&seat, &identity).await?;
         Ok(!seat.recovered && self.own_duty && !identity.joining)
@@ -189,7 +202,7 @@ impl Pulse {
         let moved = self.shard.seat().is_none_or(|old| old.incarnation != seat.incarnation);
         if moved {
             tracing::info!(shard = self.shard.id.0, master = %seat.address, incarnation = %seat.incarnation, "master");
-            self.own_duty = false;
+            self.set_own_duty(false);
             self.claimed_ms = None;
             self.recovery = None;
             self.sealing = Sealing::default();
@@ -267,13 +280,21 @@ impl Pulse {
                 duties.push(peer);
             }
         }
-        self.own_duty = own;
+        self.set_own_duty(own);
         self.shard.duties.send_if_modified(|old| {
             let changed = *old != duties;
             *old = duties;
             changed
         });
         Ok(())
+    }
+
+    /// At the shard's engines, for their metrics.
+    async fn look(&mut self, seat: &Seat) {
+        let (hub, config, id) = (&self.hub, self.hub.config(), self.shard.id);
+        let Some(shard) = config.shards.iter().find(|shard| shard.shard == id.0) else { return };
+        let of = (id, seat.address.as_str());
+        self.looks.step(&hub.metrics.own, &hub.engines, of, &shard.members, hub.now_ms()).await;
     }
 
     async fn heartbeat(&mut self, seat: &Seat, identity: &Identity) -> Result<(), EngineError> {

@@ -1,7 +1,9 @@
 //! Brings the cluster to what was built: reads each object, and sends it only if something that we set is missing or another.
 //! A quiet store causes no writes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use kube::api::DynamicObject;
 use kube::core::Resource as _;
@@ -24,6 +26,51 @@ pub(crate) struct Applied {
     pub(crate) revisions: BTreeMap<String, String>,
 }
 
+/// A change that the API server calls invalid is not sent again for so long, unless it or the object has become another.
+const INVALID_AGAIN: Duration = Duration::from_mins(5);
+
+/// Changes that the API server calls invalid, by the uid of the object: one at most for each.
+#[derive(Default)]
+pub(crate) struct Invalid(Mutex<HashMap<String, Refused>>);
+
+struct Refused {
+    /// Digest of what was sent.
+    sent: String,
+    /// Generation of the object that it was sent to.
+    generation: Option<i64>,
+    at: Instant,
+    error: ClientError,
+}
+
+impl Invalid {
+    /// What the API server would say again.
+    fn known(&self, live: &DynamicObject, wanted: &Object) -> Option<ClientError> {
+        let refused = self.all();
+        let last = refused.get(live.metadata.uid.as_deref()?)?;
+        let same =
+            last.generation == live.metadata.generation && last.sent == digest_of(&wanted.json.to_string());
+        (same && last.at.elapsed() < INVALID_AGAIN).then(|| last.error.clone())
+    }
+
+    fn note(&self, live: &DynamicObject, wanted: &Object, result: &Result<(), ClientError>) {
+        let Some(uid) = live.metadata.uid.clone() else { return };
+        let mut all = self.all();
+        all.retain(|_, refused| refused.at.elapsed() < INVALID_AGAIN);
+        match result {
+            Err(error) if error.is_invalid() => {
+                let sent = digest_of(&wanted.json.to_string());
+                let generation = live.metadata.generation;
+                all.insert(uid, Refused { sent, generation, at: Instant::now(), error: error.clone() });
+            }
+            Ok(()) | Err(_) => drop(all.remove(&uid)),
+        }
+    }
+
+    fn all(&self) -> MutexGuard<'_, HashMap<String, Refused>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Who owns what goes with the store.
 pub(crate) struct Owner {
     pub(crate) name: String,
@@ -35,6 +82,7 @@ pub(crate) async fn apply(
     namespace: &Namespace,
     owner: &Owner,
     objects: Vec<Object>,
+    invalid: &Invalid,
 ) -> Result<Applied, ClientError> {
     let mut applied = Applied::default();
     for object in objects {
@@ -45,12 +93,19 @@ pub(crate) async fn apply(
             Difference::None => applied.revisions.extend(live.as_ref().and_then(revision)),
             Difference::Taken => applied.taken.push(shown),
             Difference::Some(_) => {
-                if wanted.kind == Kind::StatefulSet
-                    && let Some(live) = &live
-                {
-                    grow(namespace, &wanted, live).await?;
+                if let Some(live) = &live {
+                    if let Some(error) = invalid.known(live, &wanted) {
+                        return Err(error);
+                    }
+                    if wanted.kind == Kind::StatefulSet {
+                        grow(namespace, &wanted, live).await?;
+                    }
                 }
-                namespace.apply(&wanted).await?;
+                let result = namespace.apply(&wanted).await;
+                if let Some(live) = &live {
+                    invalid.note(live, &wanted, &result);
+                }
+                result?;
                 applied.changed.push(shown);
             }
         }

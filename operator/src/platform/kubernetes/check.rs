@@ -54,6 +54,8 @@ pub(crate) struct CheckedRegion {
     pub(crate) proxy_config: Option<ProxyConfig>,
     /// Proxies to run now.
     pub(crate) proxy_replicas: u16,
+    /// All nodes of its broker have been ready.
+    pub(crate) formed: bool,
 }
 
 /// All passwords of a store.
@@ -145,6 +147,7 @@ pub fn check(
                 is_member: member.is_some(),
                 joining: member.is_some_and(|member| member.joining),
                 proxy_config: world.proxy_configs.get(&region.name).cloned(),
+                formed: is_formed(world, &spec, &region.name),
                 proxy_replicas: proxy_replicas(world, &spec, &identity, &region.name),
             }
         })
@@ -175,8 +178,12 @@ fn proxy_replicas(world: &World, spec: &crds::Validated, identity: &Identity, re
         return wanted;
     }
     let running = world.proxies.get(region).copied().unwrap_or_default();
-    let formed = world.ready_brokers.get(region).is_some_and(|ready| *ready >= spec.broker.replicas);
-    running.max(u16::from(formed)).min(wanted)
+    running.max(u16::from(is_formed(world, spec, region))).min(wanted)
+}
+
+fn is_formed(world: &World, spec: &crds::Validated, region: &str) -> bool {
+    let ready = world.ready_brokers.get(region).copied().unwrap_or_default();
+    world.formed_brokers.contains(region) || ready >= spec.broker.replicas
 }
 
 /// The record that there is, with new regions taken in, or a new one.

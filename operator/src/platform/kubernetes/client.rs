@@ -1,5 +1,7 @@
 //! Access to the API server: every call that the operator makes goes through here, and names the object that it is about.
 
+use std::sync::Arc;
+
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret};
 use kube::api::{
     Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy,
@@ -12,13 +14,13 @@ use super::identity::KEY;
 use super::object::{Kind, Object};
 
 /// A call that failed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("{verb} {kind} {name}: {}", words(.source))]
 pub(crate) struct ClientError {
     verb: &'static str,
     kind: String,
     name: String,
-    source: Box<kube::Error>,
+    source: Arc<kube::Error>,
 }
 
 /// What the API server says, without the rest of its answer.
@@ -33,6 +35,11 @@ impl ClientError {
     /// The object was changed since it was read.
     pub(crate) fn is_conflict(&self) -> bool {
         matches!(&*self.source, kube::Error::Api(status) if status.code == 409)
+    }
+
+    /// What was sent can never be: an immutable field, a value out of its range.
+    pub(crate) fn is_invalid(&self) -> bool {
+        matches!(&*self.source, kube::Error::Api(status) if status.code == 422)
     }
 
     /// Whoever asks has no right to it.
@@ -121,7 +128,7 @@ impl Namespace {
             verb,
             kind: "PersistentVolumeClaim".into(),
             name: name.to_owned(),
-            source: Box::new(source),
+            source: Arc::new(source),
         };
         let Some(claim) = api.get_opt(name).await.map_err(|source| fail("getting", source))? else {
             return Ok(false);
@@ -159,7 +166,7 @@ impl Namespace {
             Ok(_) => Ok(true),
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(false),
             Err(source) => {
-                let (name, source) = (name.to_owned(), Box::new(source));
+                let (name, source) = (name.to_owned(), Arc::new(source));
                 Err(ClientError { verb: "deleting", kind: "Pod".into(), name, source })
             }
         }
@@ -233,7 +240,7 @@ impl Namespace {
             verb: "reporting the status of",
             kind: K::kind(&()).into_owned(),
             name: name.to_owned(),
-            source: Box::new(source),
+            source: Arc::new(source),
         })
     }
 
@@ -247,11 +254,11 @@ impl Namespace {
             verb: "pinning the release of",
             kind: "MultiActiveStore".into(),
             name: store.to_owned(),
-            source: Box::new(source),
+            source: Arc::new(source),
         })
     }
 }
 
 fn fail(verb: &'static str, kind: Kind, name: &str, source: kube::Error) -> ClientError {
-    ClientError { verb, kind: kind.to_string(), name: name.to_owned(), source: Box::new(source) }
+    ClientError { verb, kind: kind.to_string(), name: name.to_owned(), source: Arc::new(source) }
 }

@@ -1,10 +1,11 @@
 //! Reads everything that a store's manifest refers to, and what was made of it before.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crds::MultiActiveStore;
 use mas_core::config::ProxyConfig;
 
+use super::build::BROKER_FORMED;
 use super::client::{ClientError, Namespace};
 use super::labels::{self, Part};
 use super::object::Kind;
@@ -26,6 +27,8 @@ pub struct World {
     pub proxies: BTreeMap<String, u16>,
     /// How many nodes of each region's broker are ready; the same.
     pub ready_brokers: BTreeMap<String, u16>,
+    /// Regions whose brokers' nodes were told that all of them have been ready.
+    pub formed_brokers: BTreeSet<String>,
 }
 
 /// Reads all of it.
@@ -43,6 +46,7 @@ pub(crate) async fn dereference(
     };
     let mut proxy_configs = BTreeMap::new();
     let (mut proxies, mut ready_brokers) = (BTreeMap::new(), BTreeMap::new());
+    let mut formed_brokers = BTreeSet::new();
     for region in &store.spec.regions {
         let told = namespace.text(&labels::part_name(&name, &region.name, Part::Proxy), "proxy.json").await?;
         if let Some(config) = told.and_then(|text| serde_json::from_str(&text).ok()) {
@@ -58,6 +62,9 @@ pub(crate) async fn dereference(
         if let Some(number) = namespace.number(Kind::StatefulSet, &broker, "/status/readyReplicas").await? {
             ready_brokers.insert(region.name.clone(), number);
         }
+        if namespace.text(&broker, BROKER_FORMED).await?.is_some() {
+            formed_brokers.insert(region.name.clone());
+        }
     }
     Ok(World {
         store: store.clone(),
@@ -67,5 +74,6 @@ pub(crate) async fn dereference(
         proxy_configs,
         proxies,
         ready_brokers,
+        formed_brokers,
     })
 }

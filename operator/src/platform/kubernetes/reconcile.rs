@@ -9,7 +9,7 @@ use kube::core::Resource as _;
 use rand::Rng as _;
 use rand::distr::Alphanumeric;
 
-use super::apply::{Applied, Owner, apply};
+use super::apply::{Applied, Invalid, Owner, apply};
 use super::build::build;
 use super::catalog::Catalog;
 use super::check::{Checked, check};
@@ -31,6 +31,7 @@ pub(crate) struct Context {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) health: Health,
     pub(crate) failures: Failures,
+    pub(crate) invalid: Invalid,
 }
 
 /// One round. Its outcome is told to the health loop, which reports it.
@@ -80,7 +81,7 @@ async fn round(store: &MultiActiveStore, context: &Context) -> Result<Round, Cli
     if checked.spec.paused {
         return Ok(Round::Paused(checked));
     }
-    let applied = carry_out(&namespace, store, &checked).await?;
+    let applied = carry_out(&namespace, store, &checked, &context.invalid).await?;
     Ok(Round::Applied(checked, applied))
 }
 
@@ -88,6 +89,7 @@ async fn carry_out(
     namespace: &Namespace,
     store: &MultiActiveStore,
     checked: &Checked,
+    invalid: &Invalid,
 ) -> Result<Applied, ClientError> {
     let meta = store.meta();
     let owner =
@@ -95,7 +97,7 @@ async fn carry_out(
     if store.spec.release.is_none() {
         namespace.pin_release(&owner.name, &checked.release).await?;
     }
-    let applied = apply(namespace, &owner, build(checked)).await?;
+    let applied = apply(namespace, &owner, build(checked), invalid).await?;
     if !applied.changed.is_empty() {
         let changed = applied.changed.join(", ");
         tracing::info!(store = owner.name, namespace = meta.namespace, changed, "applied");

@@ -19,6 +19,7 @@ use kube::runtime::{WatchStreamExt as _, watcher};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::FIELD_MANAGER;
+use super::apply::Invalid;
 use super::catalog::{Catalog, CatalogError};
 use super::changes::{changes, owner, row_of};
 use super::client::ClientError;
@@ -143,6 +144,7 @@ pub async fn run(
         metrics,
         health: Health::new(shared),
         failures: Failures::default(),
+        invalid: Invalid::default(),
     });
     let ended = tokio::select! {
         () = election.hold() => Err(RunError::LeaseLost),

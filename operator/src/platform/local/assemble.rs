@@ -35,7 +35,7 @@ use crate::view::ProcessPhase;
 /// How long a region's proxies wait for its broker before they start without it.
 const BROKER_PATIENCE: Duration = Duration::from_secs(30);
 /// The same at the very first start: what is declared before all nodes are there stays on those that are.
-const FOUNDING_PATIENCE: Duration = Duration::from_mins(3);
+const FORMING_PATIENCE: Duration = Duration::from_mins(3);
 /// How long the first proxy may take to declare the streams.
 const DECLARING_PATIENCE: Duration = Duration::from_secs(20);
 const PROBE: Duration = Duration::from_millis(250);
@@ -229,7 +229,7 @@ impl Workshop {
             self.start_controller(parts, region, shard, of_shard, open);
         }
         start_broker_probes(region, parts, &self.nursery);
-        start_gate(region, parts, founded, &self.nursery);
+        start_gate(&self.layout, region, parts, &self.nursery);
         start_proxy_probes(region, parts, &self.nursery);
         parts.was_active.insert(region.name.clone(), Arc::default());
         Ok(())
@@ -367,12 +367,7 @@ async fn start_relays(world: &World, parts: &mut Parts, nursery: &Nursery) -> Re
 }
 
 /// Founds the store once every engine answers and is empty.
-async fn found(
-    members: Members,
-    record: Arc<RecordFile>,
-    gates: Gates,
-    notices: watch::Sender<Vec<Notice>>,
-) {
+async fn found(members: Members, record: Arc<RecordFile>, gates: Gates, notices: watch::Sender<Vec<Notice>>) {
     loop {
         let seen: Vec<_> = members
             .values()
@@ -435,27 +430,33 @@ fn start_broker_probes(region: &RegionPlan, parts: &mut Parts, nursery: &Nursery
 /// Starts the region's proxies when its broker is ready, so that the first write already finds it. On several nodes the
 /// first proxy declares the streams alone: RabbitMQ 3.10 forms its coordinator of streams at the first declaration, and
 /// two of them at once, on two nodes, make two, of which one is lost with its node, and the streams with it.
-fn start_gate(region: &RegionPlan, parts: &Parts, founded: bool, nursery: &Nursery) {
-    let RegionPlan { brokers: nodes, proxies, .. } = region;
+fn start_gate(layout: &Layout, region: &RegionPlan, parts: &Parts, nursery: &Nursery) {
+    let RegionPlan { name, brokers: nodes, proxies, .. } = region;
     let mut ready: Vec<_> = nodes.iter().map(|node| parts.brokers[&node.component].clone()).collect();
     let proxies: Vec<_> =
         proxies.iter().map(|node| (node.admin, Arc::clone(&parts.keepers[&node.component]))).collect();
     let one_first = nodes.len() > 1;
+    let formed = layout.formed(name);
     nursery.spawn(async move {
-        let all_ready = async {
-            for node in &mut ready {
-                let _ = node.wait_for(|ready| *ready).await;
-            }
-        };
-        let patience = if one_first && !founded { FOUNDING_PATIENCE } else { BROKER_PATIENCE };
-        let _ = timeout(patience, all_ready).await;
+        let patience = if one_first && !formed.exists() { FORMING_PATIENCE } else { BROKER_PATIENCE };
+        let _ = timeout(patience, all_ready(&mut ready)).await;
         for (number, (admin, proxy)) in (0..).zip(proxies) {
             proxy.order(Order::Start).await;
             if one_first && number == 0 {
                 let _ = timeout(DECLARING_PATIENCE, has_declared(admin)).await;
             }
         }
+        all_ready(&mut ready).await;
+        if let Err(error) = write_private(&formed, b"", true) {
+            tracing::warn!(%error, "the broker's nodes are not told that all of them were there");
+        }
     });
+}
+
+async fn all_ready(nodes: &mut [watch::Receiver<bool>]) {
+    for node in nodes {
+        let _ = node.wait_for(|ready| *ready).await;
+    }
 }
 
 /// Until a proxy has declared the region's streams.

@@ -11,6 +11,7 @@ use super::layout::{Layout, LayoutError, make_private_folder, write_private, wri
 use super::process::ProcessSpec;
 use super::secrets::Secret;
 use super::world::{BrokerNode, RegionPlan};
+use crate::platform::broker;
 use crate::render::{self, BrokerFile, BrokerUsers};
 
 /// One scheduler and no busy waiting: several brokers share a laptop with everything else.
@@ -53,7 +54,7 @@ pub(super) fn prepare(
     write_private(&plugins, b"[rabbitmq_management].\n", false)?;
     write_with_mode(&home.join(".erlang.cookie"), cookie.value.as_bytes(), false, 0o400)?;
     let path = |p: &std::path::Path| p.display().to_string();
-    let env = BTreeMap::from([
+    let mut env = BTreeMap::from([
         ("HOME".to_owned(), path(&home)),
         ("LANG".to_owned(), "C.UTF-8".to_owned()),
         ("ERL_EPMD_PORT".to_owned(), epmd_port.to_string()),
@@ -71,14 +72,37 @@ pub(super) fn prepare(
         // The script then becomes the server instead of waiting beside it: one process to signal.
         ("detached".to_owned(), "1".to_owned()),
     ]);
+    let program = if region.brokers.len() > 1 {
+        let nodes: Vec<_> =
+            nodes.into_iter().zip(region.brokers.iter().map(|node| node.distribution)).collect();
+        let formed = path(&layout.formed(&region.name));
+        env.extend(
+            broker::environment(&nodes, ("127.0.0.1", node.amqp), &formed)
+                .map(|(name, value)| (name.to_owned(), value)),
+        );
+        env.insert("PATH".to_owned(), path_with(&binaries.rabbitmq));
+        for (name, text) in broker::FILES {
+            write_with_mode(&folder.join(name), text.as_bytes(), false, 0o700)?;
+        }
+        folder.join(broker::START)
+    } else {
+        binaries.rabbitmq.clone()
+    };
     Ok(ProcessSpec {
         component: node.component.clone(),
-        program: binaries.rabbitmq.clone(),
+        program,
         args: Vec::new(),
         env,
         folder,
         grace: Duration::from_secs(15),
     })
+}
+
+/// PATH with a program's own folder first: Debian's wrappers of RabbitMQ's programs insist on its system user.
+fn path_with(program: &std::path::Path) -> String {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let folder = program.parent().map(|folder| folder.display().to_string()).unwrap_or_default();
+    format!("{folder}:{path}")
 }
 
 /// Whether a node takes AMQP connections.

@@ -84,6 +84,11 @@ impl Layout {
         self.root.join("state.json")
     }
 
+    /// Is there once the nodes of a region's broker have all been ready.
+    pub fn formed(&self, region: &str) -> PathBuf {
+        self.root.join(region).join("broker-formed")
+    }
+
     /// The manifest that was applied last.
     pub fn manifest(&self) -> PathBuf {
         self.root.join("manifest.yaml")

@@ -32,6 +32,8 @@ pub fn build(store: &Checked) -> Vec<Object> {
     objects
 }
 
+pub(crate) use broker::FORMED as BROKER_FORMED;
+
 /// The generation of the configuration that a region's proxies should use.
 pub(crate) fn proxy_generation(store: &Checked, region: &str) -> Option<u64> {
     let region = store.members().find(|of| of.spec.name == region)?;

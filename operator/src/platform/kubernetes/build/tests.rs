@@ -1,6 +1,6 @@
 //! Snapshots of what is built. Starts no server.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crds::MultiActiveStore;
 
@@ -8,7 +8,7 @@ use super::build;
 use crate::platform::kubernetes::catalog::Catalog;
 use crate::platform::kubernetes::check::{Checked, check};
 use crate::platform::kubernetes::dereference::World;
-use crate::platform::kubernetes::object::Object;
+use crate::platform::kubernetes::object::{Kind, Object};
 
 pub(super) fn world(spec: &str) -> World {
     let text = format!("metadata: {{name: shop, namespace: prod, uid: u-1}}\nspec: {spec}");
@@ -22,6 +22,7 @@ pub(super) fn world(spec: &str) -> World {
         proxy_configs: BTreeMap::new(),
         proxies: BTreeMap::new(),
         ready_brokers: BTreeMap::new(),
+        formed_brokers: BTreeSet::new(),
     }
 }
 
@@ -46,6 +47,27 @@ fn the_objects_of_a_store_are_up_to_date() {
     );
     let objects = build(&checked(&world));
     insta::assert_snapshot!(yaml(&objects));
+}
+
+/// A node without data may make a cluster until all nodes of its broker were ready once, and never again: not when some are away later, nor
+/// in a store that is founded and gets a new region.
+#[test]
+fn a_broker_is_told_that_it_was_complete() {
+    let mut world = world("{shards: 1, regions: [{name: a}, {name: b}], broker: {replicas: 3}}");
+    let told = |world: &World| -> Vec<bool> {
+        let objects = build(&checked(world));
+        let files = |name: &str| {
+            let is = |object: &&Object| object.kind == Kind::ConfigMap && object.name == name;
+            objects.iter().find(is).unwrap().json["data"].clone()
+        };
+        ["shop--a--broker", "shop--b--broker"].map(|name| files(name)["formed"].is_string()).to_vec()
+    };
+    assert_eq!(told(&world), [false, false]);
+    world.ready_brokers = [("a".to_owned(), 3), ("b".to_owned(), 2)].into();
+    assert_eq!(told(&world), [true, false]);
+    world.formed_brokers = ["a".to_owned()].into();
+    world.ready_brokers.clear();
+    assert_eq!(told(&world), [true, false]);
 }
 
 #[test]

@@ -37,6 +37,8 @@ use crate::verify;
 const TICK: Duration = Duration::from_millis(500);
 /// How often its proxies are asked.
 const ASK_PROXIES: Duration = Duration::from_secs(1);
+/// How often a round is asked for while a region lacks its first proxy.
+const ASK_ROUND: Duration = Duration::from_secs(3);
 /// Pause of a row that could not be written.
 const AFTER_FAILURE: Duration = Duration::from_secs(2);
 
@@ -191,6 +193,8 @@ pub(super) struct Runner {
     founded: bool,
     obstacles: Vec<Notice>,
     verifier: Verifier,
+    /// When a round was asked for last, for the first proxies.
+    asked: Option<Instant>,
     _tasks: JoinSet<()>,
 }
 
@@ -303,7 +307,7 @@ impl Runner {
             tasks.spawn(runner.run());
         }
         let verifier = start_verification(shared, &plan, &regions, live, settings, &mut tasks);
-        Self { plan, regions, identity, founded: false, obstacles: Vec::new(), verifier, _tasks: tasks }
+        Self { plan, regions, identity, founded: false, obstacles: Vec::new(), verifier, asked: None, _tasks: tasks }
     }
 
     /// The store is founded: the controllers of its members may act. Those of a region that joins are its operation's.
@@ -338,6 +342,9 @@ impl Runner {
     /// Founds the store once every broker has its streams, and every engine answers and is empty.
     async fn found(&mut self, shared: &Shared, live: &MultiActiveStore) {
         if self.founded {
+            if !self.plan.joining.is_empty() {
+                self.want_declaring_proxies(shared, live);
+            }
             return;
         }
         let seen: Vec<(String, Seen)> = self
@@ -350,6 +357,7 @@ impl Runner {
         if !self.obstacles.is_empty() {
             return;
         }
+        self.want_declaring_proxies(shared, live);
         for region in &self.regions {
             if !self.has_declared(shared, region).await {
                 let message = format!("the broker of {} has no streams yet", region.name);
@@ -387,6 +395,27 @@ impl Runner {
             Err(error) => {
                 self.obstacles = vec![Notice { reason: "RecordFailed", message: error.to_string() }];
             }
+        }
+    }
+
+    /// Asks for a round when a broker is complete and its region has no proxy yet: nothing that starts rounds tells of pods that become
+    /// ready.
+    fn want_declaring_proxies(&mut self, shared: &Shared, live: &MultiActiveStore) {
+        let of = |region: &Region, part| {
+            shared.pods.of_part(&self.plan.namespace, &self.plan.store, region.id, part)
+        };
+        let waits = |region: &Region| {
+            let brokers = of(region, Part::Broker);
+            let ready = brokers.iter().filter(|pod| PodProcess::of(pod, Part::Broker, 0).ready).count();
+            ready >= usize::from(self.plan.brokers) && of(region, Part::Proxy).is_empty()
+        };
+        let several = self.plan.brokers > 1;
+        if several
+            && self.asked.is_none_or(|asked| asked.elapsed() >= ASK_ROUND)
+            && self.regions.iter().any(waits)
+        {
+            self.asked = Some(Instant::now());
+            let _ = shared.rounds.send(ObjectRef::from_obj(live));
         }
     }
 
