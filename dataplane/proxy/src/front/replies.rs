@@ -8,7 +8,7 @@ use super::counters::Count;
 use super::forwarded::Message;
 use super::limits;
 use super::outcome::{Outcome, classify};
-use super::pipe::{Held, Ticket};
+use super::pipe::Ticket;
 use super::replication::Written;
 use super::session::Slot;
 use super::state::{Link, State};

@@ -233,7 +233,7 @@ async fn start_relays(
     for link in &world.links {
         let way = (link.from.clone(), link.to.clone());
         let cut = cuts.entry(way).or_insert_with(|| watch::channel(false).0);
-        let what = format!("the relay from {} to {} (node {})", link.from, link.to, link.node);
+        let what = format!("the relay from {} to {} ({:?})", link.from, link.to, link.what);
         let listener = relay::bind(link.port).await.map_err(|source| StartError::Io { what, source })?;
         let target = SocketAddr::from((Ipv4Addr::LOCALHOST, link.target));
         tasks.spawn(relay::run(listener, target, cut.subscribe()));

@@ -9,7 +9,7 @@ use mas_core::config::{BrokerConfig, ClientAuth, PeerConfig, ProxyConfig, Region
 use super::binaries::Binaries;
 use super::layout::{Layout, LayoutError, make_private_folder, write_private};
 use super::process::ProcessSpec;
-use super::world::{ProxyNode, RegionPlan, World, address};
+use super::world::{ProxyNode, Reach, RegionPlan, World, address};
 use crate::render;
 
 /// Files with passwords that proxies read.
@@ -40,9 +40,11 @@ pub(super) fn build_config(
     let reference = |region: &RegionPlan| RegionRef { name: region.name.clone(), id: region.id };
     let peers = world.regions.iter().filter(|peer| peer.name != region.name).map(|peer| {
         let ways = world.links.iter().filter(|link| link.from == region.name && link.to == peer.name);
+        let (clients, brokers): (Vec<_>, Vec<_>) = ways.partition(|link| link.what == Reach::Clients);
         PeerConfig {
             region: reference(peer),
-            broker: broker(&peer.name, ways.map(|link| address(link.port)).collect()),
+            broker: broker(&peer.name, brokers.into_iter().map(|link| address(link.port)).collect()),
+            endpoint: clients.first().map(|link| address(link.port)),
         }
     });
     let shards = (0u16..).zip(&region.shards).map(|(shard, members)| ShardConfig {
@@ -67,6 +69,7 @@ pub(super) fn build_config(
         on_broker_loss: render::on_broker_loss(replication.on_broker_loss),
         retention: render::retention(replication),
         max_lag_ms: replication.max_lag.as_millis(),
+        evacuate_after_ms: mas_core::config::evacuate_after_ms(),
         engine_password_file: Some(passwords.engine.clone()),
         client_auth: passwords
             .client

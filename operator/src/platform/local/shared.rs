@@ -16,7 +16,7 @@ use super::store::StoreError;
 use super::world::{RegionPlan, World, address};
 use crate::health::proxy::ProxyReport;
 use crate::health::shard::ShardView;
-use crate::health::status::{PhaseInput, build_link, build_phase, build_shard};
+use crate::health::status::{PhaseInput, build_link, build_phase, build_shard, evacuated_to};
 use crate::procedures::shard::{Notice, Seen};
 use crate::view::{
     BrokerStatus, Condition, ProcessPhase, ProcessRow, RegionPhase, RegionStatus, StoreStatus,
@@ -52,6 +52,16 @@ impl Shared {
             let about = format!("{region}/shard-{shard}");
             conditions.extend(view.borrow().notices.iter().map(|notice| condition(&about, notice)));
         }
+        for region in &self.world.regions {
+            let reports = self.reports(region);
+            for shard in 0..self.store.shards {
+                if let Some(peer) = evacuated_to(shard, &reports) {
+                    let words = format!("{peer} serves its requests until a member here has everything again");
+                    let about = format!("{}/shard-{shard}", region.name);
+                    conditions.push(Condition::note(&about, "Evacuated", words));
+                }
+            }
+        }
         conditions.extend(processes.iter().filter(|row| row.restarts >= MANY_RESTARTS && !row.ready).map(
             |row| {
                 let words = format!(
@@ -81,6 +91,7 @@ impl Shared {
     }
 
     fn region(&self, region: &RegionPlan) -> RegionStatus {
+        let reports = self.reports(region);
         let mut any_engine_answers = false;
         let shards: Vec<_> = (0u16..)
             .zip(&region.shards)
@@ -89,14 +100,8 @@ impl Shared {
                 let view = view.unwrap_or_default();
                 any_engine_answers |= view.members.iter().any(|seen| matches!(seen, Seen::Answers { .. }));
                 let addresses: Vec<_> = members.iter().map(|node| address(node.port)).collect();
-                build_shard(number, &view.members, view.master, &addresses)
+                build_shard(number, &view.members, view.master, &addresses, &reports)
             })
-            .collect();
-        let reports: Vec<ProxyReport> = region
-            .proxies
-            .iter()
-            .filter_map(|node| self.proxies.get(&node.component))
-            .map(|report| report.borrow().clone())
             .collect();
         let links: Vec<_> = self
             .world
@@ -136,6 +141,12 @@ impl Shared {
             ack: reports.iter().map(|report| &report.ack.effective).find(|ack| !ack.is_empty()).cloned(),
             links,
         }
+    }
+
+    /// What the proxies of a region say.
+    fn reports(&self, region: &RegionPlan) -> Vec<ProxyReport> {
+        let known = region.proxies.iter().filter_map(|node| self.proxies.get(&node.component));
+        known.map(|report| report.borrow().clone()).collect()
     }
 
     fn processes(&self) -> Vec<ProcessRow> {

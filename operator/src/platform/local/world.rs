@@ -47,12 +47,21 @@ pub(super) struct ProxyNode {
     pub(super) admin: u16,
 }
 
-/// The way from one region to one broker node of another.
+/// What one region reaches of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// A broker node, by number.
+    Broker(u16),
+    /// Where proxies take clients: for shards that have no master in the region itself.
+    Clients,
+}
+
+/// The way from one region to another.
 #[derive(Clone, Debug)]
 pub(super) struct LinkPlan {
     pub(super) from: String,
     pub(super) to: String,
-    pub(super) node: usize,
+    pub(super) what: Reach,
     pub(super) port: u16,
     pub(super) target: u16,
 }
@@ -81,8 +90,9 @@ pub(super) fn port_names(store: &crds::Validated) -> Vec<String> {
         }
         for peer in store.regions.iter().filter(|peer| peer.name != *region) {
             for node in 0..store.broker.replicas {
-                names.push(relay_port(region, &peer.name, node));
+                names.push(relay_port(region, &peer.name, Reach::Broker(node)));
             }
+            names.push(relay_port(region, &peer.name, Reach::Clients));
         }
     }
     names
@@ -108,8 +118,11 @@ fn broker_port(region: &str, node: u16, what: &str) -> String {
     format!("{}/{what}", broker(region, node))
 }
 
-fn relay_port(from: &str, to: &str, node: u16) -> String {
-    format!("{from}->{to}/{node}")
+fn relay_port(from: &str, to: &str, what: Reach) -> String {
+    match what {
+        Reach::Broker(node) => format!("{from}->{to}/{node}"),
+        Reach::Clients => format!("{from}->{to}/clients"),
+    }
 }
 
 /// All parts of `store`. `ports` holds every name of [`port_names`], `ids` every region.
@@ -152,13 +165,14 @@ pub(super) fn plan(
     let mut links = Vec::new();
     for from in &regions {
         for to in regions.iter().filter(|to| to.name != from.name) {
-            for (node, broker) in to.brokers.iter().enumerate() {
+            let brokers = to.brokers.iter().map(|broker| (Reach::Broker(broker.number), broker.amqp));
+            for (what, target) in brokers.chain([(Reach::Clients, to.client)]) {
                 links.push(LinkPlan {
                     from: from.name.clone(),
                     to: to.name.clone(),
-                    node,
-                    port: port(&relay_port(&from.name, &to.name, broker.number)),
-                    target: broker.amqp,
+                    what,
+                    port: port(&relay_port(&from.name, &to.name, what)),
+                    target,
                 });
             }
         }

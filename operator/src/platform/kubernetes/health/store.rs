@@ -359,7 +359,7 @@ impl Runner {
         let peers = plan.regions.iter().map(|(name, _)| name).filter(|name| **name != region.name);
         let brokers = shared.pods.of_part(&plan.namespace, &plan.store, region.id, Part::Broker);
         let shards: Vec<ShardMeasured> =
-            (0u16..).zip(&region.shards).map(|(number, shard)| shard.measure(number)).collect();
+            (0u16..).zip(&region.shards).map(|(number, shard)| shard.measure(number, &reports)).collect();
         let answers = |shard: &Shard| {
             shard.view.borrow().members.iter().any(|seen| matches!(seen, Seen::Answers { .. }))
         };
@@ -424,9 +424,9 @@ impl Region {
 }
 
 impl Shard {
-    fn measure(&self, number: u16) -> ShardMeasured {
+    fn measure(&self, number: u16, reports: &[ProxyReport]) -> ShardMeasured {
         let view = self.view.borrow();
-        let status = build_shard(number, &view.members, view.master, &self.names);
+        let status = build_shard(number, &view.members, view.master, &self.names, reports);
         let notices = view.notices.iter().map(|notice| (notice.reason, notice.message.clone())).collect();
         ShardMeasured { status, notices }
     }
