@@ -181,14 +181,7 @@ impl Client {
     }
 
     /// Notes that a write was answered, for tokens.
-    pub fn note_written(
-        &mut self,
-        shard: ShardId,
-        origin: Origin,
-        seq: u64,
-        hlc: Hlc,
-        local: bool,
-    ) {
+    pub fn note_written(&mut self, shard: ShardId, origin: Origin, seq: u64, hlc: Hlc, local: bool) {
         let local_only = if local { seq } else { 0 };
         if let Some(known) = self.written.iter_mut().find(|w| w.shard == shard && w.origin == origin) {
             known.seq = known.seq.max(seq);

@@ -332,7 +332,9 @@ impl Detour {
                 self.enter(Stage::Arriving);
                 return Step::Ask;
             }
-            Stage::Stopping { since } if now >= since + STOP_FOR => self.enter(Stage::Out { until: now + AGAIN }),
+            Stage::Stopping { since } if now >= since + STOP_FOR => {
+                self.enter(Stage::Out { until: now + AGAIN })
+            }
             Stage::Out { .. } | Stage::Following | Stage::Stopping { .. } | Stage::Arriving => {}
         }
         let hurry = self.awaited || self.seen.is_some();
@@ -379,15 +381,21 @@ impl Detour {
                 Event::Written { ticket: held.ticket, origin, seq, hlc, local: true }
             }
             (Flight::Request { .. }, Message::Reply(bytes)) => {
-                let Flight::Request { held, .. } = std::mem::replace(flight, Flight::Over) else { return None };
+                let Flight::Request { held, .. } = std::mem::replace(flight, Flight::Over) else {
+                    return None;
+                };
                 (self.owed, self.bytes) = (self.owed - 1, self.bytes - held.frame.len());
                 Event::Reply { ticket: held.ticket, bytes }
             }
             (Flight::Token { .. }, Message::Reply(bytes)) => {
-                let Flight::Token { turn, asking } = std::mem::replace(flight, Flight::Over) else { return None };
+                let Flight::Token { turn, asking } = std::mem::replace(flight, Flight::Over) else {
+                    return None;
+                };
                 Event::Token(self.take_token(turn, asking, bytes, now))
             }
-            (Flight::Token { .. }, Message::Written { .. } | Message::LocalOnly) | (Flight::Over, _) => return None,
+            (Flight::Token { .. }, Message::Written { .. } | Message::LocalOnly) | (Flight::Over, _) => {
+                return None;
+            }
         };
         while let Some(Flight::Over) = self.flights.front() {
             self.flights.pop_front();
@@ -429,7 +437,9 @@ impl Detour {
         let sent = self.sent_in_all;
         let fate = |flight| match flight {
             Flight::Request { held, written: Some(_), .. } => Some(Fate::Unacknowledged(held.ticket)),
-            Flight::Request { held, end, .. } if held.ticket.write && end <= sent => Some(Fate::Unknown(held.ticket)),
+            Flight::Request { held, end, .. } if held.ticket.write && end <= sent => {
+                Some(Fate::Unknown(held.ticket))
+            }
             Flight::Request { held, .. } => Some(Fate::Again(held)),
             Flight::Token { .. } | Flight::Over => None,
         };
@@ -445,4 +455,257 @@ pub fn read_token(bytes: &[u8], store: &str, shard: ShardId) -> Result<ShardNeed
     let token = Token::parse(text, store).map_err(|error| error.to_string())?;
     let need = token.shards.into_iter().find(|need| need.shard == shard);
     need.ok_or_else(|| format!("the token does not name shard {}", shard.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use mas_core::config::BrokerConfig;
+    use mas_core::config::RegionRef;
+    use mas_core::stamp::Incarnation;
+
+    use super::*;
+
+    const SHARD: ShardId = ShardId(0);
+    const HERE: RegionId = RegionId(1);
+    const THERE: RegionId = RegionId(2);
+
+    fn origin(region: RegionId, incarnation: u64) -> Origin {
+        Origin { region, incarnation: Incarnation(incarnation) }
+    }
+
+    fn need(seqs: &[(Origin, u64)], hlc: u64) -> ShardNeed {
+        let mut cover = Cover::default();
+        for &(origin, seq) in seqs {
+            cover.set(origin, SeqSet::up_to(seq));
+        }
+        ShardNeed { shard: SHARD, cover, hlc: Hlc(hlc), local_only: None }
+    }
+
+    fn detour(seen: &[(Origin, u64)], clock: Hlc, now: Instant) -> Detour {
+        let peer = Peer { name: "there".into(), region: THERE, endpoint: "there:1".into() };
+        Detour::new(peer, "shop", need(&[], 0), (need(seen, 0).cover, clock), now)
+    }
+
+    fn held(seq: u32, write: bool) -> Held {
+        let ticket = Ticket { client: 1, seq, part: 0, command: 0, write, attempts: 0, mark: Mark::NONE };
+        let mut frame = Vec::new();
+        let body = b"$3\r\nSET\r\n$1\r\na\r\n$1\r\nb\r\n";
+        if write {
+            super::super::pipe::write_frame(&mut frame, 3, body, super::super::pipe::Header::default());
+        } else {
+            frame = [b"*3\r\n", &body[..]].concat();
+        }
+        Held { ticket, frame: frame.into(), since: 0 }
+    }
+
+    fn said(number: u32, message: Message<'_>) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        forwarded::message(&mut bytes, number, message);
+        bytes
+    }
+
+    fn token(need: ShardNeed) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let text = Token { shards: vec![need] }.encode_exact("shop").expect("short");
+        encode::bulk(&mut bytes, text.as_bytes());
+        bytes
+    }
+
+    /// The peer answers question `number` with a token.
+    fn told(detour: &mut Detour, number: u32, seqs: &[(Origin, u64)], now: Instant) -> Step {
+        let bytes = said(number, Message::Reply(&token(need(seqs, 1))));
+        match detour.hear(&bytes, now) {
+            Some(Event::Token(step)) => step,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn written(origin: Origin, seq: u64) -> Written {
+        Written { shard: SHARD, origin, seq, hlc: Hlc(1), local_only: 0 }
+    }
+
+    #[test]
+    fn the_nearest_peer_that_is_reached_is_tried_first() {
+        let broker = BrokerConfig {
+            nodes: vec![],
+            vhost: "/".into(),
+            username: "u".into(),
+            password_file: "/dev/null".into(),
+        };
+        let peer = |id: u16, endpoint: Option<&str>| PeerConfig {
+            region: RegionRef { name: format!("r{id}"), id },
+            broker: broker.clone(),
+            endpoint: endpoint.map(ToOwned::to_owned),
+        };
+        let link = |id: u16, shard, state: &str, lag_millis| LinkStatus {
+            peer: format!("r{id}"),
+            shard,
+            state: state.into(),
+            lag_millis,
+            ..LinkStatus::default()
+        };
+        let peers = [
+            peer(2, Some("2:1")),
+            peer(3, Some("3:1")),
+            peer(4, Some("4:1")),
+            peer(5, Some("5:1")),
+            peer(6, None),
+        ];
+        let links = [
+            link(2, 0, "CatchingUp", 5000),
+            link(3, 0, "Standby", 10),
+            link(3, 1, "Disconnected", 0),
+            link(4, 0, "Disconnected", 0),
+            link(5, 0, "Lapsed", 0),
+        ];
+        let names = |shard| -> Vec<String> {
+            choose(&peers, &links, ShardId(shard)).into_iter().map(|peer| peer.name).collect()
+        };
+        assert_eq!(names(0), ["r3", "r2"]);
+        assert_eq!(names(1), ["r2", "r4", "r5"], "nothing is known of their links");
+    }
+
+    #[test]
+    fn nothing_is_sent_before_the_peer_has_what_was_seen_here() {
+        let now = Instant::now();
+        let clock = Hlc::from_millis(1_000_000);
+        let mut d = detour(&[(origin(HERE, 7), 5)], clock, now);
+        assert!(!d.is_open(now, 2_000_000));
+        assert_eq!(d.step(now, false), Step::Stay);
+        assert_eq!(d.step(now + REFRESH_AWAITED, false), Step::Ask);
+        d.ask(now);
+        assert_eq!(told(&mut d, 1, &[(origin(HERE, 7), 5)], now), Step::Stay);
+        assert!(!d.is_open(now, 1_000_000), "its clock is below what was shown here");
+        assert!(d.is_open(now, 1_000_001 + SKEW_MS));
+        // What never comes is not waited for.
+        let mut d = detour(&[(origin(HERE, 7), 5)], Hlc::ZERO, now);
+        assert!(!d.is_open(now, 0) && d.is_open(now + SEEN_FOR, 0));
+    }
+
+    #[test]
+    fn what_a_connection_wrote_is_compared_with_what_the_peer_has() {
+        let now = Instant::now();
+        let mut d = detour(&[], Hlc::ZERO, now);
+        d.ask(now);
+        told(&mut d, 1, &[(origin(HERE, 7), 5)], now);
+        let wrote = [written(origin(HERE, 7), 5), written(origin(THERE, 8), 3)];
+        assert_eq!(d.lacks(&wrote[..1]), None);
+        assert_eq!(d.lacks(&wrote), Some(&wrote[1]));
+        assert_eq!(d.lacks(&[Written { shard: ShardId(1), ..wrote[1] }]), None, "another shard's");
+        // What it numbered itself, it has, whatever an older token says.
+        d.push(held(0, true), Mark::new(AckLevel::Queued, 0));
+        let note = Message::Written { incarnation: Incarnation(8), seq: 3, hlc: Hlc(9) };
+        let bytes = said(2, note);
+        assert!(matches!(d.hear(&bytes, now), Some(Event::Written { seq: 3, local: false, .. })));
+        assert_eq!(d.lacks(&wrote), None);
+    }
+
+    #[test]
+    fn requests_come_home_after_the_last_token() {
+        let now = Instant::now();
+        let mut d = detour(&[], Hlc::ZERO, now);
+        assert!(d.is_open(now, 0));
+        d.push(held(0, true), Mark::new(AckLevel::Remote, 1));
+        assert_eq!(d.step(now, true), Step::Ask);
+        d.ask(now);
+        let Step::Await { turn, limit: FOLLOW_FOR, .. } = told(&mut d, 2, &[(origin(THERE, 8), 1)], now)
+        else {
+            panic!("it follows")
+        };
+        assert!(d.is_open(now, 0), "requests still go there");
+        d.arrived(turn, true);
+        assert_eq!(d.step(now, true), Step::Stay);
+        assert!(!d.is_open(now, 0), "no more");
+        // Executed, though not acknowledged: that may take as long as it likes.
+        let bytes = said(1, Message::Written { incarnation: Incarnation(8), seq: 2, hlc: Hlc(9) });
+        d.hear(&bytes, now).expect("a note");
+        assert_eq!(d.step(now, true), Step::Ask);
+        d.ask(now);
+        d.arrived(turn, true);
+        assert_eq!(d.step(now, true), Step::Stay, "the answer to an earlier question");
+        let Step::Await { turn, limit: STOP_FOR, .. } = told(&mut d, 3, &[(origin(THERE, 8), 2)], now) else {
+            panic!("it arrives")
+        };
+        d.arrived(turn, true);
+        assert_eq!(d.step(now, true), Step::Home);
+        assert!(d.is_owed());
+        assert!(matches!(d.end_all()[..], [Fate::Unacknowledged(_)]));
+    }
+
+    #[test]
+    fn requests_stay_there_when_the_engine_here_takes_too_long() {
+        let now = Instant::now();
+        let mut d = detour(&[], Hlc::ZERO, now);
+        assert!(d.is_open(now, 0));
+        assert_eq!(d.step(now, true), Step::Ask);
+        d.ask(now);
+        let Step::Await { turn, .. } = told(&mut d, 1, &[], now) else { panic!("it follows") };
+        d.arrived(turn, false);
+        assert_eq!(d.step(now, true), Step::Stay);
+        assert!(d.is_open(now, 0));
+        // Again, and a request is not executed in time.
+        let later = now + AGAIN;
+        assert_eq!(d.step(later, true), Step::Ask);
+        d.push(held(0, false), Mark::new(AckLevel::Local, 0));
+        d.ask(later);
+        let Step::Await { turn, .. } = told(&mut d, 3, &[], later) else { panic!("it follows") };
+        d.arrived(turn, true);
+        d.step(later, true);
+        assert!(!d.is_open(later, 0));
+        d.step(later + STOP_FOR, true);
+        assert!(d.is_open(later + STOP_FOR, 0), "requests are not held for longer");
+        // The master here goes away again.
+        d.step(later + STOP_FOR + AGAIN, true);
+        d.step(later + STOP_FOR + AGAIN, false);
+        assert!(d.is_open(later, 0));
+    }
+
+    #[test]
+    fn a_peer_that_is_silent_or_has_no_master_is_left() {
+        let now = Instant::now();
+        let mut d = detour(&[], Hlc::ZERO, now);
+        let mut at = now;
+        for number in 1..8 {
+            at += REFRESH;
+            assert_eq!(d.step(at, false), Step::Ask);
+            d.ask(at);
+            told(&mut d, number, &[], at);
+        }
+        d.push(held(0, false), Mark::new(AckLevel::Local, 0));
+        assert!(matches!(
+            d.step(at + SILENCE + REFRESH, false),
+            Step::Leave("the other region does not answer")
+        ));
+        let refusal = said(9, Message::Reply(b"-ERR no master\r\n"));
+        d.ask(at);
+        d.hear(&refusal, at + SILENCE + REFRESH).expect("a reply");
+        let left = d.step(at + SILENCE + REFRESH, false);
+        assert_eq!(left, Step::Leave("the shard has no master there either"));
+        assert!(d.hear(b"+OK\r\n", at).is_none() && d.hear(&refusal, at).is_none(), "answered already");
+    }
+
+    #[test]
+    fn a_broken_connection_leaves_each_request_its_fate() {
+        let now = Instant::now();
+        let mut d = detour(&[], Hlc::ZERO, now);
+        for (seq, write) in [(0, true), (1, false), (2, true), (3, true), (4, true)] {
+            d.push(held(seq, write), Mark::new(AckLevel::Queued, 0));
+        }
+        let one = d.unsent().len() / 5;
+        d.mark_sent(4 * one);
+        let note = said(3, Message::Written { incarnation: Incarnation(8), seq: 3, hlc: Hlc(9) });
+        d.hear(&note, now).expect("a note");
+        let bytes = said(1, Message::Reply(b"+OK\r\n"));
+        assert!(matches!(d.hear(&bytes, now), Some(Event::Reply { bytes: b"+OK\r\n", .. })));
+        let fates: Vec<(char, u32)> = d
+            .end_all()
+            .into_iter()
+            .map(|fate| match fate {
+                Fate::Again(held) => ('a', held.ticket.seq),
+                Fate::Unknown(ticket) => ('u', ticket.seq),
+                Fate::Unacknowledged(ticket) => ('w', ticket.seq),
+            })
+            .collect();
+        assert_eq!(fates, [('a', 1), ('w', 2), ('u', 3), ('a', 4)]);
+    }
 }

@@ -39,11 +39,18 @@ pub(super) async fn run(cell: &Cell, up: usize) {
         let (name, endpoint) = (peer.name.clone(), peer.endpoint.clone());
         match open(cell, up, peer).await {
             Ok((stream, detour)) => {
-                info!(shard = shard.0, peer = name, endpoint, "no master here: requests go to the other region");
+                info!(
+                    shard = shard.0,
+                    peer = name,
+                    endpoint,
+                    "no master here: requests go to the other region"
+                );
                 serve(cell, up, stream, detour).await;
                 break;
             }
-            Err(error) => debug!(shard = shard.0, peer = name, endpoint, %error, "the other region cannot be used"),
+            Err(error) => {
+                debug!(shard = shard.0, peer = name, endpoint, %error, "the other region cannot be used")
+            }
         }
     }
     cell.borrow_mut().upstreams[up].detour_after = Some(Instant::now() + PAUSE);
@@ -96,7 +103,10 @@ async fn serve(cell: &Cell, up: usize, mut stream: TcpStream, detour: Detour) {
     state.upstreams[up ^ 1].wake();
     match end {
         End::Home => {
-            info!(shard, peer, "the engine here has all that was written in the other region: requests come back");
+            info!(
+                shard,
+                peer, "the engine here has all that was written in the other region: requests come back"
+            );
             if detour.is_owed() {
                 tokio::task::spawn_local(await_late(cell.clone(), up, stream, replies, detour));
             }
@@ -115,7 +125,13 @@ enum End {
 }
 
 /// Goes on until the socket or the time has to be waited for.
-fn drive(state: &mut State, up: usize, stream: &mut TcpStream, replies: &mut Replies, cx: &mut Context<'_>) -> Poll<End> {
+fn drive(
+    state: &mut State,
+    up: usize,
+    stream: &mut TcpStream,
+    replies: &mut Replies,
+    cx: &mut Context<'_>,
+) -> Poll<End> {
     let upstream = &mut state.upstreams[up];
     upstream.woken = false;
     if upstream.waker.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
@@ -138,14 +154,18 @@ fn drive(state: &mut State, up: usize, stream: &mut TcpStream, replies: &mut Rep
         match Pin::new(&mut *stream).poll_read(cx, &mut read) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Err(_)) => return Poll::Ready(End::Lost("reading failed")),
-            Poll::Ready(Ok(())) if read.filled().is_empty() => return Poll::Ready(End::Lost("the other region closed it")),
+            Poll::Ready(Ok(())) if read.filled().is_empty() => {
+                return Poll::Ready(End::Lost("the other region closed it"));
+            }
             Poll::Ready(Ok(())) => {
                 let len = read.filled().len();
                 replies.take(len);
             }
         }
         while let Some(bytes) = replies.next() {
-            let Ok(bytes) = bytes else { return Poll::Ready(End::Lost("the other region sent what is no reply")) };
+            let Ok(bytes) = bytes else {
+                return Poll::Ready(End::Lost("the other region sent what is no reply"));
+            };
             let Some(detour) = &mut state.upstreams[up].detour else { break };
             match detour.hear(bytes, now) {
                 Some(Event::Token(next)) => step = next,
@@ -160,7 +180,12 @@ fn drive(state: &mut State, up: usize, stream: &mut TcpStream, replies: &mut Rep
     Poll::Pending
 }
 
-fn write(state: &mut State, up: usize, stream: &mut TcpStream, cx: &mut Context<'_>) -> Result<(), &'static str> {
+fn write(
+    state: &mut State,
+    up: usize,
+    stream: &mut TcpStream,
+    cx: &mut Context<'_>,
+) -> Result<(), &'static str> {
     let Some(detour) = &mut state.upstreams[up].detour else { return Ok(()) };
     while !detour.unsent().is_empty() {
         match Pin::new(&mut *stream).poll_write(cx, detour.unsent()) {
@@ -201,7 +226,13 @@ fn carry_out(state: &mut State, up: usize, step: Step, now: Instant) -> Option<E
 }
 
 /// The requests go home again; replies that wait for their level in the other region come from there.
-async fn await_late(cell: Cell, up: usize, mut stream: TcpStream, mut replies: Replies, mut detour: Box<Detour>) {
+async fn await_late(
+    cell: Cell,
+    up: usize,
+    mut stream: TcpStream,
+    mut replies: Replies,
+    mut detour: Box<Detour>,
+) {
     let reading = poll_fn(|cx| {
         let state = &mut *cell.borrow_mut();
         let polled = read_late(state, up, &mut detour, &mut stream, &mut replies, cx);

@@ -52,7 +52,14 @@ impl State {
 
     /// Takes one request that a proxy of another region sent here, for `shard` alone. It goes to that shard's engine, and never
     /// to another region: then it would go in circles where no region has a master.
-    pub fn forwarded(&mut self, key: u32, shard: ShardId, mark: Mark, request: Request<'_>, now: u32) -> Flow {
+    pub fn forwarded(
+        &mut self,
+        key: u32,
+        shard: ShardId,
+        mark: Mark,
+        request: Request<'_>,
+        now: u32,
+    ) -> Flow {
         let command = match self.find(&request) {
             Ok(command) => command,
             Err(error) => return self.refuse(key, &error),
@@ -269,7 +276,15 @@ impl State {
 }
 
 fn ticket(client: u32, seq: u32, part: u16, command: &Command) -> Ticket {
-    Ticket { client, seq, part, command: command.index, write: command.is_write(), attempts: 0, mark: Mark::NONE }
+    Ticket {
+        client,
+        seq,
+        part,
+        command: command.index,
+        write: command.is_write(),
+        attempts: 0,
+        mark: Mark::NONE,
+    }
 }
 
 /// In the words of Redis, which some clients look at.

@@ -13,12 +13,7 @@ use crate::resp::reply::Scanner;
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 
 /// Connects, shows `login` (the words behind `AUTH`; none: nothing), and chooses the version of RESP.
-pub async fn connect(
-    address: &str,
-    login: &[&str],
-    resp3: bool,
-    limit: Duration,
-) -> io::Result<TcpStream> {
+pub async fn connect(address: &str, login: &[&str], resp3: bool, limit: Duration) -> io::Result<TcpStream> {
     let connecting = async {
         let mut stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;

@@ -163,7 +163,13 @@ mod tests {
             assert_eq!(reply::length(&bytes), Some(bytes.len()));
             assert_eq!(parse(&bytes), Some((4_000_000_000, one)));
         }
-        for bad in [&b"+OK\r\n"[..], b"*2\r\n:1\r\n:1\r\n", b"*3\r\n:1\r\n+other\r\n:1\r\n", b"*3\r\n:-1\r\n+local\r\n:1\r\n", b"*-1\r\n"] {
+        for bad in [
+            &b"+OK\r\n"[..],
+            b"*2\r\n:1\r\n:1\r\n",
+            b"*3\r\n:1\r\n+other\r\n:1\r\n",
+            b"*3\r\n:-1\r\n+local\r\n:1\r\n",
+            b"*-1\r\n",
+        ] {
             assert_eq!(parse(bad), None);
         }
     }

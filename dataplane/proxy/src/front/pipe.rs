@@ -89,7 +89,8 @@ impl Held {
     /// The client's words, without what an engine would be told beside them: how many, and their bytes.
     pub fn words(&self) -> (usize, &[u8]) {
         let (count, start) = reply::head(&self.frame).unwrap_or_default();
-        let (more, at) = if self.ticket.write { (2, start + EXEC.len() + HEADER_BYTES + 2) } else { (0, start) };
+        let (more, at) =
+            if self.ticket.write { (2, start + EXEC.len() + HEADER_BYTES + 2) } else { (0, start) };
         ((count as usize).saturating_sub(more), self.frame.get(at..).unwrap_or_default())
     }
 }

@@ -47,10 +47,7 @@ fn regions(change: impl Fn(&mut ProxyConfig)) -> Regions {
 
 fn up_to(region: u16, incarnation: u64, seq: u64) -> Cover {
     let mut cover = Cover::default();
-    cover.set(
-        Origin { region: RegionId(region), incarnation: Incarnation(incarnation) },
-        SeqSet::up_to(seq),
-    );
+    cover.set(Origin { region: RegionId(region), incarnation: Incarnation(incarnation) }, SeqSet::up_to(seq));
     cover
 }
 
@@ -241,7 +238,9 @@ fn requests_come_back_when_everything_is_here() {
     let mut client = regions.here.client();
     assert_eq!(client.ask(&["SET", LOW, "1"]), "+OK\r\n");
     regions.low.promote(2);
-    eventually("the master is seen", || client.ask(&["INFO", "multiactive"]).contains("shard0:state=serving"));
+    eventually("the master is seen", || {
+        client.ask(&["INFO", "multiactive"]).contains("shard0:state=serving")
+    });
     assert_eq!(client.ask(&["SET", LOW, "2"]), "+OK\r\n");
     assert!(evacuated(&mut client), "this region does not have what was written there");
     assert_eq!(regions.low.executed(), Vec::<String>::new());

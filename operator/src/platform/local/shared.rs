@@ -56,7 +56,8 @@ impl Shared {
             let reports = self.reports(region);
             for shard in 0..self.store.shards {
                 if let Some(peer) = evacuated_to(shard, &reports) {
-                    let words = format!("{peer} serves its requests until a member here has everything again");
+                    let words =
+                        format!("{peer} serves its requests until a member here has everything again");
                     let about = format!("{}/shard-{shard}", region.name);
                     conditions.push(Condition::note(&about, "Evacuated", words));
                 }

@@ -89,10 +89,13 @@ impl Ask<'_, '_> {
         self.later(async move {
             let asked = futures_util::future::join_all(elsewhere).await;
             // A region that is left just now does not answer: who asks again asks the right one.
-            let needs: Result<Vec<_>, _> = asked.into_iter().map(|need| need.map_err(|_| GONE.to_owned())?).collect();
+            let needs: Result<Vec<_>, _> =
+                asked.into_iter().map(|need| need.map_err(|_| GONE.to_owned())?).collect();
             let answer = match needs {
                 Ok(needs) => replication.token(written, needs).await,
-                Err(error) => Err(Refusal(format!("ERR the region that serves the shard now has no token: {error}"))),
+                Err(error) => {
+                    Err(Refusal(format!("ERR the region that serves the shard now has no token: {error}")))
+                }
             };
             token_reply(answer)
         })
