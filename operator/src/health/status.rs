@@ -101,8 +101,8 @@ pub(crate) fn build_shard(
 
 /// The region that some proxy sends a shard's requests to.
 pub(crate) fn evacuated_to(shard: u16, reports: &[ProxyReport]) -> Option<String> {
-    let of_shard = reports.iter().flat_map(|report| &report.shards).filter(|told| told.shard == shard);
-    of_shard.filter_map(|told| told.evacuated_to.clone()).next()
+    let mut of_shard = reports.iter().flat_map(|report| &report.shards).filter(|told| told.shard == shard);
+    of_shard.find_map(|told| told.evacuated_to.clone())
 }
 
 /// What the proxies of a region say together about one peer's stream of one shard. The one that reads counts. When

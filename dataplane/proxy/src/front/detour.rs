@@ -333,7 +333,7 @@ impl Detour {
                 return Step::Ask;
             }
             Stage::Stopping { since } if now >= since + STOP_FOR => {
-                self.enter(Stage::Out { until: now + AGAIN })
+                self.enter(Stage::Out { until: now + AGAIN });
             }
             Stage::Out { .. } | Stage::Following | Stage::Stopping { .. } | Stage::Arriving => {}
         }

@@ -49,7 +49,7 @@ pub(super) async fn run(cell: &Cell, up: usize) {
                 break;
             }
             Err(error) => {
-                debug!(shard = shard.0, peer = name, endpoint, %error, "the other region cannot be used")
+                debug!(shard = shard.0, peer = name, endpoint, %error, "the other region cannot be used");
             }
         }
     }
@@ -169,7 +169,7 @@ fn drive(
             let Some(detour) = &mut state.upstreams[up].detour else { break };
             match detour.hear(bytes, now) {
                 Some(Event::Token(next)) => step = next,
-                Some(event) => state.deliver(up, event),
+                Some(event) => state.deliver(up, &event),
                 None => return Poll::Ready(End::Lost("the other region sent what nobody asked for")),
             }
         }
@@ -267,7 +267,7 @@ fn read_late(
         while let Some(bytes) = replies.next() {
             match bytes.ok().and_then(|bytes| detour.hear(bytes, Instant::now())) {
                 Some(Event::Token(_)) => {}
-                Some(event) => state.deliver(up, event),
+                Some(event) => state.deliver(up, &event),
                 None => return Poll::Ready(()),
             }
         }
@@ -318,9 +318,9 @@ impl State {
     }
 
     /// Hands on what the other region said about a request.
-    fn deliver(&mut self, up: usize, event: Event<'_>) {
+    fn deliver(&mut self, up: usize, event: &Event<'_>) {
         let now = self.now();
-        match event {
+        match *event {
             Event::Written { ticket, origin, seq, hlc, local } => {
                 let shard = self.upstreams[up].shard;
                 // So that what is written here afterwards gets a higher stamp.

@@ -35,13 +35,13 @@ fn with_peer(mut config: ProxyConfig, endpoint: &str) -> ProxyConfig {
 fn regions(change: impl Fn(&mut ProxyConfig)) -> Regions {
     let (low, high) = (FakeEngine::start(0), FakeEngine::serving(1, 1));
     let (low_there, high_there) = (FakeEngine::serving(0, 1), FakeEngine::serving(1, 1));
-    let mut config_there = config_of([&low_there, &high_there]);
-    change(&mut config_there);
-    let there = front_with(config_there);
+    let mut of_peer = config_of([&low_there, &high_there]);
+    change(&mut of_peer);
+    let there = front_with(of_peer);
     there.replication.has(Some(Cover::default()));
-    let mut config_here = with_peer(config_of([&low, &high]), &there.address);
-    change(&mut config_here);
-    let here = front_with(config_here);
+    let mut own = with_peer(config_of([&low, &high]), &there.address);
+    change(&mut own);
+    let here = front_with(own);
     Regions { here, there, low, high, low_there, high_there }
 }
 
