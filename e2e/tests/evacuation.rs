@@ -1,7 +1,8 @@
 //! All copies of a shard of one region are killed and stay away: its proxies send the shard's requests to the other region, by
 //! themselves, until a copy is back and has everything.
 //!
-//! The supervisor has no part in it; but it cannot be killed here, for it carries the network between the regions.
+//! The supervisor has no part in it; but it cannot be killed here, for it carries the network between the regions. Without one:
+//! `dataplane/proxy/tests/replication/evacuation.rs`.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
