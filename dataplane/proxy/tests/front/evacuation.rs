@@ -45,6 +45,16 @@ fn regions(change: impl Fn(&mut ProxyConfig)) -> Regions {
     Regions { here, there, low, high, low_there, high_there }
 }
 
+/// The low shard gets its master, and all its requests.
+fn home(regions: &Regions) {
+    regions.low.promote(1);
+    let mut probe = regions.here.client();
+    eventually("the master serves", || {
+        probe.ask(&["SET", LOW, "1"]);
+        !regions.low.executed().is_empty() && !evacuated(&mut probe)
+    });
+}
+
 fn up_to(region: u16, incarnation: u64, seq: u64) -> Cover {
     let mut cover = Cover::default();
     cover.set(Origin { region: RegionId(region), incarnation: Incarnation(incarnation) }, SeqSet::up_to(seq));
@@ -156,28 +166,29 @@ fn without_a_master_anywhere_nothing_is_forwarded() {
 #[test]
 fn what_a_connection_wrote_is_there_before_its_next_request() {
     let regions = regions(|_| {});
-    regions.low.promote(1);
+    home(&regions);
     let (mut writer, mut other) = (regions.here.client(), regions.here.client());
-    eventually("the master serves", || writer.ask(&["SET", LOW, "1"]) == "+OK\r\n");
+    assert_eq!(writer.ask(&["SET", LOW, "1"]), "+OK\r\n");
     regions.low.fence();
     // Another connection, which wrote nothing, is served at once; the writer waits.
-    assert_eq!(other.ask(&["GET", LOW]), "$-1\r\n");
+    let read = other.ask(&["GET", LOW]);
+    let (there, forwarded) = (regions.low_there.executed(), regions.there.count(Count::ForwardedHere));
     writer.send(&[frame(&["GET", LOW]), frame(&["SET", LOW, "2"])].concat());
     assert!(writer.is_silent());
-    assert_eq!(regions.low_there.executed(), Vec::<String>::new());
+    assert_eq!(regions.low_there.executed(), there);
     regions.there.replication.has(Some(up_to(2, 0x1001, 1_000_000)));
     assert!(writer.is_silent(), "the numbers are of another region");
     regions.there.replication.has(Some(up_to(1, 0x1001, 1_000_000)));
-    assert_eq!([writer.reply(), writer.reply()], ["$-1\r\n", "+OK\r\n"]);
-    eventually("it is counted", || regions.there.count(Count::ForwardedHere) == 3);
+    assert_eq!([writer.reply(), writer.reply()], [read, "+OK\r\n".to_owned()]);
+    eventually("it is counted", || regions.there.count(Count::ForwardedHere) >= forwarded + 2);
 }
 
 #[test]
 fn what_never_gets_there_is_named() {
     let regions = regions(|_| {});
-    regions.low.promote(1);
+    home(&regions);
     let mut writer = regions.here.client();
-    eventually("the master serves", || writer.ask(&["SET", LOW, "1"]) == "+OK\r\n");
+    assert_eq!(writer.ask(&["SET", LOW, "1"]), "+OK\r\n");
     let written = regions.low.executed().len();
     regions.low.fence();
     writer.stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
@@ -258,6 +269,25 @@ fn requests_come_back_when_everything_is_here() {
 }
 
 #[test]
+fn a_client_that_changes_the_version_of_resp_is_not_back_before_the_others() {
+    let regions = regions(|_| {});
+    regions.here.replication.is_behind(true);
+    let mut client = regions.here.client();
+    assert_eq!(client.ask(&["SET", LOW, "1"]), "+OK\r\n");
+    regions.low.promote(2);
+    eventually("the master is seen", || {
+        client.ask(&["INFO", "multiactive"]).contains("shard0:state=serving")
+    });
+    regions.there.replication.has(Some(up_to(2, 0x1001, 1)));
+    // The connection for RESP3 is opened now; what was written through the other one is not here yet.
+    assert!(client.ask(&["HELLO", "3"]).starts_with("%7"));
+    assert_eq!(client.ask(&["GET", LOW]), "$1\r\n1\r\n");
+    assert_eq!(client.ask(&["SET", LOW, "2"]), "+OK\r\n");
+    assert_eq!(regions.low.executed(), Vec::<String>::new());
+    assert_eq!(regions.low_there.executed(), ["SET b 1", "SET b 2"]);
+}
+
+#[test]
 fn order_survives_the_way_back() {
     let regions = regions(|_| {});
     let mut client = regions.here.client();
@@ -299,8 +329,10 @@ fn a_peer_that_breaks_off_leaves_no_doubt_about_reads() {
     assert!(reply.starts_with("-MASUNKNOWN the connection to the other region"), "{reply}");
     low_there.promote(3);
     there.replication.has(Some(up_to(2, 0x1001, 10)));
-    // Its proxy had kept the write for the next master.
-    assert_eq!(client.reply(), "$1\r\n3\r\n");
+    // The read is sent again, if another connection is made in time.
+    let reply = client.reply();
+    assert!(reply.starts_with("$1") || reply.starts_with("-MASNOMASTER"), "{reply}");
+    eventually("reads go there again", || client.ask(&["GET", LOW]).starts_with("$1"));
     drop(here);
 }
 
