@@ -4,7 +4,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::CustomResourceExt as _;
 use serde_json::{Value, json};
 
-use crate::{MultiActiveStore, StoreRegion, defaults, rules};
+use crate::{MultiActiveStore, StoreOperation, StoreRegion, defaults, rules};
 
 /// Every kind's definition, as it is applied to a cluster.
 pub fn definitions() -> Vec<CustomResourceDefinition> {
@@ -39,7 +39,29 @@ pub fn definitions() -> Vec<CustomResourceDefinition> {
         at(schema, "spec")["x-kubernetes-validations"] =
             json!([{"rule": "self == oldSelf", "message": "is written by the operator alone, once"}]);
     });
-    vec![store, region]
+    let operation = change_schema(&StoreOperation::crd(), |schema| {
+        schema["properties"].as_object_mut().into_iter().flat_map(serde_json::Map::values_mut).for_each(tidy);
+        list_map(schema, "status.steps", "name");
+        let spec = at(schema, "spec");
+        spec["properties"]["action"]["default"] = json!("Run");
+        spec["properties"]["attempt"]["default"] = json!(1);
+        spec["properties"]["attempt"]["minimum"] = json!(1);
+        // Nothing else is to be added to what people may change without a rule here.
+        let fixed = ["storeRef", "type", "region", "source"].map(|field| {
+            json!({
+                "rule": format!("has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})"),
+                "message": "cannot change: make another operation",
+                "fieldPath": format!(".{field}"),
+            })
+        });
+        let raised = json!({
+            "rule": "self.attempt >= oldSelf.attempt",
+            "message": "can only be raised: each attempt has its own number",
+            "fieldPath": ".attempt",
+        });
+        spec["x-kubernetes-validations"] = json!(fixed.into_iter().chain([raised]).collect::<Vec<_>>());
+    });
+    vec![store, region, operation]
 }
 
 /// The definitions as YAML, one file's text.

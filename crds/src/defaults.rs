@@ -16,6 +16,8 @@ pub(crate) const RETENTION: Span = Span::secs(24 * 3600);
 pub(crate) const RETENTION_BYTES: Quantity = Quantity::gib(1);
 pub(crate) const MAX_LAG: Span = Span::secs(1);
 pub(crate) const MAX_SKEW: Span = Span::secs(1);
+pub(crate) const VERIFY_INTERVAL: Span = Span::secs(3600);
+pub(crate) const SAMPLE_PERCENT: u32 = 1;
 
 /// Those that the API server fills in, by path. An object that holds defaults is one itself, so that they show in full.
 /// (`remoteAcks` has its default in validation alone: beside another level than `Remote` it is a mistake.)
@@ -44,6 +46,10 @@ pub(crate) fn by_path() -> Vec<(&'static str, Value)> {
         ("spec.replication.maxLag", json!(MAX_LAG)),
         ("spec.clock", json!({})),
         ("spec.clock.maxSkew", json!(MAX_SKEW)),
+        ("spec.verification", json!({})),
+        ("spec.verification.interval", json!(VERIFY_INTERVAL)),
+        ("spec.verification.samplePercent", json!(SAMPLE_PERCENT)),
+        ("spec.verification.repair", json!(crate::VerificationRepair::default())),
         ("spec.deletionPolicy", json!(crate::DeletionPolicy::default())),
         ("spec.paused", json!(false)),
         ("spec.regions[].service", json!({})),

@@ -7,6 +7,7 @@ mod crd;
 mod defaults;
 mod document;
 mod duration;
+mod operation;
 mod problem;
 mod quantity;
 mod reference;
@@ -20,6 +21,7 @@ mod validated;
 
 pub use crd::{definitions, definitions_yaml};
 pub use duration::{BadDuration, Span};
+pub use operation::*;
 pub use problem::{Invalid, Problem};
 pub use quantity::{BadQuantity, Quantity};
 pub use reference::reference;

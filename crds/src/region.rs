@@ -51,6 +51,12 @@ pub enum RegionPhase {
     /// Its parts are being made, or it waits to join.
     #[default]
     Provisioning,
+    /// It joins, and copies another region.
+    Syncing,
+    /// It joins, and reads what was published meanwhile.
+    Replaying,
+    /// It joins, and is compared with the others.
+    Verifying,
     /// Serves, within the allowed lag of all others.
     Active,
     /// Serves, but is behind.

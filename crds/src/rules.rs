@@ -183,6 +183,12 @@ pub(crate) fn all() -> Vec<Rule> {
             "duration(self) >= duration('1ms') && duration(self) <= duration('60s')",
             "is out of range: write 1ms to 60s (1s suits NTP)",
         ),
+        rule(
+            "spec.verification.interval",
+            "duration(self) == duration('0s') || (duration(self) >= duration('10s') && duration(self) <= duration('720h'))",
+            "is out of range: write 10s to 720h, or 0s for no schedule",
+        ),
+        rule("spec.verification.samplePercent", "self >= 0 && self <= 100", "is out of range: write 0 to 100"),
         rule("spec.auth.secretRef.name", "size(self) > 0", "is empty: name the Secret, or leave out spec.auth"),
         immutable("spec.redis.storage", "className", "cannot change: the volumes are of that class; write what was there before"),
         immutable("spec.broker.storage", "className", "cannot change: the volumes are of that class; write what was there before"),

@@ -1,7 +1,7 @@
 //! What the operator reports of a store: small, and reconstructible at any time. Details of a region are in its
 //! [`crate::StoreRegion`].
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +12,7 @@ pub struct MultiActiveStoreStatus {
     /// The generation of the spec that this status is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Available`, `Progressing`, `Degraded`, `Paused`, `RestartPending`, `UpdateAvailable`: each with a reason and a sentence.
+    /// `Available`, `Progressing`, `Degraded`, `Paused`, `RestartPending`, `UpdateAvailable`, `Verified`: each with a reason and a sentence.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
     /// Active regions of all, `1/2`.
@@ -24,6 +24,9 @@ pub struct MultiActiveStoreStatus {
     /// What is not well, in a few words; absent when all is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
+    /// The last run of verification.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verification: Option<VerificationStatus>,
     /// The regions, in the order of the spec.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub regions: Vec<RegionSummary>,
@@ -50,4 +53,55 @@ pub struct RegionSummary {
 pub struct Binding {
     /// Its name.
     pub name: String,
+}
+
+/// A run of verification: whether all regions hold the same.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct VerificationStatus {
+    /// The last request (annotation `multiactive.dev/verify`) that a run has answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
+    /// When it ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<Time>,
+    /// How long it took, milliseconds.
+    pub duration_millis: u64,
+    /// Whether differences were to be repaired.
+    pub repair: bool,
+    /// Keys that the regions have.
+    pub keys_compared: u64,
+    /// Keys of the random sample.
+    pub keys_sampled: u64,
+    /// Keys that differed.
+    pub different_keys: u64,
+    /// Of these, keys that are equal now.
+    pub repaired_keys: u64,
+    /// What could not be decided: it was written to all the time.
+    pub undecided: u64,
+    /// The first ten of the keys that differed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<DifferentKey>,
+    /// In a sentence.
+    pub result: String,
+    /// Why it ended early.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failed: Option<String>,
+}
+
+/// A key that regions held differently.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct DifferentKey {
+    /// Its name.
+    pub key: String,
+    /// Its shard.
+    pub shard: u16,
+    /// What differed, in words.
+    pub what: String,
+    /// `Found`, `Repaired` or `NotRepaired`.
+    pub outcome: String,
+    /// Why it is not repaired.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
 }

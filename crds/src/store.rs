@@ -97,6 +97,8 @@ pub struct MultiActiveStoreSpec {
     pub clock: Option<ClockSpec>,
     /// The client's credentials.
     pub auth: Option<AuthSpec>,
+    /// Comparing what the regions hold, on a schedule.
+    pub verification: Option<VerificationSpec>,
     /// What happens to volumes when the store is deleted. Default `Retain`.
     pub deletion_policy: Option<DeletionPolicy>,
     /// Changes of the manifest are not acted upon; failover goes on. Default false.
@@ -324,6 +326,29 @@ pub struct AuthSpec {
 pub struct SecretRef {
     /// Its name.
     pub name: String,
+}
+
+/// Comparing what the regions hold, on a schedule.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct VerificationSpec {
+    /// Time between two runs, jittered by a tenth; `0s`: only when somebody asks. Default 1h.
+    pub interval: Option<Span>,
+    /// Percentage of each region's keys, chosen at random, whose values are compared besides: digests tell of versions alone. 0 to 100.
+    /// Default 1.
+    pub sample_percent: Option<u32>,
+    /// What is done about differences. Default `Automatic`.
+    pub repair: Option<VerificationRepair>,
+}
+
+/// What is done about differences between regions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum VerificationRepair {
+    /// The winner is shipped again, through the ordinary merge.
+    #[default]
+    Automatic,
+    /// They are told.
+    ReportOnly,
 }
 
 /// What happens to volumes when the store is deleted.

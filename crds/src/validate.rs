@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use crate::defaults;
-use crate::validated::{Broker, Proxy, Redis, Region, Replication};
+use crate::validated::{Broker, Proxy, Redis, Region, Replication, Verification};
 use crate::{
     Ack, AppendOnly, BrokerSpec, Invalid, Manifest, Problem, ProxySpec, Quantity, RedisSpec, RegionSpec,
-    ReplicationSpec, Resources, Span, Storage, Validated,
+    ReplicationSpec, Resources, Span, Storage, Validated, VerificationSpec,
 };
 
 /// Longest name of a store or a region: children are called `<store>--<region>--shard-63-redis` and must stay
@@ -62,6 +62,7 @@ pub(crate) fn validate(manifest: &Manifest) -> Result<Validated, Invalid> {
             format!("{max_skew} is out of range: write 1ms to 60s (1s suits NTP)"),
         );
     }
+    let verification = verification(spec.verification.as_ref(), &mut faults);
     let auth_secret = spec.auth.as_ref().map(|auth| auth.secret_ref.name.clone());
     if auth_secret.as_deref() == Some("") {
         faults.add("spec.auth.secretRef.name", "is empty: name the Secret, or leave out spec.auth");
@@ -80,6 +81,7 @@ pub(crate) fn validate(manifest: &Manifest) -> Result<Validated, Invalid> {
         proxy,
         replication,
         max_skew,
+        verification,
         auth_secret,
         deletion_policy: spec.deletion_policy.unwrap_or_default(),
         paused: spec.paused.unwrap_or(false),
@@ -297,6 +299,22 @@ fn replication(spec: Option<&ReplicationSpec>, regions: usize, faults: &mut Faul
         retention_bytes: bytes,
         max_lag,
     }
+}
+
+fn verification(spec: Option<&VerificationSpec>, faults: &mut Faults) -> Verification {
+    let empty = VerificationSpec::default();
+    let spec = spec.unwrap_or(&empty);
+    let interval = spec.interval.unwrap_or(defaults::VERIFY_INTERVAL);
+    let off = interval == Span::secs(0);
+    if !off && (interval < Span::secs(10) || interval > Span::secs(720 * 3600)) {
+        faults.add(
+            "spec.verification.interval",
+            format!("{interval} is out of range: write 10s to 720h, or 0s for no schedule"),
+        );
+    }
+    let path = "spec.verification.samplePercent";
+    let sample = faults.range(path, spec.sample_percent, defaults::SAMPLE_PERCENT, 0..=100);
+    Verification { interval, sample_percent: sample.min(100) as u8, repair: spec.repair.unwrap_or_default() }
 }
 
 fn check_streams_fit(shards: u32, broker: &Broker, replication: &Replication, faults: &mut Faults) {

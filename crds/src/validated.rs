@@ -2,6 +2,7 @@
 
 use crate::{
     Ack, AppendOnly, DeletionPolicy, Image, OnBrokerLoss, Placement, Quantity, Resources, ServiceSpec, Span,
+    VerificationRepair,
 };
 
 /// A store that may be built.
@@ -28,6 +29,8 @@ pub struct Validated {
     pub replication: Replication,
     /// Largest difference of clocks that is not alarmed.
     pub max_skew: Span,
+    /// Comparing what the regions hold.
+    pub verification: Verification,
     /// Name of the Secret with the client's credentials.
     pub auth_secret: Option<String>,
     /// What happens to volumes when the store is deleted.
@@ -115,4 +118,15 @@ pub struct Replication {
     pub retention_bytes: Quantity,
     /// Above this lag a region counts as catching up.
     pub max_lag: Span,
+}
+
+/// Comparing what the regions hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verification {
+    /// Time between two runs; zero: none is due by itself.
+    pub interval: Span,
+    /// Percentage of keys whose values are compared.
+    pub sample_percent: u8,
+    /// What is done about differences.
+    pub repair: VerificationRepair,
 }

@@ -13,11 +13,11 @@ pub mod load;
 mod parts;
 pub mod process;
 mod status;
-mod store;
+pub mod store;
 pub mod wait;
 
 pub use parts::Parts;
-pub use status::{Broker, Link, Process, Region, Shard, Status};
+pub use status::{Blocked, Broker, Link, Operation, OperationStatus, Process, Region, Shard, Status, Step};
 pub use store::{Keep, Store, manifest};
 pub use wait::{wait_for, wait_until};
 

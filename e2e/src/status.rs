@@ -11,6 +11,57 @@ pub struct Status {
     pub regions: Vec<Region>,
     /// The child processes.
     pub processes: Vec<Process>,
+    /// Runs of procedures, the oldest first.
+    #[serde(default)]
+    pub operations: Vec<Operation>,
+}
+
+/// One run of a procedure.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Operation {
+    /// Its name.
+    pub name: String,
+    /// How far it is.
+    pub status: OperationStatus,
+}
+
+/// How far an operation is.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct OperationStatus {
+    /// `Running`, `Succeeded` ...
+    pub phase: String,
+    /// The step that it is at.
+    pub step: Option<String>,
+    /// In words.
+    pub message: Option<String>,
+    /// What it waits for.
+    pub blocked: Option<Blocked>,
+    /// The steps.
+    pub steps: Vec<Step>,
+}
+
+/// What an operation waits for.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Blocked {
+    /// PascalCase.
+    pub reason: String,
+    /// A sentence.
+    pub message: String,
+}
+
+/// One step of an operation.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Step {
+    /// Its name.
+    pub name: String,
+    /// When it began.
+    pub started_at: Option<String>,
+    /// When it was done.
+    pub finished_at: Option<String>,
+    /// How often it was begun anew.
+    pub repeats: u32,
 }
 
 /// A region.

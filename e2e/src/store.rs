@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use redis::{Client, Connection};
 use tempfile::TempDir;
 
-use crate::{Parts, Process, Region, Status, process, wait_for, wait_until};
+use crate::{OperationStatus, Parts, Process, Region, Status, process, wait_for, wait_until};
 
 /// A whole start with two brokers takes some 15 s on two idle cores; tests share them.
 const START_LIMIT: Duration = Duration::from_mins(3);
@@ -92,6 +92,11 @@ impl Store {
         folder.join("s")
     }
 
+    /// Variables for `masctl` from now on.
+    pub fn set_environment(&mut self, environment: Vec<(String, OsString)>) {
+        self.environment = environment;
+    }
+
     /// From now on, what is left of the files is this.
     pub fn set_keep(&mut self, keep: Keep) {
         self.keep = keep;
@@ -103,6 +108,37 @@ impl Store {
         self.masctl_within(START_LIMIT, &["up", "-f", &manifest, "--detach"])?;
         self.regions = self.wait_active()?.regions;
         Ok(())
+    }
+
+    /// Changes it to another manifest; it is this one's from then on.
+    pub fn apply(&mut self, manifest: &str) -> Result<()> {
+        fs::write(&self.manifest, manifest).context("writing the manifest failed")?;
+        let path = self.manifest.to_string_lossy().into_owned();
+        self.masctl(&["apply", "-f", &path])?;
+        self.regions = self.status()?.regions;
+        Ok(())
+    }
+
+    /// The operation of that name, now.
+    pub fn operation(&self, name: &str) -> Result<OperationStatus> {
+        let found = self.status()?.operations.into_iter().find(|operation| operation.name == name);
+        Ok(found.with_context(|| format!("there is no operation {name}"))?.status)
+    }
+
+    /// The step that the last operation is at, by the record of a store that may be down.
+    pub fn recorded_step(&self) -> Result<String> {
+        let record: serde_json::Value = serde_json::from_slice(&fs::read(self.state.join("state.json"))?)?;
+        let last = record["operations"].as_array().and_then(|all| all.last());
+        let step = last.and_then(|last| last["status"]["step"].as_str());
+        Ok(step.context("the record lists no operation")?.to_owned())
+    }
+
+    /// Waits until an operation has succeeded.
+    pub fn wait_operation(&self, name: &str, limit: Duration) -> Result<OperationStatus> {
+        wait_until(&format!("{name} to succeed"), limit, || {
+            let operation = self.operation(name).map_err(|error| format!("{error:#}"))?;
+            if operation.phase == "Succeeded" { Ok(operation) } else { Err(format!("{operation:?}")) }
+        })
     }
 
     /// Stops it; its data stays.

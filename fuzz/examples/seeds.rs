@@ -122,7 +122,7 @@ fn entries() -> Vec<Vec<Bytes>> {
     let local: Vec<Bytes> = effects_of(&one).iter().map(|effect| local_entry(effect)).collect();
     let mut master = Region::new(1);
     let members = [RegionId(1), RegionId(2)].into_iter().collect();
-    let mut others = vec![master.shard.set_members(members).unwrap_or_default()];
+    let mut others = vec![master.shard.set_members(1, members).ok().flatten().unwrap_or_default()];
     let mut merge = |records: &[Bytes]| {
         let read = master.read.get(&2).copied();
         let to = mas_core::shard::Position { offset: read.map_or(1, |read| read.offset + 1), record: 1 };

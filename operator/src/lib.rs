@@ -2,8 +2,10 @@
 
 pub mod bundle;
 mod health;
+mod operations;
 pub mod platform;
 mod render;
+pub mod verify;
 pub mod view;
 
 /// The procedures are in the core, where the simulator runs them too.

@@ -19,6 +19,21 @@ pub struct StoreStatus {
     pub conditions: Vec<Condition>,
     /// The child processes; in a cluster the pods.
     pub processes: Vec<ProcessRow>,
+    /// Runs of procedures, the oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub operations: Vec<OperationRow>,
+}
+
+/// One run of a procedure: in a cluster a `StoreOperation`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OperationRow {
+    /// Its name.
+    pub name: String,
+    /// What is to be done.
+    pub spec: crds::StoreOperationSpec,
+    /// How far it is.
+    pub status: crds::StoreOperationStatus,
 }
 
 /// A cut.

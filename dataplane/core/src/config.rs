@@ -49,6 +49,9 @@ pub struct ProxyConfig {
     pub broker: BrokerConfig,
     /// The other regions.
     pub peers: Vec<PeerConfig>,
+    /// Orders the lists of regions: raised whenever one joins or leaves.
+    #[serde(default)]
+    pub membership: u64,
     /// Default acknowledgement level.
     pub ack: AckLevel,
     /// With `Remote`: how many other regions.

@@ -129,6 +129,12 @@ impl KeyMeta {
         }
     }
 
+    /// The element of its time-to-live; 0: it has none.
+    pub(crate) fn digest_of_ttl(&self, key: &[u8]) -> u64 {
+        let current = self.ttl.current().and_then(|life| Some((life.register, life.at_ms?)));
+        current.map_or(0, |(register, at_ms)| time_to_live(key, register, at_ms))
+    }
+
     /// The latest clock in it: whoever has merged through that has all that it says, and all that it says is dead.
     pub fn latest(&self) -> Hlc {
         let totals = |cell: &Cell| {
@@ -200,11 +206,11 @@ pub struct KeyDigest {
 }
 
 impl Shard {
-    /// Some keys of a slot from a cursor on, about `count` looked at, and the cursor to go on with. Plain strings come first, for
+    /// Some keys of `slots` (in order) from a cursor on, about `count` looked at, and the cursor to go on with. Plain strings come first, for
     /// nothing but the keyspace knows their names, and with them keys without metadata; a key may come twice.
     pub fn key_digests(
         &self,
-        slot: u16,
+        slots: &[u16],
         beyond_ms: u64,
         at: &Cursor,
         count: usize,
@@ -218,26 +224,34 @@ impl Shard {
         match at {
             Cursor::Values(at) => {
                 let (next, keys) = ks.scan(at, count);
-                let keys = keys.iter().filter(|key| slot_of(key) == slot);
+                let keys = keys.iter().filter(|key| slots.binary_search(&slot_of(key)).is_ok());
                 let keys = keys.map(|key| self.table.read(key, |meta| of(key, meta))).collect();
-                let next = if next.is_empty() {
-                    Cursor::Named { slot, key: Bytes::new(), cell: None }
-                } else {
-                    Cursor::Values(next.into())
+                let next = match slots.first() {
+                    _ if !next.is_empty() => Cursor::Values(next.into()),
+                    Some(slot) => Cursor::Named { slot: *slot, key: Bytes::new(), cell: None },
+                    None => Cursor::Done,
                 };
                 (next, keys)
             }
-            Cursor::Named { key: after, .. } => {
-                let named = self.table.slot_contents(slot).2.filter(|(key, _)| *key > &after[..]);
-                let mut named: Vec<(&[u8], &KeyMeta)> = named.collect();
-                named.sort_unstable_by_key(|(key, _)| *key);
-                let last = named.get(count.saturating_sub(1)).filter(|_| named.len() > count);
-                let next = last.map_or(Cursor::Done, |(key, _)| Cursor::Named {
-                    slot,
-                    key: Bytes::copy_from_slice(key),
-                    cell: None,
-                });
-                (next, named.into_iter().take(count).map(|(key, meta)| of(key, meta)).collect())
+            Cursor::Named { slot: first, key: after, .. } => {
+                let mut found = Vec::new();
+                for slot in slots.iter().copied().filter(|slot| slot >= first) {
+                    let after = if slot == *first { &after[..] } else { b"" };
+                    let named = self.table.slot_contents(slot).2.filter(|(key, _)| *key > after);
+                    let mut named: Vec<(&[u8], &KeyMeta)> = named.collect();
+                    named.sort_unstable_by_key(|(key, _)| *key);
+                    let room = count.saturating_sub(found.len());
+                    if named.len() > room {
+                        // At least one each time, or it would never end.
+                        named.truncate(room.max(1));
+                        found.extend(named.iter().map(|(key, meta)| of(key, meta)));
+                        let last = named.last().map(|(key, _)| Bytes::copy_from_slice(key));
+                        let next = Cursor::Named { slot, key: last.unwrap_or_default(), cell: None };
+                        return (next, found);
+                    }
+                    found.extend(named.into_iter().map(|(key, meta)| of(key, meta)));
+                }
+                (Cursor::Done, found)
             }
             Cursor::Done => (Cursor::Done, Vec::new()),
         }

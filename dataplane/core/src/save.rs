@@ -8,6 +8,7 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 
 use crate::effect::Kind;
+use crate::joining::Joining;
 use crate::meta::{Cell, Cells, Counter, KeyMeta, Kill, Life, Total, Ttl};
 use crate::shard::{Identity, Position, Shard};
 use crate::slot::SLOTS;
@@ -17,8 +18,8 @@ use crate::table::Table;
 use crate::transfer::Transfer;
 use crate::wire::{Reader, WireError, Writer};
 
-/// Version of the format; another one is refused.
-const VERSION: u8 = 1;
+/// Version of the format. The one before, which knew of no joining and no epochs of membership, is read too; others are refused.
+const VERSION: u8 = 2;
 /// A chunk is closed at this size, bytes.
 pub const CHUNK_BYTES: usize = 512 << 10;
 /// Most cells of a key in one item.
@@ -194,6 +195,11 @@ impl Shard {
             Some(transfer) => transfer.write(&mut w),
             None => w.u64(0),
         }
+        w.u64(self.stability.membership());
+        match &self.joining {
+            Some(joining) => joining.write(&mut w),
+            None => w.u16(0),
+        }
         w.finish()
     }
 }
@@ -354,7 +360,8 @@ impl Loader {
 }
 
 fn load_head(mut r: Reader) -> Result<Shard, WireError> {
-    if r.u8("version")? != VERSION {
+    let version = r.u8("version")?;
+    if !(1..=VERSION).contains(&version) {
         return Err(WireError::Unknown("version"));
     }
     let mut shard = Shard::new((r.u64("head")?, r.u64("head")?));
@@ -384,6 +391,10 @@ fn load_head(mut r: Reader) -> Result<Shard, WireError> {
     shard.table.restore_expired(Hlc(r.u64("expired")?));
     shard.table.restore_collected(Hlc(r.u64("collected")?));
     shard.transfer = Transfer::read(&mut r)?;
+    if version > 1 {
+        shard.stability.restore_membership(r.u64("membership")?);
+        shard.joining = Joining::read(&mut r)?;
+    }
     r.end("head")?;
     Ok(shard)
 }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use crate::amount::{Amount, Decimal};
 use crate::cover::{Cover, SeqSet, TooManyGaps};
 use crate::effect::{Change, Effect, Kind, Op, Value};
+use crate::joining::Joining;
 use crate::keyspace::Keyspace;
 use crate::merge::{self, Outcome, merge_key};
 use crate::meta::KeyMeta;
@@ -77,6 +78,8 @@ pub struct Stats {
     pub adopted: u64,
     /// Pieces of state refused: they could have brought back what was deleted.
     pub refused: u64,
+    /// Operations that a repair brought and that took effect.
+    pub reshipped: u64,
 }
 
 /// Why nothing was merged.
@@ -144,6 +147,10 @@ pub(crate) mod entry {
     pub(super) const TRIMMED: u8 = 4;
     pub(crate) const MEMBERS: u8 = 5;
     pub(crate) const COLLECTED: u8 = 6;
+    pub(crate) const JOINING: u8 = 7;
+    pub(crate) const JOINED: u8 = 8;
+    pub(crate) const MEMBERSHIP: u8 = 9;
+    pub(crate) const RESHIPPED: u8 = 10;
 }
 
 /// See the module.
@@ -159,6 +166,8 @@ pub struct Shard {
     pub(crate) stability: Stability,
     /// State that is being fetched from another region.
     pub(crate) transfer: Option<Transfer>,
+    /// While it joins: what it brought.
+    pub(crate) joining: Option<Joining>,
     /// Counters since the process started.
     pub stats: Stats,
 }
@@ -176,6 +185,7 @@ impl Shard {
             table: Table::new(hash_key),
             stability: Stability::default(),
             transfer: None,
+            joining: None,
             stats: Stats::default(),
         }
     }
@@ -708,22 +718,31 @@ impl Shard {
                     }
                 }
             }
-            entry::MEMBERS => {
-                let mut members = BTreeSet::new();
-                while r.remaining() > 0 {
-                    members.insert(RegionId(r.u16("member")?));
-                }
-                self.stability.set_members(members);
+            entry::MEMBERS => self.stability.set_members(0, read_members(&mut r)?),
+            entry::MEMBERSHIP => {
+                let epoch = r.u64("membership")?;
+                self.stability.set_members(epoch, read_members(&mut r)?);
             }
+            entry::JOINING => self.apply_join(&mut r)?,
+            entry::JOINED => self.joining = None,
             entry::COLLECTED => {
                 let (first, end) = (r.u16("slot")?, r.u16("slot")?.min(SLOTS));
                 let (stable, wall_ms) = (Hlc(r.u64("clock")?), r.u64("clock")?);
                 self.stats.collected += self.table.collect(first, end, stable, wall_ms, &self.cover).0;
             }
+            entry::RESHIPPED => self.apply_reshipped(r.rest(), ks)?,
             _ => return Err(WireError::Unknown("log entry")),
         }
         Ok(())
     }
+}
+
+fn read_members(r: &mut Reader) -> Result<BTreeSet<RegionId>, WireError> {
+    let mut members = BTreeSet::new();
+    while r.remaining() > 0 {
+        members.insert(RegionId(r.u16("member")?));
+    }
+    Ok(members)
 }
 
 /// First byte of the log entry of a committed effect; the effect follows.

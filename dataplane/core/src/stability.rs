@@ -44,6 +44,8 @@ struct Progress {
 pub struct Stability {
     /// The regions of the store, this one too; empty until told.
     members: BTreeSet<RegionId>,
+    /// Orders what is told of the members: an older list never replaces a newer one.
+    membership: u64,
     origins: BTreeMap<Origin, Progress>,
 }
 
@@ -62,10 +64,20 @@ impl Stability {
         &self.members
     }
 
-    pub(crate) fn set_members(&mut self, members: BTreeSet<RegionId>) {
+    /// The epoch of the membership.
+    pub fn membership(&self) -> u64 {
+        self.membership
+    }
+
+    pub(crate) fn set_members(&mut self, membership: u64, members: BTreeSet<RegionId>) {
         self.members = members;
+        self.membership = membership;
         // Who is no member has nothing to say; what came from it stays in the cover.
         self.origins.retain(|origin, _| self.members.contains(&origin.region));
+    }
+
+    pub(crate) fn restore_membership(&mut self, membership: u64) {
+        self.membership = membership;
     }
 
     /// What every origin has told that settled.
@@ -259,18 +271,28 @@ impl Shard {
         &self.stability
     }
 
-    /// Tells which regions the store has. Returns the log entry, if they are others than before.
-    pub fn set_members(&mut self, members: BTreeSet<RegionId>) -> Option<Bytes> {
-        if members == self.stability.members {
-            return None;
+    /// Tells which regions the store has since this epoch of its membership. Returns the log entry, if that is news; fails with
+    /// the epoch that is known when that is a later one: whoever tells an older list must not have tombstones forgotten by it.
+    pub fn set_members(
+        &mut self,
+        membership: u64,
+        members: BTreeSet<RegionId>,
+    ) -> Result<Option<Bytes>, u64> {
+        let known = &self.stability;
+        if membership < known.membership {
+            return Err(known.membership);
         }
-        let mut w = Writer::with_capacity(2 + members.len() * 2);
-        w.u8(crate::shard::entry::MEMBERS);
+        if members == known.members && membership == known.membership {
+            return Ok(None);
+        }
+        let mut w = Writer::with_capacity(9 + members.len() * 2);
+        w.u8(crate::shard::entry::MEMBERSHIP);
+        w.u64(membership);
         for member in &members {
             w.u16(member.0);
         }
-        self.stability.set_members(members);
-        Some(w.finish())
+        self.stability.set_members(membership, members);
+        Ok(Some(w.finish()))
     }
 
     /// Forgets what is stable, in slots from `first` on with some `keys` keys. Nothing that is shown changes.

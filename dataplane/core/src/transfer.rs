@@ -535,7 +535,7 @@ impl Shard {
 
 /// What changed in a key after `since`, of its cells only those named after `after`, up to some `room` bytes: the
 /// operations, their size, and the last name if there is more.
-fn key_state(
+pub(crate) fn key_state(
     meta: &KeyMeta,
     key: &[u8],
     after: Option<&[u8]>,
@@ -572,7 +572,7 @@ fn key_state(
 }
 
 /// Floor and times to live.
-fn head_state(meta: &KeyMeta, since: Hlc, ops: &mut Vec<Op>) {
+pub(crate) fn head_state(meta: &KeyMeta, since: Hlc, ops: &mut Vec<Op>) {
     if meta.floor.hlc > since {
         ops.push(Op::ValuesFloor(meta.floor));
     }
@@ -592,7 +592,7 @@ fn head_state(meta: &KeyMeta, since: Hlc, ops: &mut Vec<Op>) {
 
 /// A cell: its latest put, and its totals. Returns its size.
 #[allow(clippy::too_many_arguments)] // a cell, where it is, and what of it is wanted
-fn cell_state(
+pub(crate) fn cell_state(
     cell: &Cell,
     key: &[u8],
     kind: Kind,

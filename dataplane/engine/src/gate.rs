@@ -63,7 +63,8 @@ pub(crate) fn is_harmless(name: &[u8]) -> bool {
 }
 
 /// Engine commands that only a master serves. (The server itself would answer `READONLY`.)
-const MASTER_ONLY: [&[u8]; 7] = [b"EXEC", b"MERGE", b"TRIM", b"OUTBOX", b"CLAIM", b"PROMOTE", b"SERVE"];
+const MASTER_ONLY: [&[u8]; 10] =
+    [b"EXEC", b"MERGE", b"TRIM", b"OUTBOX", b"CLAIM", b"PROMOTE", b"JOIN", b"JOINED", b"SERVE", b"REPAIR"];
 
 /// Decides about one command.
 pub(crate) fn judge<A: Args + ?Sized>(gate: Gate, words: &A) -> Filtered {

@@ -34,6 +34,12 @@ pub(crate) enum Refusal {
     /// The epoch is not above the one seen.
     #[error("MASEPOCH {0}")]
     Epoch(u64),
+    /// The list of regions is older than the one known.
+    #[error("MASMEMBERS {0}")]
+    Membership(u64),
+    /// Joins the store, and has not shown yet that it has everything.
+    #[error("MASJOINING this engine joins the store: it serves once its operation says so")]
+    Joining,
     /// A clock is too far off.
     #[error("MASSKEW {0}")]
     Skew(String),
@@ -43,6 +49,9 @@ pub(crate) enum Refusal {
     /// Too many gaps in the cover.
     #[error("MASGAPS too many gaps in the cover of one origin: wait until earlier effects have arrived")]
     Gaps,
+    /// A repair that may not be.
+    #[error("MASREPAIR {0}")]
+    Repair(String),
     /// Out of memory.
     #[error("OOM command not allowed when used memory > 'maxmemory'.")]
     OutOfMemory,

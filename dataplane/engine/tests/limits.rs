@@ -156,6 +156,8 @@ fn garbage_is_refused_and_changes_nothing() {
         "MAS.DIGEST",
         "MAS.KEYS",
         "MAS.PROMOTE",
+        "MAS.JOIN",
+        "MAS.JOINED",
         "MAS.SERVE",
         "MAS.STAMP",
         "MAS.COVER",

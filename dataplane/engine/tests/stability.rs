@@ -8,7 +8,7 @@ use common::{Engine, Value};
 /// One step over all slots: what was dropped, and what is left.
 fn collect(engine: &mut Engine) -> (u64, u64) {
     let incarnation = engine.incarnation();
-    let Value::Many(done) = engine.call(&["MAS.COLLECT", &incarnation, "0", "100000", "1", "2"]) else {
+    let Value::Many(done) = engine.call(&["MAS.COLLECT", &incarnation, "0", "100000", "1", "1", "2"]) else {
         panic!("no answer")
     };
     assert_eq!(done[2].text(), "0", "all slots in one step");

@@ -48,6 +48,9 @@ fn identity(about: &About) -> Identity {
         outbox_bytes: about.outbox_bytes,
         master_link_up: about.link_up,
         keys: about.keys,
+        waiting: Vec::new(),
+        membership: 1,
+        joining: None,
         empty: about.empty,
     }
 }

@@ -1,8 +1,11 @@
 //! The control connection to one Redis server: asks who it is, gives it its orders. Every call is bounded in time.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
+use bytes::Bytes;
 use mas_core::cover::Cover;
+use mas_core::stamp::Incarnation;
 use mas_core::wire::Reader;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, Value, cmd};
@@ -50,6 +53,18 @@ pub(crate) enum Answer {
         /// `host:port` of the master that it replicates from, as it was told.
         follows: Option<String>,
     },
+}
+
+/// What a copy is to become, and which copy is meant.
+pub(crate) struct Join<'a> {
+    pub(crate) ticket: u64,
+    pub(crate) epoch: u64,
+    pub(crate) store: &'a str,
+    pub(crate) region: u16,
+    pub(crate) shard: u16,
+    pub(crate) source: u16,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) seq: u64,
 }
 
 /// One Redis server.
@@ -126,6 +141,42 @@ impl Engine {
         let promote = cmd("MAS.PROMOTE").arg(epoch).arg(store).arg(region).arg(shard).to_owned();
         self.call::<Value>("its promotion", &promote, PROMOTE).await?;
         self.open_to_replicas(true).await
+    }
+
+    /// A copy of another region's shard becomes a shard of its own, if it is still the copy that was meant.
+    pub(crate) async fn join(&self, join: &Join<'_>) -> Result<(), EngineError> {
+        self.call::<Value>("the end of its replication", cmd("REPLICAOF").arg("NO").arg("ONE"), CALL).await?;
+        let order = cmd("MAS.JOIN")
+            .arg(join.ticket)
+            .arg(join.epoch)
+            .arg(join.store)
+            .arg(join.region)
+            .arg(join.shard)
+            .arg(join.source)
+            .arg(join.incarnation.to_string())
+            .arg(join.seq)
+            .to_owned();
+        self.call::<Value>("its new identity", &order, PROMOTE).await?;
+        self.open_to_replicas(true).await
+    }
+
+    /// It may serve from now on.
+    pub(crate) async fn joined(&self, incarnation: &str) -> Result<(), EngineError> {
+        let order = cmd("MAS.JOINED").arg(incarnation).to_owned();
+        self.call::<Value>("its opening", &order, CALL).await.map(drop)
+    }
+
+    /// A string that it holds.
+    pub(crate) async fn get(&self, key: &str) -> Result<Option<Bytes>, EngineError> {
+        let value: Option<Vec<u8>> = self.call("a key", cmd("GET").arg(key), CALL).await?;
+        Ok(value.map(Bytes::from))
+    }
+
+    /// Fields of its `INFO`, by name.
+    pub(crate) async fn info(&self) -> Result<HashMap<String, String>, EngineError> {
+        let text: String = self.call("its state", &cmd("INFO"), CALL).await?;
+        let fields = text.lines().filter_map(|line| line.split_once(':'));
+        Ok(fields.map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
     }
 
     /// Lets replicas log in, or not.

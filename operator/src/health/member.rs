@@ -140,6 +140,12 @@ impl<P: Process> Member<P> {
         }
     }
 
+    /// Where its engine answers, `host:port`, while its process runs.
+    pub(crate) fn address(&self) -> Option<String> {
+        let process = self.process.borrow();
+        (process.phase() == Phase::Running).then(|| process.address()).flatten()
+    }
+
     fn seen(&self, members: &[Arc<Self>]) -> Seen {
         match self.seen.borrow().seen.clone() {
             SeenAlone::Follows(Seen::Answers { identity, .. }, host) => {

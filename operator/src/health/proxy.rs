@@ -11,6 +11,8 @@ pub(crate) struct ProxyReport {
     /// The proxy answers `GET /readyz` with 200.
     #[serde(skip)]
     pub(crate) ready: bool,
+    /// Of the configuration that it uses.
+    pub(crate) generation: u64,
     pub(crate) links: Vec<LinkReport>,
     pub(crate) ack: AckReport,
     pub(crate) shards: Vec<ShardReport>,

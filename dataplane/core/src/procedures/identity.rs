@@ -2,6 +2,11 @@
 
 use std::collections::HashMap;
 
+use bytes::Bytes;
+
+use crate::joining::Joining;
+use crate::stamp::Incarnation;
+
 /// Whether an engine is Redis' master or replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -55,6 +60,12 @@ pub struct Identity {
     pub keys: u64,
     /// It holds neither keys nor metadata.
     pub empty: bool,
+    /// The smallest number waiting of each incarnation that has any in the outbox.
+    pub waiting: Vec<(Incarnation, u64)>,
+    /// The epoch of the store's membership that it knows; 0: none.
+    pub membership: u64,
+    /// What it brought, while its region joins the store.
+    pub joining: Option<Joining>,
 }
 
 /// A reply that is no identity.
@@ -107,8 +118,27 @@ impl Identity {
             master_link_up: map.get("master-link").is_some_and(|link| *link == "up"),
             keys: number("keys")?,
             empty: text("empty")? == "1",
+            waiting: waiting(map.get("outbox-first").copied().unwrap_or_default())
+                .ok_or_else(|| bad("outbox-first", map.get("outbox-first").copied().unwrap_or_default()))?,
+            membership: map.get("membership").and_then(|value| value.parse().ok()).unwrap_or_default(),
+            joining: map.get("joining").and_then(|hex| Joining::decode(unhex(hex)?)),
         })
     }
+}
+
+/// `<incarnation>:<number>`, joined by commas.
+fn waiting(text: &str) -> Option<Vec<(Incarnation, u64)>> {
+    let each = |word: &str| {
+        let (incarnation, seq) = word.split_once(':')?;
+        Some((Incarnation::parse(incarnation)?, seq.parse().ok()?))
+    };
+    text.split(',').filter(|word| !word.is_empty()).map(each).collect()
+}
+
+fn unhex(text: &str) -> Option<Bytes> {
+    let digits = text.as_bytes().chunks_exact(2);
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    digits.map(byte).collect::<Option<Vec<u8>>>().map(Bytes::from)
 }
 
 #[cfg(test)]

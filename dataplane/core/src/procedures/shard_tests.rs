@@ -25,6 +25,9 @@ fn engine(role: Role, state: EngineState, epoch: u64, incarnation: &str, seq: u6
         outbox_bytes: 0,
         master_link_up: role == Role::Replica,
         keys: seq,
+        waiting: Vec::new(),
+        membership: 0,
+        joining: None,
         empty: seq == 0,
     }
 }

@@ -106,6 +106,18 @@ impl Native {
         }
     }
 
+    /// Elements that the key shows: 1 for a string.
+    pub(crate) fn elements(self, key: &[u8]) -> u64 {
+        let command = match self.kind(key) {
+            KeyType::None | KeyType::Other => return 0,
+            KeyType::Of(Kind::Str) => return 1,
+            KeyType::Of(Kind::Hash) => "HLEN",
+            KeyType::Of(Kind::Set) => "SCARD",
+            KeyType::Of(Kind::Zset) => "ZCARD",
+        };
+        self.0.call(command, &[key]).integer().and_then(|count| u64::try_from(count).ok()).unwrap_or(0)
+    }
+
     /// A member's score.
     pub(crate) fn score(self, key: &[u8], member: &[u8]) -> Option<f64> {
         let key = Key::open(self.0, &Text::new(self.0, key), READ);

@@ -1,10 +1,10 @@
-//! `MAS.PROMOTE`, `MAS.SERVE`, `MAS.FENCE`: who is master, and whether it serves.
+//! `MAS.PROMOTE`, `MAS.JOIN`, `MAS.JOINED`, `MAS.SERVE`, `MAS.FENCE`: who is master, of which region, and whether it serves.
 
 use mas_core::shard::Identity;
 use mas_core::stamp::{Hlc, Incarnation, RegionId, ShardId};
 
 use crate::boundary::{Ctx, Words};
-use crate::engine::{Engine, answer, number_in};
+use crate::engine::{Engine, answer, incarnation_in, number_in};
 use crate::node::State;
 use crate::refusal::Refusal;
 
@@ -22,12 +22,17 @@ pub(crate) fn promote(ctx: Ctx, words: Words<'_>) {
             .map_err(|_| Refusal::other("the store's id is not UTF-8"))?;
         let region = RegionId(number_in(words.get(3), "the region")?);
         let shard = ShardId(number_in(words.get(4), "the shard")?);
-        check_promotion(engine, epoch, &store, region, shard)?;
-        let mut random = ctx.random();
-        while random == Incarnation::NONE.0 {
-            random = ctx.random();
+        check_promotion(engine, epoch, &store, region)?;
+        let known = engine.shard.identity();
+        if known.incarnation != Incarnation::NONE
+            && (known.store.as_str(), known.region, known.shard) != (&store, region, shard)
+        {
+            return Err(Refusal::other(format!(
+                "this engine holds shard {} of region {} of store '{}', not what the promotion names",
+                known.shard.0, known.region.0, known.store
+            )));
         }
-        let incarnation = Incarnation(random);
+        let incarnation = new_incarnation(ctx);
         let to = Identity { store, region, shard, epoch, incarnation, previous: Incarnation::NONE };
         let entry = engine.shard.promote(to, ctx.wall_ms());
         engine.node.promoted();
@@ -37,13 +42,74 @@ pub(crate) fn promote(ctx: Ctx, words: Words<'_>) {
     });
 }
 
-fn check_promotion(
-    engine: &Engine,
-    epoch: u64,
-    store: &str,
-    region: RegionId,
-    shard: ShardId,
-) -> Result<(), Refusal> {
+/// `MAS.JOIN ticket epoch store region shard from-region from-incarnation from-seq`.
+pub(crate) fn join(ctx: Ctx, words: Words<'_>) {
+    answer(ctx, |engine| {
+        if words.len() != 9 {
+            return Err(Refusal::arity(
+                "MAS.JOIN ticket epoch store region shard from-region from-incarnation from-seq",
+            ));
+        }
+        let ticket: u64 = number_in(words.get(1), "the ticket")?;
+        let epoch = number_in(words.get(2), "the epoch")?;
+        let store = String::from_utf8(words.get(3).to_vec())
+            .map_err(|_| Refusal::other("the store's id is not UTF-8"))?;
+        let region = RegionId(number_in(words.get(4), "the region")?);
+        let shard = ShardId(number_in(words.get(5), "the shard")?);
+        let from = RegionId(number_in(words.get(6), "the source's region")?);
+        let incarnation = incarnation_in(words.get(7))?;
+        let at_least: u64 = number_in(words.get(8), "the source's number")?;
+        check_promotion(engine, epoch, &store, region)?;
+        // A full sync may have begun again since whoever asks had looked: then this is not the copy that was meant.
+        let known = engine.shard.identity();
+        let meant = (known.store.as_str(), known.region, known.shard, known.incarnation)
+            == (&store, from, shard, incarnation);
+        if !meant || engine.shard.seq() < at_least || region == from {
+            return Err(Refusal::other(format!(
+                "this engine holds number {} of incarnation {} of shard {} of region {} of store '{}', not the copy that was meant",
+                engine.shard.seq(),
+                known.incarnation,
+                known.shard.0,
+                known.region.0,
+                known.store
+            )));
+        }
+        let incarnation = new_incarnation(ctx);
+        let to = Identity { store, region, shard, epoch, incarnation, previous: Incarnation::NONE };
+        let entry = engine.shard.join(to, ticket, ctx.wall_ms());
+        engine.node.promoted();
+        ctx.replicate(&entry);
+        ctx.reply_text(incarnation);
+        Ok(())
+    });
+}
+
+/// `MAS.JOINED inc`.
+pub(crate) fn joined(ctx: Ctx, words: Words<'_>) {
+    answer(ctx, |engine| {
+        if words.len() != 2 {
+            return Err(Refusal::arity("MAS.JOINED incarnation"));
+        }
+        engine.check_named(words.get(1))?;
+        if let Some(entry) = engine.shard.joined() {
+            ctx.replicate(&entry);
+        }
+        ctx.reply_ok();
+        Ok(())
+    });
+}
+
+/// A random one.
+fn new_incarnation(ctx: Ctx) -> Incarnation {
+    loop {
+        let random = Incarnation(ctx.random());
+        if random != Incarnation::NONE {
+            return random;
+        }
+    }
+}
+
+fn check_promotion(engine: &Engine, epoch: u64, store: &str, region: RegionId) -> Result<(), Refusal> {
     if engine.node.is_replica() {
         return Err(Refusal::Replica);
     }
@@ -60,14 +126,6 @@ fn check_promotion(
     let known = engine.shard.identity();
     if epoch <= known.epoch {
         return Err(Refusal::Epoch(known.epoch));
-    }
-    if known.incarnation != Incarnation::NONE
-        && (known.store.as_str(), known.region, known.shard) != (store, region, shard)
-    {
-        return Err(Refusal::other(format!(
-            "this engine holds shard {} of region {} of store '{}', not what the promotion names",
-            known.shard.0, known.region.0, known.store
-        )));
     }
     Ok(())
 }
@@ -88,6 +146,9 @@ pub(crate) fn serve(ctx: Ctx, words: Words<'_>) {
         let wall_ms = ctx.wall_ms();
         check_ahead(engine, at_least, wall_ms)?;
         engine.node.check_fit()?;
+        if engine.shard.joining().is_some() {
+            return Err(Refusal::Joining);
+        }
         engine.node.serve(full)?;
         engine.shard.observe(at_least);
         if !full {

@@ -44,20 +44,33 @@ pub(crate) fn digest(ctx: Ctx, words: Words<'_>) {
     });
 }
 
-/// `MAS.KEYS slot beyond-ms [cursor]`.
+/// Slots that one walk of `MAS.KEYS` may look for.
+const SLOTS_MAX: usize = 4096;
+
+/// `slot[,slot …]`, in order.
+fn slots_in(word: &[u8]) -> Result<Vec<u16>, Refusal> {
+    let mut slots = word.split(|byte| *byte == b',').map(slot_in).collect::<Result<Vec<_>, _>>()?;
+    slots.sort_unstable();
+    if slots.len() > SLOTS_MAX {
+        return Err(Refusal::other(format!("more than {SLOTS_MAX} slots at once")));
+    }
+    Ok(slots)
+}
+
+/// `MAS.KEYS slots beyond-ms [cursor]`.
 pub(crate) fn keys(ctx: Ctx, words: Words<'_>) {
     answer(ctx, |engine| {
         if !(3..=4).contains(&words.len()) {
-            return Err(Refusal::arity("MAS.KEYS slot beyond-ms [cursor]"));
+            return Err(Refusal::arity("MAS.KEYS slot[,slot …] beyond-ms [cursor]"));
         }
-        let slot = slot_in(words.get(1))?;
+        let slots = slots_in(words.get(1))?;
         let beyond_ms = number_in(words.get(2), "the time")?;
         let at = match words.len() {
             3 => Cursor::START,
             _ => cursor_in(words.get(3))?,
         };
         let shard = &engine.shard;
-        let (next, keys) = shard.key_digests(slot, beyond_ms, &at, SCAN, &mut Native(ctx));
+        let (next, keys) = shard.key_digests(&slots, beyond_ms, &at, SCAN, &mut Native(ctx));
         let mut w = Writer::with_capacity(64);
         if next != Cursor::Done {
             next.write(&mut w);

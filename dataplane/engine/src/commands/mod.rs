@@ -9,3 +9,4 @@ pub(crate) mod outbox;
 pub(crate) mod report;
 pub(crate) mod stability;
 pub(crate) mod state;
+pub(crate) mod verify;

@@ -65,7 +65,13 @@ fn identity_fields(ctx: Ctx, engine: &Engine) -> Vec<(&'static str, String)> {
         ("keys", keys.to_string()),
         ("empty", u8::from(keys == 0 && shard.is_blank()).to_string()),
         ("previous", who.previous.to_string()),
+        ("membership", shard.stability().membership().to_string()),
+        ("joining", shard.joining().map(|joining| hex(&joining.encode())).unwrap_or_default()),
     ]
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// `MAS.COVER`.
@@ -117,6 +123,7 @@ pub(crate) fn stats(ctx: Ctx, words: Words<'_>) {
             ("late", stats.late),
             ("adopted", stats.adopted),
             ("refused-state", stats.refused),
+            ("reshipped", stats.reshipped),
             ("missing", stats.missing),
             ("held", counters.held),
             ("captured", counters.captured),
@@ -160,7 +167,7 @@ pub(crate) fn stamp(ctx: Ctx, words: Words<'_>) {
     });
 }
 
-fn type_name(kind: Kind) -> &'static str {
+pub(super) fn type_name(kind: Kind) -> &'static str {
     match kind {
         Kind::Str => "string",
         Kind::Hash => "hash",

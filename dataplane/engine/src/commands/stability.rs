@@ -13,20 +13,21 @@ use crate::refusal::Refusal;
 /// Most keys that one call looks at: an engine does nothing else meanwhile.
 const KEYS_MAX: u64 = 100_000;
 
-/// `MAS.COLLECT inc slot keys region [region …]`.
+/// `MAS.COLLECT inc slot keys membership region [region …]`.
 pub(crate) fn collect(ctx: Ctx, words: Words<'_>) {
     answer(ctx, |engine| {
-        if words.len() < 5 {
-            return Err(Refusal::arity("MAS.COLLECT incarnation slot keys region [region …]"));
+        if words.len() < 6 {
+            return Err(Refusal::arity("MAS.COLLECT incarnation slot keys membership region [region …]"));
         }
         engine.check_named(words.get(1))?;
         let slot: u16 = number_in(words.get(2), "the slot")?;
         let keys: u64 = number_in(words.get(3), "the number of keys")?;
+        let membership: u64 = number_in(words.get(4), "the epoch of the membership")?;
         let mut members = BTreeSet::new();
-        for at in 4..words.len() {
+        for at in 5..words.len() {
             members.insert(RegionId(number_in(words.get(at), "a region")?));
         }
-        if let Some(entry) = engine.shard.set_members(members) {
+        if let Some(entry) = engine.shard.set_members(membership, members).map_err(Refusal::Membership)? {
             ctx.replicate(&entry);
         }
         let done = engine.shard.collect(slot, keys.clamp(1, KEYS_MAX), ctx.wall_ms());

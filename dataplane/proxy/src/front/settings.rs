@@ -279,6 +279,7 @@ pub(crate) mod tests {
                 password_file: "/dev/null".into(),
             },
             peers: vec![],
+            membership: 1,
             ack: AckLevel::Local,
             remote_acks: 1,
             on_broker_loss: OnBrokerLoss::Degrade,

@@ -113,7 +113,11 @@ async fn token(hub: &Hub, writes: &[Written], elsewhere: Vec<ShardNeed>) -> Resu
 
 async fn token_of(hub: &Hub, shard: ShardId) -> Result<String, Refusal> {
     let unknown = || Refusal(format!("ERR there is no shard {}", shard.0));
-    let mut need = need_of(hub, hub.shard(shard).ok_or_else(unknown)?).await?;
+    let shard = hub.shard(shard).ok_or_else(unknown)?;
+    if !shard.seat().is_some_and(|seat| seat.serving) {
+        return Err(Refusal(format!("ERR shard {} has no serving master", shard.id.0)));
+    }
+    let mut need = need_of(hub, shard).await?;
     // Regions tell each other in heartbeats what is sealed; tokens do not.
     need.cover = need.cover.unsealed();
     Token { shards: vec![need] }.encode_exact(&hub.config().store).map_err(|e| Refusal(format!("ERR {e}")))

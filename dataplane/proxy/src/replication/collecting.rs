@@ -35,7 +35,16 @@ impl Collector {
         }
         let config = hub.config();
         let members = config.peers.iter().map(|peer| peer.region.id).chain([config.region.id]).map(RegionId);
-        let done = hub.engines.collect(&seat.address, seat.incarnation, self.slot, members).await?;
+        let (engines, membership) = (&hub.engines, config.membership);
+        let asked = engines.collect(&seat.address, seat.incarnation, self.slot, membership, members).await;
+        let done = match asked {
+            // This proxy will be told of the new list, too; until then it has nothing forgotten.
+            Err(EngineError::OldMembers) => {
+                self.next_ms = now_ms + PAUSE.as_millis() as u64;
+                return Ok(());
+            }
+            asked => asked?,
+        };
         hub.metrics.collected.get_or_create(&Metrics::of(shard.id)).inc_by(done.dropped);
         self.held += done.held;
         self.slot = done.next_slot;

@@ -47,6 +47,9 @@ pub(crate) enum EngineError {
     /// `MASSKEW`, `MASHELD`: a clock is too far ahead.
     #[error("a clock is too far ahead: {0}")]
     Skew(String),
+    /// `MASMEMBERS`: this proxy's list of regions is older than the engine's.
+    #[error("the engine knows a newer list of regions")]
+    OldMembers,
     /// The engine cannot take it now (memory).
     #[error("the engine cannot take it now: {0}")]
     Busy(String),
@@ -72,6 +75,8 @@ pub(crate) struct Identity {
     pub(crate) recovering: bool,
     pub(crate) serving: bool,
     pub(crate) recovered: bool,
+    /// Its region joins: it must not serve yet.
+    pub(crate) joining: bool,
     pub(crate) epoch: u64,
     pub(crate) incarnation: Incarnation,
     pub(crate) seq: u64,
@@ -93,6 +98,7 @@ impl Identity {
             match name.as_str() {
                 "store" => identity.store = text,
                 "shard" => identity.shard = text.parse().ok()?,
+                "joining" => identity.joining = !text.is_empty(),
                 "role" => identity.master = text == "master",
                 "state" => {
                     identity.recovering = text == "recovering";
@@ -360,10 +366,11 @@ impl Engines {
         address: &str,
         incarnation: Incarnation,
         slot: u16,
+        membership: u64,
         members: impl Iterator<Item = RegionId>,
     ) -> Result<Collected, EngineError> {
         let mut command = redis::cmd("MAS.COLLECT");
-        command.arg(incarnation.to_string()).arg(slot).arg(COLLECT_KEYS);
+        command.arg(incarnation.to_string()).arg(slot).arg(COLLECT_KEYS).arg(membership);
         for member in members {
             command.arg(member.0);
         }
@@ -445,6 +452,7 @@ fn read_error(code: &str, detail: &str) -> EngineError {
         }
         "MASSKEW" | "MASHELD" => EngineError::Skew(detail.to_owned()),
         "MASGAPS" => EngineError::Gaps,
+        "MASMEMBERS" => EngineError::OldMembers,
         _ => EngineError::Busy(format!("{code} {detail}")),
     }
 }

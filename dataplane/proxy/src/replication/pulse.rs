@@ -146,13 +146,16 @@ impl Pulse {
                 self.beat_ms = now_ms;
                 self.heartbeat(&seat, &identity).await?;
             }
-            self.recover(&seat, &identity).await?;
+            // Who joins recovers once it may: its own stream is as good as empty.
+            if !identity.joining {
+                self.recover(&seat, &identity).await?;
+            }
             if seat.recovered {
                 self.collector.step(&self.hub, &self.shard, &seat).await?;
             }
         }
         self.sweep(&seat, &identity).await?;
-        Ok(!seat.recovered && self.own_duty)
+        Ok(!seat.recovered && self.own_duty && !identity.joining)
     }
 
     /// The serving master that the front found, or else a recovering one, by asking the members.

@@ -56,6 +56,7 @@ pub fn config(id: u16, engine: &Engine, broker: &Broker, peers: &[(u16, String, 
                 endpoint: None,
             })
             .collect(),
+        membership: 1,
         ack: AckLevel::Queued,
         remote_acks: 1,
         on_broker_loss: OnBrokerLoss::Degrade,

@@ -279,7 +279,7 @@ impl Engine {
         let state = &mut *guard;
         self.check_promoted(state, meant)?;
         let regions = members.iter().map(|region| region.0).collect::<Vec<_>>();
-        if let Some(entry) = state.shard.set_members(members) {
+        if let Ok(Some(entry)) = state.shard.set_members(1, members) {
             self.log(state, Entry::Step(entry));
         }
         let done = state.shard.collect(0, u64::MAX, self.wall_ms());

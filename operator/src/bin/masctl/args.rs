@@ -184,12 +184,17 @@ pub(crate) enum Command {
     ///
     /// Connections that were frozen are closed, so that both sides connect anew.
     Heal(Pair),
-    /// Compare what the regions hold, key by key where it differs
+    /// Compare what the regions hold, key by key where it differs; with --repair make it equal
     ///
-    /// The masters of all regions are asked for digests of what they hold. What differs while writes are under way is
-    /// looked at again; a key counts only when both regions have merged all that was said of it. Exit code 1: keys
-    /// differ, or it could not be decided.
+    /// The masters of all regions are asked for digests of what they hold, and what differs is looked into down to fields and members. What
+    /// differs while writes are under way is looked at again; it counts only when all regions have merged all that was said of
+    /// it. Exit code 1: keys still differ, or it could not be decided.
     Verify(Verify),
+    /// Change a store that runs on this machine to what a manifest says: regions that are new in it join while the others serve
+    Apply(Apply),
+    /// Look at operations (a region that joins), try them again, take them back
+    #[command(subcommand)]
+    Op(OpCommand),
     /// Show live rates and lags
     Top(Top),
     /// Say what `up` with this manifest would change (in a cluster: applying it), and what restarts, without doing it
@@ -236,6 +241,52 @@ pub(crate) struct Up {
     /// This process is the background part of --detach
     #[arg(long, hide = true)]
     pub(crate) background: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Apply {
+    /// The manifest
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) file: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum OpCommand {
+    /// All of them: those that ended are kept for a while
+    List {
+        /// How to print it
+        #[arg(short, long, value_enum, default_value_t = Output::Table)]
+        output: Output,
+    },
+    /// One of them, step by step
+    Show {
+        /// Its name
+        name: String,
+        /// How to print it
+        #[arg(short, long, value_enum, default_value_t = Output::Table)]
+        output: Output,
+        /// Go on, once a second, until it ends
+        #[arg(short, long)]
+        watch: bool,
+    },
+    /// Wait until it has succeeded; exit code 1 when it has not
+    Wait {
+        /// Its name
+        name: String,
+        /// How long
+        #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+        timeout: u64,
+    },
+    /// Try one that failed again, from its first step: what is done already is found done
+    Retry {
+        /// Its name
+        name: String,
+    },
+    /// Take one back that has not ended: a region that was to join is stopped and forgotten
+    Rollback {
+        /// Its name
+        name: String,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -298,9 +349,16 @@ pub(crate) struct Verify {
     /// How to print it
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     pub(crate) output: Output,
-    /// Also compare the values of so many random keys: digests tell of versions alone
-    #[arg(long, value_name = "KEYS", default_value_t = 0)]
-    pub(crate) sample: u64,
+    /// Ship the winners again, through the ordinary merge; without it nothing is changed
+    #[arg(long)]
+    pub(crate) repair: bool,
+    /// Compare the values of so many of a hundred keys besides, chosen at random: digests tell of versions alone [default: as
+    /// the manifest says]
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub(crate) sample: Option<u8>,
+    /// How long to wait for the operator's answer
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, help_heading = "Cluster")]
+    pub(crate) timeout: u64,
 }
 
 #[derive(Debug, clap::Args)]

@@ -6,6 +6,7 @@ mod bundle;
 mod failure;
 mod inspect;
 mod locate;
+mod op;
 mod place;
 mod progress;
 mod run;
@@ -53,6 +54,8 @@ fn dispatch(args: Args) -> Result<(), Failure> {
         Command::Heal(pair) => block(inspect::heal(&place, &pair)),
         Command::Fault(fault) => block(inspect::fault(&place, &fault)),
         Command::Verify(args) => block(verify::verify(&place, &args)),
+        Command::Apply(apply) => block(op::apply(&place, &apply)),
+        Command::Op(command) => block(op::op(&place, &command)),
         Command::Top(top) => block(top::top(&place, &top)),
         Command::Plan(plan) => block(inspect::plan(&place, &plan)),
         Command::SupportBundle(args) => block(bundle::support_bundle(&place, &args)),

@@ -7,7 +7,7 @@ use operator::platform::kubernetes::Remote;
 use operator::platform::local::{Client, Layout, fetch_metrics};
 use operator::view::{Endpoint, ProcessRow, StoreStatus};
 
-use crate::args::{Command, Place};
+use crate::args::{self, Command, Place};
 use crate::failure::Failure;
 use crate::locate;
 
@@ -90,16 +90,21 @@ pub(crate) fn instead_in_a_cluster(command: &Command) -> Option<&'static str> {
         Command::Cut(_) | Command::Heal(_) => Some(
             "cut and heal work on this machine's stores only; in a cluster the network is the cluster's: use its own tools",
         ),
+        Command::Apply(_) => {
+            Some("apply changes a store on this machine; in a cluster write `kubectl apply -f FILE`")
+        }
+        Command::Op(args::OpCommand::Retry { .. } | args::OpCommand::Rollback { .. }) => Some(
+            "on this machine; in a cluster edit the operation: `kubectl patch storeoperation NAME --type merge -p` with spec.attempt raised, or spec.action: Rollback",
+        ),
         Command::Fault(_) => {
             Some("fault works on this machine's stores only; in a cluster write `kubectl delete pod POD`")
         }
-        Command::Verify(_) => Some(
-            "verify runs on this machine's stores only; on a cluster it comes with StoreOperation Verify",
-        ),
-        Command::Status(_)
+        Command::Verify(_)
+        | Command::Status(_)
         | Command::Endpoints(_)
         | Command::Top(_)
         | Command::Plan(_)
+        | Command::Op(_)
         | Command::SupportBundle(_)
         | Command::Completion { .. } => None,
     }

@@ -46,8 +46,10 @@ pub(crate) struct CheckedRegion {
     pub(crate) spec: crds::Region,
     /// 0 while it is no member.
     pub(crate) id: u16,
-    /// It belongs to the store; a region that came later waits for scale-out.
+    /// Its objects are made. (A plan knows of regions that have no id yet.)
     pub(crate) is_member: bool,
+    /// It joins: its operation says when it is a member like the others.
+    pub(crate) joining: bool,
     /// What its proxies were told last.
     pub(crate) proxy_config: Option<ProxyConfig>,
     /// Proxies to run now.
@@ -141,6 +143,7 @@ pub fn check(
                 spec: region.clone(),
                 id: member.map_or(0, |member| member.id),
                 is_member: member.is_some(),
+                joining: member.is_some_and(|member| member.joining),
                 proxy_config: world.proxy_configs.get(&region.name).cloned(),
                 proxy_replicas: proxy_replicas(world, &spec, &identity, &region.name),
             }
@@ -163,11 +166,12 @@ pub fn check(
     })
 }
 
-/// Until a store is founded: no proxy before all nodes of its region's broker are ready, and then one, which declares the streams alone.
+/// Until a store is founded, and while a region joins: no proxy before all nodes of its region's broker are ready, and then one, which declares the streams alone.
 /// RabbitMQ 3.10 forms its coordinator of streams at the first declaration, of the nodes that are there; and two at once make two.
 fn proxy_replicas(world: &World, spec: &crds::Validated, identity: &Identity, region: &str) -> u16 {
     let wanted = spec.proxy.replicas;
-    if identity.founded.is_some() || spec.broker.replicas == 1 {
+    let joining = identity.region(region).is_some_and(|region| region.joining);
+    if (identity.founded.is_some() && !joining) || spec.broker.replicas == 1 {
         return wanted;
     }
     let running = world.proxies.get(region).copied().unwrap_or_default();

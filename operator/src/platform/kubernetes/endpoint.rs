@@ -1,6 +1,7 @@
 //! The operator's own port: `/healthz`, `/readyz`, `/metrics`.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use axum::Router;
@@ -8,13 +9,15 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
-use crds::RegionPhase;
+use crds::{RegionPhase, VerificationStatus};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
+
+use crate::verify::Report;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {
@@ -30,8 +33,71 @@ struct OfRegion {
     phase: String,
 }
 
+/// A store.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfStore {
+    namespace: String,
+    store: String,
+}
+
 const DONE: &str = "done";
 const FAILED: &str = "failed";
+
+/// What verification found.
+#[derive(Default)]
+struct VerificationMetrics {
+    different: Family<OfStore, Gauge>,
+    undecided: Family<OfStore, Gauge>,
+    ended: Family<OfStore, Gauge<f64, AtomicU64>>,
+    took: Family<OfStore, Gauge<f64, AtomicU64>>,
+    compared: Family<OfStore, Counter>,
+    sampled: Family<OfStore, Counter>,
+    repaired: Family<OfStore, Counter>,
+    failed: Family<OfStore, Counter>,
+}
+
+impl VerificationMetrics {
+    fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("verification");
+        registry.register(
+            "different_keys",
+            "Keys that differ between regions, as the last run left them",
+            self.different.clone(),
+        );
+        registry.register(
+            "undecided_keys",
+            "Keys that the last run could not decide: they were written to all the time",
+            self.undecided.clone(),
+        );
+        registry.register_with_unit(
+            "last_run_timestamp",
+            "When the last run ended",
+            Unit::Seconds,
+            self.ended.clone(),
+        );
+        registry.register_with_unit(
+            "duration",
+            "How long the last run took",
+            Unit::Seconds,
+            self.took.clone(),
+        );
+        registry.register("keys_compared", "Keys compared between regions", self.compared.clone());
+        registry.register("keys_sampled", "Keys whose values were compared", self.sampled.clone());
+        registry.register("repaired_keys", "Keys that differed and were made equal", self.repaired.clone());
+        registry.register("failures", "Runs that ended early", self.failed.clone());
+    }
+
+    fn remove(&self, of: &OfStore) {
+        self.different.remove(of);
+        self.undecided.remove(of);
+        self.ended.remove(of);
+        self.took.remove(of);
+        self.compared.remove(of);
+        self.sampled.remove(of);
+        self.repaired.remove(of);
+        self.failed.remove(of);
+    }
+}
 
 /// What the operator counts.
 pub(crate) struct Metrics {
@@ -41,6 +107,7 @@ pub(crate) struct Metrics {
     stores: Gauge,
     promotions: Counter,
     phases: Family<OfRegion, Gauge>,
+    verification: VerificationMetrics,
     registry: Registry,
 }
 
@@ -53,6 +120,7 @@ impl Metrics {
             stores: Gauge::default(),
             promotions: Counter::default(),
             phases: Family::default(),
+            verification: VerificationMetrics::default(),
             registry: Registry::with_prefix("mas_operator"),
         };
         let registry = &mut all.registry;
@@ -67,6 +135,7 @@ impl Metrics {
         registry.register("stores", "Stores that are looked after", all.stores.clone());
         registry.register("promotions", "Masters that were seen to be promoted", all.promotions.clone());
         registry.register("region_phase", "1 for the phase that a region is in", all.phases.clone());
+        all.verification.register(registry);
         // Shown from the start, so that the first failure is a change.
         for outcome in [DONE, FAILED] {
             drop(all.rounds.get_or_create(&Outcome { outcome }));
@@ -119,6 +188,58 @@ impl ShownPhase {
 impl Drop for ShownPhase {
     fn drop(&mut self) {
         self.metrics.phases.remove(&self.of);
+    }
+}
+
+/// What verification found of a store, as the metrics show it while it is looked after.
+pub(crate) struct ShownVerification {
+    metrics: Arc<Metrics>,
+    of: OfStore,
+}
+
+impl ShownVerification {
+    /// Nothing was found yet.
+    pub(crate) fn new(metrics: Arc<Metrics>, namespace: &str, store: &str) -> Self {
+        let of = OfStore { namespace: namespace.to_owned(), store: store.to_owned() };
+        // Shown from the start, so that the first ones are a change.
+        let all = &metrics.verification;
+        for counter in [&all.compared, &all.sampled, &all.repaired, &all.failed] {
+            drop(counter.get_or_create(&of));
+        }
+        Self { metrics, of }
+    }
+
+    /// What an operator before this one found.
+    pub(crate) fn restore(&self, known: &VerificationStatus) {
+        let all = &self.metrics.verification;
+        let left = known.different_keys.saturating_sub(known.repaired_keys);
+        all.different.get_or_create(&self.of).set(left as i64);
+        all.undecided.get_or_create(&self.of).set(known.undecided as i64);
+        all.took.get_or_create(&self.of).set(known.duration_millis as f64 / 1000.0);
+        if let Some(at) = &known.finished_at {
+            all.ended.get_or_create(&self.of).set(at.0.as_second() as f64);
+        }
+    }
+
+    pub(crate) fn show(&self, report: &Report) {
+        let all = &self.metrics.verification;
+        all.compared.get_or_create(&self.of).inc_by(report.keys_compared);
+        all.sampled.get_or_create(&self.of).inc_by(report.keys_sampled);
+        all.repaired.get_or_create(&self.of).inc_by(report.repaired_keys);
+        all.failed.get_or_create(&self.of).inc_by(u64::from(report.failed.is_some()));
+        // A run that ended early says nothing of what it did not get to.
+        if report.failed.is_none() || report.remaining() > 0 {
+            all.different.get_or_create(&self.of).set(report.remaining() as i64);
+            all.undecided.get_or_create(&self.of).set(report.undecided as i64);
+        }
+        all.took.get_or_create(&self.of).set(report.duration_millis as f64 / 1000.0);
+        all.ended.get_or_create(&self.of).set(jiff::Timestamp::now().as_second() as f64);
+    }
+}
+
+impl Drop for ShownVerification {
+    fn drop(&mut self) {
+        self.metrics.verification.remove(&self.of);
     }
 }
 

@@ -25,6 +25,9 @@ pub struct Identity {
     pub shards: u16,
     /// Slots of each shard, as inclusive ranges.
     pub slots: Vec<Vec<(u16, u16)>>,
+    /// Raised whenever a region joins or leaves.
+    #[serde(default)]
+    pub membership: u64,
 }
 
 /// A region's identity.
@@ -37,6 +40,9 @@ pub struct RegionIdentity {
     pub id: u16,
     /// Highest epoch known of each shard.
     pub epochs: Vec<u64>,
+    /// It joins, and is no member yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub joining: bool,
 }
 
 impl Identity {
@@ -49,6 +55,7 @@ impl Identity {
             next_region_id: 1,
             shards: store.shards,
             slots: (0..store.shards).map(|shard| even_ranges(shard, store.shards)).collect(),
+            membership: 1,
         };
         identity.take_in(store);
         identity
@@ -65,11 +72,9 @@ impl Identity {
         serde_json::to_string_pretty(self).unwrap_or_default()
     }
 
-    /// Gives ids to the store's regions, as long as it is not founded. From then on a region joins by scale-out.
+    /// Gives ids to the store's regions. Once it is founded, a new one joins by scale-out.
     pub(crate) fn take_in(&mut self, store: &crds::Validated) {
-        if self.founded.is_some() {
-            return;
-        }
+        let joining = self.founded.is_some();
         for region in &store.regions {
             if self.region(&region.name).is_none() {
                 let epochs = vec![0; usize::from(store.shards)];
@@ -77,10 +82,18 @@ impl Identity {
                     name: region.name.clone(),
                     id: self.next_region_id,
                     epochs,
+                    joining,
                 });
                 self.next_region_id += 1;
+                self.membership += u64::from(joining);
             }
         }
+    }
+
+    /// A region is a member like the others; whether that is news.
+    pub(crate) fn joined(&mut self, region: &str) -> bool {
+        let region = self.regions.iter_mut().find(|known| known.name == region);
+        region.is_some_and(|region| std::mem::take(&mut region.joining))
     }
 
     /// Notes that `epoch` was issued for a shard; whether that is news.

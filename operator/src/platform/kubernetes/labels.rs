@@ -28,6 +28,11 @@ pub(crate) const REGION_ID: &str = "multiactive.dev/region-id";
 pub(crate) const REGION: &str = "multiactive.dev/region";
 pub(crate) const SHARD: &str = "multiactive.dev/shard";
 
+/// The operation by which a region joins. Its id makes it one of its own: a name may come back, an id does not.
+pub(crate) fn operation_name(store: &str, region: &str, id: u16) -> String {
+    format!("{store}--scale-out--{region}-{id}")
+}
+
 /// Labels of what belongs to the whole store.
 pub(crate) fn store(store: &str) -> Value {
     json!({

@@ -16,6 +16,8 @@ pub enum Kind {
     Secret,
     /// `multiactive.dev/v1alpha1/StoreRegion`
     StoreRegion,
+    /// `multiactive.dev/v1alpha1/StoreOperation`
+    StoreOperation,
     /// `v1/Service`
     Service,
     /// `networking.k8s.io/v1/NetworkPolicy`
@@ -34,6 +36,7 @@ impl Kind {
             Self::ConfigMap => ("", "v1", "ConfigMap", "configmaps"),
             Self::Secret => ("", "v1", "Secret", "secrets"),
             Self::StoreRegion => ("multiactive.dev", "v1alpha1", "StoreRegion", "storeregions"),
+            Self::StoreOperation => ("multiactive.dev", "v1alpha1", "StoreOperation", "storeoperations"),
             Self::Service => ("", "v1", "Service", "services"),
             Self::NetworkPolicy => ("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies"),
             Self::PodDisruptionBudget => ("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets"),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crds::{MultiActiveStore, StoreRegion};
+use crds::{MultiActiveStore, StoreOperation, StoreRegion};
 use futures_util::{FutureExt as _, Stream, StreamExt as _};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
@@ -16,7 +16,7 @@ use kube::runtime::controller::{self, Action, Config, Controller};
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::{self, ObjectRef};
 use kube::runtime::{WatchStreamExt as _, watcher};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use super::FIELD_MANAGER;
 use super::catalog::{Catalog, CatalogError};
@@ -120,7 +120,9 @@ pub async fn run(
     let wanted = futures_util::stream::poll_fn(move |context| wanted.poll_recv(context));
     let (rows, rows_writer) = reflector::store();
     let (seen, stores_writer) = reflector::store();
-    let controller = controller(&scope, seen.clone(), stores_writer, rows_writer).reconcile_on(wanted);
+    let (operations, operations_writer) = reflector::store();
+    let controller =
+        controller(&scope, seen.clone(), stores_writer, rows_writer, operations_writer).reconcile_on(wanted);
     let (pods, watch_pods) = Pods::watch(scope.api());
     let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: Some(options.identity) };
     let recorder = Recorder::new(client.clone(), reporter);
@@ -129,8 +131,10 @@ pub async fn run(
         pods,
         stores: seen,
         rows,
+        operations,
         recorder,
         metrics: Arc::clone(&metrics),
+        verifying: Arc::new(Semaphore::new(1)),
         rounds,
     };
     let context = Arc::new(Context {
@@ -160,14 +164,17 @@ fn controller(
     reader: reflector::Store<MultiActiveStore>,
     writer: reflector::store::Writer<MultiActiveStore>,
     rows: reflector::store::Writer<StoreRegion>,
+    operations: reflector::store::Writer<StoreOperation>,
 ) -> Controller<MultiActiveStore> {
     let ours = watcher::Config::default().labels(&format!("app.kubernetes.io/managed-by={FIELD_MANAGER}"));
     let stores = watcher(scope.api(), watcher::Config::default()).default_backoff().reflect(writer);
-    let rows = watcher(scope.api(), ours).default_backoff().reflect(rows);
+    let rows = watcher(scope.api(), ours.clone()).default_backoff().reflect(rows);
+    let operations = watcher(scope.api(), ours).default_backoff().reflect(operations);
     Controller::for_stream(futures_util::stream::pending(), reader)
         .with_config(Config::default().concurrency(CONCURRENCY).debounce(Duration::from_millis(100)))
         .reconcile_on(changes(stores, |store| Some(ObjectRef::from_obj(store)), &[]))
         .reconcile_on(changes(rows, row_of, &[]))
+        .reconcile_on(changes(operations, owner, &[]))
         // Which template its pods should run is known once its controller has seen the last change.
         .reconcile_on(scope.owned::<StatefulSet>(&["observedGeneration", "updateRevision"]))
         .reconcile_on(scope.owned::<Deployment>(&[]))

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crds::{
     Binding, MultiActiveStore, MultiActiveStoreStatus, RegionPhase, RegionSummary, StoreRegionStatus,
+    VerificationStatus,
 };
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -63,6 +64,7 @@ pub(crate) fn build_store(
     round: &Round,
     rows: &BTreeMap<String, StoreRegionStatus>,
     outdated: &Outdated,
+    verified: Option<&VerificationStatus>,
     now: Timestamp,
 ) -> MultiActiveStoreStatus {
     let last = last.cloned().unwrap_or_default();
@@ -72,7 +74,9 @@ pub(crate) fn build_store(
         |store| store.regions.iter().map(|region| summary(rows, store, region, &last)).collect(),
     );
     let active = regions.iter().filter(|region| region.phase == RegionPhase::Active).count();
-    let wanted = conditions(rows, round, &regions, active, outdated);
+    let verification = verified.cloned().or(last.verification);
+    let mut wanted = conditions(rows, round, &regions, active, outdated);
+    wanted.extend(verification.as_ref().map(verified_condition));
     let why = wanted.iter().find(|wanted| wanted.bad).map(|wanted| wanted.message.clone());
     let lags = rows.values().flat_map(|row| &row.links).filter_map(|link| link.lag_millis);
     MultiActiveStoreStatus {
@@ -81,7 +85,26 @@ pub(crate) fn build_store(
         regions_active: Some(format!("{active}/{}", store.spec.regions.len())),
         max_lag: lags.max().map(super::health::words),
         why,
+        verification,
         regions,
+    }
+}
+
+/// What the last run of verification came to.
+fn verified_condition(of: &VerificationStatus) -> Wanted {
+    let (status, reason) = match of {
+        _ if of.different_keys > of.repaired_keys => ("False", "RegionsDiffer"),
+        VerificationStatus { failed: Some(_), .. } => ("Unknown", "VerificationFailed"),
+        _ if of.different_keys > 0 => ("True", "Repaired"),
+        _ => ("True", "NoDifferences"),
+    };
+    let see = if status == "False" { "; status.verification has the first of them" } else { "" };
+    Wanted {
+        kind: "Verified",
+        status,
+        reason: reason.to_owned(),
+        message: format!("{}{see}", of.result),
+        bad: status == "False",
     }
 }
 
@@ -210,7 +233,9 @@ fn conditions(
             available,
         ],
     };
-    list.push(Wanted::new("Degraded", active > 0 && active < all, "Regions", words));
+    // A region that joins is missing nowhere.
+    let joining = round.store().map_or(0, |store| store.members().filter(|region| region.joining).count());
+    list.push(Wanted::new("Degraded", active > 0 && active + joining < all, "Regions", words));
     if let Outdated(pods) = outdated
         && !pods.is_empty()
     {
@@ -225,16 +250,6 @@ fn conditions(
         list.push(Wanted::new("UpdateAvailable", true, "NewerRelease", words));
     }
     list
-}
-
-/// The row of a region that is no member yet.
-pub(crate) fn build_waiting_region(row: &StoreRegionStatus, generation: Option<i64>) -> StoreRegionStatus {
-    StoreRegionStatus {
-        observed_generation: generation,
-        phase: RegionPhase::Provisioning,
-        why: Some("waits for scale-out, which does not exist yet".into()),
-        ..row.clone()
-    }
 }
 
 /// Writes the store's status over `base`, if that is still what there is.

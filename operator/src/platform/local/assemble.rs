@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, watch};
+use futures_util::future::BoxFuture;
+use tokio::sync::{Mutex, Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -18,15 +18,16 @@ use super::process::{Keeper, Order, ProcessSpec, ProcessStatus, Spawner};
 use super::proxies::{self, PasswordFiles};
 use super::record::{self, RecordFile, ShardLedger};
 use super::secrets::{self, Secret};
-use super::shared::Shared;
+use super::shared::{Gates, Members, Parts, Shared};
 use super::stale::{self, Roster};
 use super::store::{Options, StartError};
 use super::world::{self, RegionPlan, World, address};
-use super::{broker, control, ports, relay};
+use super::{broker, control, operations, ports, relay, verify};
 use crate::health::engine::Engine;
 use crate::health::member::{End, look_at};
 use crate::health::proxy::{self, ProxyReport};
 use crate::health::shard::{ShardController, ShardView};
+use crate::operations::scale_out::Verifying;
 use crate::procedures::shard::{Notice, Place, bootstrap_obstacles};
 use crate::render::{self, RedisConfig, Users};
 use crate::view::ProcessPhase;
@@ -41,12 +42,53 @@ const PROBE: Duration = Duration::from_millis(250);
 
 type Member = crate::health::member::Member<ProcessStatus>;
 
+/// What all regions share, and the password of each region's broker.
 struct Passwords {
     engine: Secret,
     replication: Secret,
     cookie: Secret,
     brokers: BTreeMap<String, Secret>,
     client: Option<Secret>,
+}
+
+/// Makes the parts of regions: those that there are at the start, and those that join later.
+pub(super) struct Workshop {
+    layout: Layout,
+    binaries: Binaries,
+    spawner: Spawner,
+    roster: Arc<Roster>,
+    pub(super) record: Arc<RecordFile>,
+    pub(super) nursery: Nursery,
+    started: Instant,
+}
+
+/// Runs tasks until whoever holds the other end is gone.
+#[derive(Clone)]
+pub(super) struct Nursery(mpsc::UnboundedSender<BoxFuture<'static, ()>>);
+
+impl Nursery {
+    fn start(tasks: &mut JoinSet<()>) -> Self {
+        let (sender, mut wanted) = mpsc::unbounded_channel::<BoxFuture<'static, ()>>();
+        tasks.spawn(async move {
+            let mut running = JoinSet::new();
+            loop {
+                tokio::select! {
+                    task = wanted.recv() => match task {
+                        Some(task) => drop(running.spawn(task)),
+                        None => return,
+                    },
+                    _ = running.join_next(), if !running.is_empty() => {}
+                }
+            }
+        });
+        Self(sender)
+    }
+
+    /// Runs it.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        // Nobody receives when all ends anyway.
+        let _ = self.0.send(Box::pin(task));
+    }
 }
 
 /// Starts everything. The tasks go into `tasks`; the file is the store's lock.
@@ -67,84 +109,164 @@ pub(super) async fn assemble(
     if options.new_ports {
         record.ports.clear();
     }
-    ports::assign(&layout, &mut record.ports, &world::port_names(&store))?;
-    ports::check_free(&record.ports)?;
+    let names = world::port_names(&store, &record.joining());
+    ports::assign(&layout, &mut record.ports, &names)?;
+    ports::check_free(record.ports.iter())?;
     record.generation += 1;
-    let ids = record.regions.iter().map(|region| (region.name.clone(), region.id)).collect();
-    let world = world::plan(&store, &ids, &record.ports);
-    let passwords = passwords(&layout, &store)?;
+    let world = world::plan(&store, &record);
     write_private(&layout.manifest(), options.manifest.as_bytes(), true)?;
 
     let spawner = Spawner::start(binaries.setpriv.clone())
         .map_err(|source| StartError::Io { what: "the spawner".into(), source })?;
     let roster = Arc::new(Roster::new(&layout));
-    let keep = |spec: ProcessSpec, held: bool| {
-        Arc::new(Keeper::start(spec, held, spawner.clone(), Arc::clone(&roster)))
+    let founded = record.founded.is_some();
+    let workshop = Workshop {
+        layout: layout.clone(),
+        binaries,
+        spawner,
+        roster,
+        record: Arc::new(RecordFile::create(&layout, record)?),
+        nursery: Nursery::start(tasks),
+        started: Instant::now(),
     };
-    let cuts = start_relays(&world, tasks).await?;
+    let mut parts = Parts::new(store, world);
+    workshop.start_epmd(&mut parts)?;
+    workshop.build(&mut parts).await?;
+    let (notices_set, founding) = watch::channel(Vec::new());
+    if !founded {
+        let (members, gates) = (parts.members.clone(), parts.gates.clone());
+        workshop.nursery.spawn(found(members, Arc::clone(&workshop.record), gates, notices_set));
+    }
+    let nursery = workshop.nursery.clone();
+    let last = verify::last(&layout);
+    let (asks, asked) = crate::verify::asks();
+    let shared = Arc::new(Shared {
+        verify: asks,
+        verified: std::sync::Mutex::new(last.as_ref().map(|report| verify::condition(&layout, report))),
+        layout,
+        parts: RwLock::new(Arc::new(parts)),
+        workshop,
+        founding,
+        changing: Mutex::default(),
+        verifying: Verifying::default(),
+        end_wanted: Notify::new(),
+    });
+    let verified = verify::Verified { shared: Arc::clone(&shared) };
+    let turn = Arc::new(Semaphore::new(1));
+    nursery.spawn(crate::verify::run(verified, last.as_ref().and_then(verify::when), asked, turn));
+    let listener = control::bind(&shared.layout)?;
+    nursery.spawn(control::serve(listener, Arc::clone(&shared)));
+    nursery.spawn(operations::run(Arc::clone(&shared)));
+    Ok((shared, lock))
+}
 
-    let mut keepers = BTreeMap::new();
-    keepers.insert(Component::Epmd, keep(epmd(&layout, &binaries, world.epmd)?, false));
-    let mut members = BTreeMap::new();
-    for region in &world.regions {
+impl Workshop {
+    fn keep(&self, spec: ProcessSpec, held: bool) -> Arc<Keeper> {
+        Arc::new(Keeper::start(spec, held, self.spawner.clone(), Arc::clone(&self.roster)))
+    }
+
+    fn start_epmd(&self, parts: &mut Parts) -> Result<(), LayoutError> {
+        let spec = epmd(&self.layout, &self.binaries, parts.world.epmd)?;
+        parts.keepers.insert(Component::Epmd, self.keep(spec, false));
+        Ok(())
+    }
+
+    /// Makes what is planned and not there yet, and tells all proxies.
+    pub(super) async fn build(&self, parts: &mut Parts) -> Result<(), StartError> {
+        let record = self.record.get().await;
+        let passwords = passwords(&self.layout, &parts.store)?;
+        let world = parts.world.clone();
+        start_relays(&world, parts, &self.nursery).await?;
+        for region in &world.regions {
+            let files = PasswordFiles {
+                engine: passwords.engine.file.clone(),
+                brokers: passwords
+                    .brokers
+                    .iter()
+                    .map(|(name, secret)| (name.clone(), secret.file.clone()))
+                    .collect(),
+                client: passwords.client.as_ref().map(|secret| secret.file.clone()),
+            };
+            for node in &region.proxies {
+                let config = proxies::build_config(&parts.store, &world, region, node, &record, &files);
+                let spec = proxies::prepare(&self.layout, &self.binaries, node, &config)?;
+                // One that runs reads the file again.
+                if !parts.keepers.contains_key(&node.component) {
+                    parts.keepers.insert(node.component.clone(), self.keep(spec, true));
+                }
+            }
+            if !parts.was_active.contains_key(&region.name) {
+                self.build_region(parts, region, &record, &passwords)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn build_region(
+        &self,
+        parts: &mut Parts,
+        region: &RegionPlan,
+        record: &record::Record,
+        passwords: &Passwords,
+    ) -> Result<(), StartError> {
+        let founded = record.founded.is_some();
         for node in &region.brokers {
-            let password = &passwords.brokers[&region.name];
-            let spec =
-                broker::prepare(&layout, &binaries, region, node, world.epmd, password, &passwords.cookie)?;
-            keepers.insert(node.component.clone(), keep(spec, false));
+            let (password, cookie) = (&passwords.brokers[&region.name], &passwords.cookie);
+            let epmd = parts.world.epmd;
+            let spec = broker::prepare(&self.layout, &self.binaries, region, node, epmd, password, cookie)?;
+            parts.keepers.insert(node.component.clone(), self.keep(spec, false));
         }
         for (shard, nodes) in (0u16..).zip(&region.shards) {
             let mut of_shard = Vec::new();
             for node in nodes {
-                let keeper = keep(redis(&layout, &binaries, &store, node, &passwords)?, false);
-                keepers.insert(node.component.clone(), Arc::clone(&keeper));
+                let spec = redis(&self.layout, &self.binaries, &parts.store, node, passwords)?;
+                let keeper = self.keep(spec, false);
+                parts.keepers.insert(node.component.clone(), Arc::clone(&keeper));
                 of_shard.push((node.component.clone(), Arc::new(member(node, &keeper, &passwords.engine))));
             }
-            members.insert((region.name.clone(), shard), of_shard);
+            // Who joins is no shard of its own before its operation has made it one.
+            let open = founded && !record.joining().contains(&region.name);
+            self.start_controller(parts, region, shard, of_shard, open);
         }
-        let files = PasswordFiles {
-            engine: passwords.engine.file.clone(),
-            brokers: passwords
-                .brokers
-                .iter()
-                .map(|(name, secret)| (name.clone(), secret.file.clone()))
-                .collect(),
-            client: passwords.client.as_ref().map(|secret| secret.file.clone()),
-        };
-        for node in &region.proxies {
-            let config =
-                proxies::build_config(&store, &world, region, node, &record.slots, &files, record.generation);
-            keepers.insert(
-                node.component.clone(),
-                keep(proxies::prepare(&layout, &binaries, node, &config)?, true),
-            );
-        }
+        start_broker_probes(region, parts, &self.nursery);
+        start_gate(region, parts, founded, &self.nursery);
+        start_proxy_probes(region, parts, &self.nursery);
+        parts.was_active.insert(region.name.clone(), Arc::default());
+        Ok(())
     }
 
-    let record = Arc::new(RecordFile::create(&layout, record)?);
-    let (shards, founding) = start_controllers(&layout, &store, &world, &members, &record, tasks).await;
-    let brokers = start_broker_probes(&world, &keepers, tasks);
-    let is_founded = record.get().await.founded.is_some();
-    start_gates(&world, &keepers, &brokers, is_founded, tasks);
-    let proxies = start_proxy_probes(&world, &keepers, tasks);
-    let was_active =
-        world.regions.iter().map(|region| (region.name.clone(), AtomicBool::new(false))).collect();
-    let shared = Arc::new(Shared {
-        layout,
-        store,
-        world,
-        keepers,
-        shards,
-        brokers,
-        proxies,
-        cuts,
-        founding,
-        was_active,
-        end_wanted: Notify::new(),
-    });
-    let listener = control::bind(&shared.layout)?;
-    tasks.spawn(control::serve(listener, Arc::clone(&shared)));
-    Ok((shared, lock))
+    fn start_controller(
+        &self,
+        parts: &mut Parts,
+        region: &RegionPlan,
+        shard: u16,
+        members: Vec<(Component, Arc<Member>)>,
+        open: bool,
+    ) {
+        for (_, member) in &members {
+            self.nursery.spawn(Arc::clone(member).watch());
+        }
+        let (gate, is_open) = watch::channel(open);
+        let (view, seen) = watch::channel(ShardView::default());
+        let name = format!("{}/shard-{shard}", region.name);
+        let controller = ShardController {
+            name: name.clone(),
+            place: Place { store: parts.store.name.clone(), region: region.id, shard },
+            members: members.iter().map(|(_, member)| Arc::clone(member)).collect(),
+            ledger: ShardLedger {
+                shard: name,
+                record: Arc::clone(&self.record),
+                layout: self.layout.clone(),
+                members: members.iter().map(|(component, _)| component.clone()).collect(),
+            },
+            view,
+        };
+        self.nursery.spawn(controller.run(is_open, self.started));
+        let key = (region.name.clone(), shard);
+        parts.gates.insert(key.clone(), Arc::new(gate));
+        parts.shards.insert(key.clone(), seen);
+        parts.members.insert(key, members);
+    }
 }
 
 fn member(node: &world::RedisNode, keeper: &Arc<Keeper>, password: &Secret) -> Member {
@@ -225,74 +347,25 @@ fn redis(
     })
 }
 
-async fn start_relays(
-    world: &World,
-    tasks: &mut JoinSet<()>,
-) -> Result<BTreeMap<(String, String), watch::Sender<bool>>, StartError> {
-    let mut cuts = BTreeMap::new();
+/// Those that are not there yet.
+async fn start_relays(world: &World, parts: &mut Parts, nursery: &Nursery) -> Result<(), StartError> {
     for link in &world.links {
+        if parts.relays.contains(&link.port) {
+            continue;
+        }
         let way = (link.from.clone(), link.to.clone());
-        let cut = cuts.entry(way).or_insert_with(|| watch::channel(false).0);
-        let what = format!("the relay from {} to {} ({:?})", link.from, link.to, link.what);
+        let cut = parts.cuts.entry(way).or_insert_with(|| Arc::new(watch::channel(false).0));
+        let what = format!("the relay from {} to {} ({})", link.from, link.to, link.what);
         let listener = relay::bind(link.port).await.map_err(|source| StartError::Io { what, source })?;
         let target = SocketAddr::from((Ipv4Addr::LOCALHOST, link.target));
-        tasks.spawn(relay::run(listener, target, cut.subscribe()));
+        nursery.spawn(relay::run(listener, target, cut.subscribe()));
+        parts.relays.insert(link.port);
     }
-    Ok(cuts)
-}
-
-type Members = BTreeMap<(String, u16), Vec<(Component, Arc<Member>)>>;
-type ShardViews = BTreeMap<(String, u16), watch::Receiver<ShardView>>;
-
-async fn start_controllers(
-    layout: &Layout,
-    store: &crds::Validated,
-    world: &World,
-    members: &Members,
-    record: &Arc<RecordFile>,
-    tasks: &mut JoinSet<()>,
-) -> (ShardViews, watch::Receiver<Vec<Notice>>) {
-    let founded = record.get().await.founded.is_some();
-    let (founded_set, founded_seen) = watch::channel(founded);
-    let (notices_set, notices) = watch::channel(Vec::new());
-    let started = Instant::now();
-    let mut views = BTreeMap::new();
-    for region in &world.regions {
-        for (shard, _) in (0u16..).zip(&region.shards) {
-            let key = (region.name.clone(), shard);
-            for (_, member) in &members[&key] {
-                tasks.spawn(Arc::clone(member).watch());
-            }
-            let (view, seen) = watch::channel(ShardView::default());
-            let controller = ShardController {
-                name: format!("{}/shard-{shard}", region.name),
-                place: Place { store: store.name.clone(), region: region.id, shard },
-                members: members[&key].iter().map(|(_, member)| Arc::clone(member)).collect(),
-                ledger: ShardLedger {
-                    shard: format!("{}/shard-{shard}", region.name),
-                    record: Arc::clone(record),
-                    layout: layout.clone(),
-                    members: members[&key].iter().map(|(component, _)| component.clone()).collect(),
-                },
-                view,
-            };
-            tasks.spawn(controller.run(founded_seen.clone(), started));
-            views.insert(key, seen);
-        }
-    }
-    if !founded {
-        tasks.spawn(found(members.clone(), Arc::clone(record), founded_set, notices_set));
-    }
-    (views, notices)
+    Ok(())
 }
 
 /// Founds the store once every engine answers and is empty.
-async fn found(
-    members: Members,
-    record: Arc<RecordFile>,
-    founded: watch::Sender<bool>,
-    notices: watch::Sender<Vec<Notice>>,
-) {
+async fn found(members: Members, record: Arc<RecordFile>, gates: Gates, notices: watch::Sender<Vec<Notice>>) {
     loop {
         let seen: Vec<_> = members
             .values()
@@ -314,7 +387,9 @@ async fn found(
                 Ok(()) => {
                     tracing::info!("founded");
                     notices.send_replace(Vec::new());
-                    founded.send_replace(true);
+                    for gate in gates.values() {
+                        gate.send_replace(true);
+                    }
                     return;
                 }
                 Err(error) => obstacles.push(Notice { reason: "RecordFailed", message: error.to_string() }),
@@ -325,18 +400,13 @@ async fn found(
     }
 }
 
-fn start_broker_probes(
-    world: &World,
-    keepers: &BTreeMap<Component, Arc<Keeper>>,
-    tasks: &mut JoinSet<()>,
-) -> BTreeMap<Component, watch::Receiver<bool>> {
-    let mut seen = BTreeMap::new();
-    for node in world.regions.iter().flat_map(|region| &region.brokers) {
+fn start_broker_probes(region: &RegionPlan, parts: &mut Parts, nursery: &Nursery) {
+    for node in &region.brokers {
         let (ready, receiver) = watch::channel(false);
-        let mut process = keepers[&node.component].status();
+        let mut process = parts.keepers[&node.component].status();
         let port = node.amqp;
         // Asked only until it is ready: every probe is a line in the broker's log.
-        tasks.spawn(async move {
+        nursery.spawn(async move {
             loop {
                 let status = process.borrow_and_update().clone();
                 let running = status.phase == ProcessPhase::Running;
@@ -351,42 +421,34 @@ fn start_broker_probes(
                 }
             }
         });
-        seen.insert(node.component.clone(), receiver);
+        parts.brokers.insert(node.component.clone(), receiver);
     }
-    seen
 }
 
-/// Starts each region's proxies when its broker is ready, so that the first write already finds it. On several nodes the
+/// Starts the region's proxies when its broker is ready, so that the first write already finds it. On several nodes the
 /// first proxy declares the streams alone: RabbitMQ 3.10 forms its coordinator of streams at the first declaration, and
 /// two of them at once, on two nodes, make two, of which one is lost with its node, and the streams with it.
-fn start_gates(
-    world: &World,
-    keepers: &BTreeMap<Component, Arc<Keeper>>,
-    brokers: &BTreeMap<Component, watch::Receiver<bool>>,
-    founded: bool,
-    tasks: &mut JoinSet<()>,
-) {
-    for RegionPlan { brokers: nodes, proxies, .. } in &world.regions {
-        let mut ready: Vec<_> = nodes.iter().map(|node| brokers[&node.component].clone()).collect();
-        let proxies: Vec<_> =
-            proxies.iter().map(|node| (node.admin, Arc::clone(&keepers[&node.component]))).collect();
-        let one_first = nodes.len() > 1;
-        tasks.spawn(async move {
-            let all_ready = async {
-                for node in &mut ready {
-                    let _ = node.wait_for(|ready| *ready).await;
-                }
-            };
-            let patience = if one_first && !founded { FOUNDING_PATIENCE } else { BROKER_PATIENCE };
-            let _ = timeout(patience, all_ready).await;
-            for (number, (admin, proxy)) in (0..).zip(proxies) {
-                proxy.order(Order::Start).await;
-                if one_first && number == 0 {
-                    let _ = timeout(DECLARING_PATIENCE, has_declared(admin)).await;
-                }
+fn start_gate(region: &RegionPlan, parts: &Parts, founded: bool, nursery: &Nursery) {
+    let RegionPlan { brokers: nodes, proxies, .. } = region;
+    let mut ready: Vec<_> = nodes.iter().map(|node| parts.brokers[&node.component].clone()).collect();
+    let proxies: Vec<_> =
+        proxies.iter().map(|node| (node.admin, Arc::clone(&parts.keepers[&node.component]))).collect();
+    let one_first = nodes.len() > 1;
+    nursery.spawn(async move {
+        let all_ready = async {
+            for node in &mut ready {
+                let _ = node.wait_for(|ready| *ready).await;
             }
-        });
-    }
+        };
+        let patience = if one_first && !founded { FOUNDING_PATIENCE } else { BROKER_PATIENCE };
+        let _ = timeout(patience, all_ready).await;
+        for (number, (admin, proxy)) in (0..).zip(proxies) {
+            proxy.order(Order::Start).await;
+            if one_first && number == 0 {
+                let _ = timeout(DECLARING_PATIENCE, has_declared(admin)).await;
+            }
+        }
+    });
 }
 
 /// Until a proxy has declared the region's streams.
@@ -396,17 +458,12 @@ async fn has_declared(admin: u16) {
     }
 }
 
-fn start_proxy_probes(
-    world: &World,
-    keepers: &BTreeMap<Component, Arc<Keeper>>,
-    tasks: &mut JoinSet<()>,
-) -> BTreeMap<Component, watch::Receiver<ProxyReport>> {
-    let mut seen = BTreeMap::new();
-    for node in world.regions.iter().flat_map(|region| &region.proxies) {
+fn start_proxy_probes(region: &RegionPlan, parts: &mut Parts, nursery: &Nursery) {
+    for node in &region.proxies {
         let (report, receiver) = watch::channel(ProxyReport::default());
-        let mut process = keepers[&node.component].status();
+        let mut process = parts.keepers[&node.component].status();
         let admin = node.admin;
-        tasks.spawn(async move {
+        nursery.spawn(async move {
             loop {
                 let running = process.borrow_and_update().phase == ProcessPhase::Running;
                 report.send_replace(if running {
@@ -417,7 +474,6 @@ fn start_proxy_probes(
                 let _ = timeout(PROBE, process.changed()).await;
             }
         });
-        seen.insert(node.component.clone(), receiver);
+        parts.proxies.insert(node.component.clone(), receiver);
     }
-    seen
 }

@@ -34,6 +34,16 @@ pub enum Component {
 }
 
 impl Component {
+    /// The region that it belongs to.
+    pub fn region(&self) -> Option<&str> {
+        match self {
+            Self::Redis { region, .. } | Self::Broker { region, .. } | Self::Proxy { region, .. } => {
+                Some(region)
+            }
+            Self::Epmd => None,
+        }
+    }
+
     /// The folder of the component, relative to the state directory.
     pub fn folder(&self) -> String {
         self.to_string()

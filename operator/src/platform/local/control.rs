@@ -8,14 +8,16 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::component::Component;
 use super::layout::Layout;
+use super::operations;
 use super::shared::Shared;
 use super::store::StartError;
+use crate::verify::{Ask, Report};
 use crate::view::StoreStatus;
 
 /// Longest request.
@@ -54,6 +56,27 @@ pub enum Request {
         component: String,
         /// What to do.
         fault: Fault,
+    },
+    /// Another manifest.
+    Apply {
+        /// Its text.
+        manifest: String,
+    },
+    /// Try a failed operation again, or take one back.
+    Operation {
+        /// Its name.
+        name: String,
+        /// Take it back.
+        rollback: bool,
+    },
+    /// Compare what the regions hold.
+    #[serde(rename_all = "camelCase")]
+    Verify {
+        /// Repair what differs; otherwise tell.
+        repair: bool,
+        /// Percentage of keys whose values are compared, if not as the manifest says.
+        #[serde(default)]
+        sample_percent: Option<u8>,
     },
     /// End the store.
     Down,
@@ -135,7 +158,7 @@ pub(super) async fn serve(listener: UnixListener, shared: Arc<Shared>) {
     }
 }
 
-async fn converse(stream: UnixStream, shared: &Shared) -> io::Result<()> {
+async fn converse(stream: UnixStream, shared: &Arc<Shared>) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
     loop {
@@ -156,7 +179,7 @@ async fn converse(stream: UnixStream, shared: &Shared) -> io::Result<()> {
     }
 }
 
-async fn answer(request: Request, shared: &Shared) -> Reply {
+async fn answer(request: Request, shared: &Arc<Shared>) -> Reply {
     let done = |result: Result<(), super::store::StoreError>| match result {
         Ok(()) => Reply::Ok(serde_json::Value::Null),
         Err(error) => Reply::Error(error.to_string()),
@@ -172,6 +195,31 @@ async fn answer(request: Request, shared: &Shared) -> Reply {
             Ok(component) => done(shared.fault(&component, fault).await),
             Err(error) => Reply::Error(error.to_string()),
         },
+        Request::Apply { manifest } => match operations::apply(shared, &manifest).await {
+            Ok(started) => Reply::Ok(serde_json::json!(started)),
+            Err(error) => Reply::Error(error.to_string()),
+        },
+        Request::Operation { name, rollback } => match operations::order(shared, &name, rollback).await {
+            Ok(()) => Reply::Ok(serde_json::Value::Null),
+            Err(why) => Reply::Error(why),
+        },
+        Request::Verify { repair, sample_percent } => {
+            let (reply, report) = oneshot::channel();
+            let ask = Ask {
+                request: Some("masctl".into()),
+                repair: Some(repair),
+                sample_percent,
+                reply: Some(reply),
+            };
+            if shared.verify.try_send(ask).is_err() {
+                return Reply::Error("too many verifications wait already: wait for them".into());
+            }
+            match report.await.map(serde_json::to_value) {
+                Ok(Ok(report)) => Reply::Ok(report),
+                Ok(Err(error)) => Reply::Error(error.to_string()),
+                Err(_) => Reply::Error("the store ended meanwhile".into()),
+            }
+        }
         Request::Down => {
             shared.end_wanted.notify_one();
             Reply::Ok(serde_json::Value::Null)
@@ -195,7 +243,13 @@ impl Client {
         Ok(serde_json::from_value(self.ask(&Request::Status).await?)?)
     }
 
-    /// Any request.
+    /// Compares what the regions hold. Takes as long as it takes.
+    pub async fn verify(&self, repair: bool, sample_percent: Option<u8>) -> Result<Report, ControlError> {
+        let report = self.exchange(&Request::Verify { repair, sample_percent }).await?;
+        Ok(serde_json::from_value(report)?)
+    }
+
+    /// Any other request.
     pub async fn ask(&self, request: &Request) -> Result<serde_json::Value, ControlError> {
         timeout(CLIENT_TIMEOUT, self.exchange(request)).await.map_err(|_| ControlError::Timeout)?
     }

@@ -99,6 +99,11 @@ impl Layout {
         self.root.join("processes.json")
     }
 
+    /// The report of the last verification.
+    pub fn verification(&self) -> PathBuf {
+        self.root.join("verification.json")
+    }
+
     /// What the supervisor says.
     pub fn log(&self) -> PathBuf {
         self.root.join("supervisor.log")

@@ -76,9 +76,11 @@ pub(super) fn release(layout: &Layout) -> Result<(), LayoutError> {
     Ok(())
 }
 
-/// Whether all ports are free now.
-pub(super) fn check_free(ports: &BTreeMap<String, u16>) -> Result<(), PortsError> {
-    match ports.iter().find(|(_, port)| !is_free(**port)) {
+/// Whether all of these are free now.
+pub(super) fn check_free<'a>(
+    mut ports: impl Iterator<Item = (&'a String, &'a u16)>,
+) -> Result<(), PortsError> {
+    match ports.find(|(_, port)| !is_free(**port)) {
         Some((name, port)) => Err(PortsError::Taken { name: name.clone(), port: *port }),
         None => Ok(()),
     }

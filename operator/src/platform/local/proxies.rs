@@ -9,7 +9,8 @@ use mas_core::config::{BrokerConfig, ClientAuth, PeerConfig, ProxyConfig, Region
 use super::binaries::Binaries;
 use super::layout::{Layout, LayoutError, make_private_folder, write_private};
 use super::process::ProcessSpec;
-use super::world::{ProxyNode, Reach, RegionPlan, World, address};
+use super::record::Record;
+use super::world::{self, ProxyNode, RegionPlan, World, address};
 use crate::render;
 
 /// Files with passwords that proxies read.
@@ -27,9 +28,8 @@ pub(super) fn build_config(
     world: &World,
     region: &RegionPlan,
     proxy: &ProxyNode,
-    slots: &[Vec<(u16, u16)>],
+    record: &Record,
     passwords: &PasswordFiles,
-    generation: u64,
 ) -> ProxyConfig {
     let broker = |region: &str, nodes: Vec<String>| BrokerConfig {
         nodes,
@@ -39,23 +39,22 @@ pub(super) fn build_config(
     };
     let reference = |region: &RegionPlan| RegionRef { name: region.name.clone(), id: region.id };
     let peers = world.regions.iter().filter(|peer| peer.name != region.name).map(|peer| {
-        let ways = world.links.iter().filter(|link| link.from == region.name && link.to == peer.name);
-        let (clients, brokers): (Vec<_>, Vec<_>) = ways.partition(|link| link.what == Reach::Clients);
+        let ways = peer.brokers.iter().filter_map(|node| world.way(&region.name, &node.component));
         PeerConfig {
             region: reference(peer),
-            broker: broker(&peer.name, brokers.into_iter().map(|link| address(link.port)).collect()),
-            endpoint: clients.first().map(|link| address(link.port)),
+            broker: broker(&peer.name, ways.map(address).collect()),
+            endpoint: world.way(&region.name, &world::clients(&peer.name)).map(address),
         }
     });
     let shards = (0u16..).zip(&region.shards).map(|(shard, members)| ShardConfig {
         shard,
         members: members.iter().map(|node| address(node.port)).collect(),
-        slots: slots.get(usize::from(shard)).cloned().unwrap_or_default(),
+        slots: record.slots.get(usize::from(shard)).cloned().unwrap_or_default(),
         fsync_always: store.redis.append_only == crds::AppendOnly::Always,
     });
     let replication = &store.replication;
     ProxyConfig {
-        generation,
+        generation: record.generation,
         store: store.name.clone(),
         proxy: proxy.component.to_string().replace('/', "."),
         region: reference(region),
@@ -64,6 +63,7 @@ pub(super) fn build_config(
         shards: shards.collect(),
         broker: broker(&region.name, region.brokers.iter().map(|node| address(node.amqp)).collect()),
         peers: peers.collect(),
+        membership: record.membership,
         ack: render::ack_level(replication.ack),
         remote_acks: replication.remote_acks,
         on_broker_loss: render::on_broker_loss(replication.on_broker_loss),

@@ -6,9 +6,12 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crds::{
+    OperationAction, OperationPhase, OperationType, StoreOperationSpec, StoreOperationStatus, StoreRef,
+};
 use mas_core::slot::even_ranges;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 use super::Component;
 use super::layout::{Layout, LayoutError, io_error, write_private};
@@ -18,6 +21,8 @@ use crate::procedures::shard;
 
 /// Version of the file's format.
 const FORMAT: u32 = 1;
+/// Operations that ended and are still shown.
+const OPERATIONS_KEPT: usize = 20;
 
 /// Why a record cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +87,24 @@ pub struct Record {
     pub ports: BTreeMap<String, u16>,
     /// Epochs by shard (`beijing/shard-0`).
     pub epochs: BTreeMap<String, ShardRecord>,
+    /// Raised whenever a region joins or leaves.
+    #[serde(default)]
+    pub membership: u64,
+    /// Runs of procedures, the oldest first.
+    #[serde(default)]
+    pub operations: Vec<OperationRecord>,
+}
+
+/// One run of a procedure: in a cluster a `StoreOperation`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct OperationRecord {
+    /// Its name.
+    pub name: String,
+    /// What is to be done.
+    pub spec: StoreOperationSpec,
+    /// How far it is.
+    pub status: StoreOperationStatus,
 }
 
 /// A region's identity.
@@ -92,6 +115,9 @@ pub struct RegionRecord {
     pub name: String,
     /// Its id.
     pub id: u16,
+    /// It joins, and is no member yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub joining: bool,
 }
 
 /// Who was made master of a shard last.
@@ -126,7 +152,7 @@ impl Record {
     fn new(store: &crds::Validated) -> Self {
         let regions: Vec<_> = (1u16..)
             .zip(&store.regions)
-            .map(|(id, region)| RegionRecord { name: region.name.clone(), id })
+            .map(|(id, region)| RegionRecord { name: region.name.clone(), id, joining: false })
             .collect();
         Self {
             format: FORMAT,
@@ -141,11 +167,59 @@ impl Record {
             generation: 0,
             ports: BTreeMap::new(),
             epochs: BTreeMap::new(),
+            membership: 1,
+            operations: Vec::new(),
         }
     }
 
+    /// Regions that are no members yet.
+    pub(super) fn joining(&self) -> Vec<String> {
+        self.regions.iter().filter(|region| region.joining).map(|region| region.name.clone()).collect()
+    }
+
+    /// A region that the manifest has and the store has not: of a founded store it joins by an operation.
+    fn take_in(&mut self, region: &str) {
+        let (id, joining) = (self.next_region_id, self.founded.is_some());
+        self.next_region_id += 1;
+        self.regions.push(RegionRecord { name: region.to_owned(), id, joining });
+        self.membership += 1;
+        if joining {
+            let spec = StoreOperationSpec {
+                store_ref: StoreRef { name: self.store.clone() },
+                kind: OperationType::ScaleOut,
+                region: region.to_owned(),
+                source: None,
+                action: OperationAction::Run,
+                attempt: 1,
+            };
+            let name = format!("{}--scale-out--{region}-{id}", self.store);
+            self.operations.push(OperationRecord { name, spec, status: StoreOperationStatus::default() });
+            self.forget_operations();
+        }
+    }
+
+    /// A region that was to join and does not.
+    pub(super) fn leave_out(&mut self, region: &str) {
+        self.regions.retain(|known| known.name != region || !known.joining);
+        let of = format!("{region}/");
+        self.epochs.retain(|shard, _| !shard.starts_with(&of));
+        self.membership += 1;
+        self.generation += 1;
+    }
+
+    /// Of operations that ended only the last ones are kept.
+    fn forget_operations(&mut self) {
+        let ended = |operation: &OperationRecord| is_over(operation.status.phase);
+        let mut extra = self.operations.iter().filter(|o| ended(o)).count().saturating_sub(OPERATIONS_KEPT);
+        self.operations.retain(|operation| {
+            let goes = extra > 0 && ended(operation);
+            extra -= usize::from(goes);
+            !goes
+        });
+    }
+
     /// Takes over what a changed manifest may change, and refuses the rest.
-    fn apply(&mut self, store: &crds::Validated) -> Result<(), RecordError> {
+    pub(super) fn apply(&mut self, store: &crds::Validated) -> Result<(), RecordError> {
         let immutable = |words: String| Err(RecordError::Immutable(words));
         if store.name != self.store {
             return immutable(format!(
@@ -159,14 +233,9 @@ impl Record {
                 self.shards, store.shards, self.shards
             ));
         }
-        let old: Vec<_> = self.regions.iter().map(|r| r.name.as_str()).collect();
+        let old: Vec<_> = self.regions.iter().map(|r| r.name.clone()).collect();
         let new: Vec<_> = store.regions.iter().map(|r| r.name.as_str()).collect();
-        if let Some(added) = new.iter().find(|name| !old.contains(name)) {
-            return immutable(format!(
-                "region '{added}' cannot join: adding regions to a store that has data does not exist yet; leave it out"
-            ));
-        }
-        if let Some(removed) = old.iter().find(|name| !new.contains(name)) {
+        if let Some(removed) = old.iter().find(|name| !new.contains(&name.as_str())) {
             return immutable(format!(
                 "region '{removed}' cannot leave: removing regions does not exist yet; put it back"
             ));
@@ -184,7 +253,18 @@ impl Record {
             ));
         }
         self.redis_replicas = store.redis.replicas;
+        for added in new.iter().filter(|name| !old.iter().any(|old| old == *name)) {
+            self.take_in(added);
+        }
         Ok(())
+    }
+}
+
+/// Nothing more happens to it by itself.
+pub(super) fn is_over(phase: OperationPhase) -> bool {
+    match phase {
+        OperationPhase::Pending | OperationPhase::Running => false,
+        OperationPhase::Succeeded | OperationPhase::Failed | OperationPhase::RolledBack => true,
     }
 }
 
@@ -192,6 +272,8 @@ impl Record {
 pub(super) struct RecordFile {
     path: PathBuf,
     record: Mutex<Record>,
+    /// As it was written last.
+    seen: watch::Sender<Arc<Record>>,
 }
 
 /// Reads the record in `layout`, if there is one.
@@ -222,7 +304,13 @@ impl RecordFile {
     pub(super) fn create(layout: &Layout, record: Record) -> Result<Self, RecordError> {
         let path = layout.record();
         write(&path, &record)?;
-        Ok(Self { path, record: Mutex::new(record) })
+        let seen = watch::Sender::new(Arc::new(record.clone()));
+        Ok(Self { path, record: Mutex::new(record), seen })
+    }
+
+    /// As it was written last.
+    pub(super) fn peek(&self) -> Arc<Record> {
+        Arc::clone(&self.seen.borrow())
     }
 
     /// A copy of the record.
@@ -252,6 +340,7 @@ impl RecordFile {
             .await
             .map_err(|e| RecordError::Unreadable { path: self.path.clone(), why: e.to_string() })?;
             written?;
+            self.seen.send_replace(Arc::new(next.clone()));
             *current = next;
         }
         Ok(value)
@@ -267,7 +356,7 @@ impl RecordFile {
     ) -> Result<(), RecordError> {
         self.update(|record| {
             let entry = record.epochs.entry(shard.to_owned()).or_default();
-            if entry.epoch + 1 != epoch {
+            if entry.epoch >= epoch {
                 return Err(RecordError::Overtaken { shard: shard.to_owned(), epoch, recorded: entry.epoch });
             }
             *entry = ShardRecord {
@@ -339,15 +428,29 @@ mod tests {
                 .starts_with("spec.shards is 2 and cannot become 3:")
         );
         assert!(words("regions: [{name: a}], shards: 2").starts_with("region 'b' cannot leave:"));
-        assert!(
-            words("regions: [{name: a}, {name: b}, {name: c}], shards: 2")
-                .starts_with("region 'c' cannot join:")
-        );
         let none = format!("{TWO}, redis: {{replicas: 0, appendOnly: Always}}");
         assert!(words(&none).starts_with("spec.redis.replicas is 1 and cannot become 0:"));
         assert!(words(&format!("{TWO}, broker: {{replicas: 1}}")).starts_with("spec.broker.replicas is 3"));
         let more = format!("{TWO}, redis: {{replicas: 2}}, proxy: {{replicas: 5}}");
         assert!(record.clone().apply(&store(&more)).is_ok());
+    }
+
+    #[test]
+    fn a_region_that_comes_later_joins_by_an_operation() {
+        let mut record = Record { founded: Some("now".into()), ..Record::new(&store(TWO)) };
+        let three = "regions: [{name: a}, {name: b}, {name: c}], shards: 2";
+        record.apply(&store(three)).unwrap();
+        assert_eq!((record.joining(), record.membership), (vec!["c".to_owned()], 2));
+        assert_eq!(record.operations[0].name, "shop--scale-out--c-3");
+        let once = record.clone();
+        record.apply(&store(three)).unwrap();
+        assert_eq!(record, once, "once");
+        record.leave_out("c");
+        record.apply(&store(three)).unwrap();
+        assert_eq!(record.operations[1].name, "shop--scale-out--c-4", "ids are never used again");
+        let mut new = Record::new(&store(TWO));
+        new.apply(&store(three)).unwrap();
+        assert!(new.joining().is_empty() && new.operations.is_empty(), "it is founded with all of them");
     }
 
     #[tokio::test]

@@ -1,23 +1,30 @@
 //! What the tasks of a running store share, and what people may ask of it: its state, faults, cuts.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
+use crds::OperationPhase;
 use tokio::sync::{Notify, watch};
 
+use super::assemble::Workshop;
 use super::component::Component;
 use super::control::Fault;
 use super::cuts::build_cuts;
 use super::layout::Layout;
-use super::process::{Keeper, Order};
+use super::operations;
+use super::process::{Keeper, Order, ProcessStatus};
+use super::record::is_over;
 use super::set_aside::find_set_aside;
 use super::store::StoreError;
 use super::world::{RegionPlan, World, address};
+use crate::health::member::Member;
 use crate::health::proxy::ProxyReport;
 use crate::health::shard::ShardView;
 use crate::health::status::{PhaseInput, build_link, build_phase, build_shard, evacuated_to};
+use crate::operations::scale_out::Verifying;
 use crate::procedures::shard::{Notice, Seen};
+use crate::verify::Asks;
 use crate::view::{
     BrokerStatus, Condition, ProcessPhase, ProcessRow, RegionPhase, RegionStatus, StoreStatus,
 };
@@ -25,154 +32,49 @@ use crate::view::{
 /// Restarts after which a component is reported as one that does not stay up.
 const MANY_RESTARTS: u32 = 5;
 
-/// The running store.
-pub(super) struct Shared {
-    pub(super) layout: Layout,
+/// By region and shard.
+pub(super) type Members = BTreeMap<(String, u16), Vec<(Component, Arc<Member<ProcessStatus>>)>>;
+/// By region and shard: whether its controller may act.
+pub(super) type Gates = BTreeMap<(String, u16), Arc<watch::Sender<bool>>>;
+
+/// The parts of a running store. They change as a whole: whoever has them keeps what he has.
+#[derive(Clone)]
+pub(super) struct Parts {
     pub(super) store: crds::Validated,
     pub(super) world: World,
     pub(super) keepers: BTreeMap<Component, Arc<Keeper>>,
+    pub(super) members: Members,
+    pub(super) gates: Gates,
     pub(super) shards: BTreeMap<(String, u16), watch::Receiver<ShardView>>,
     pub(super) brokers: BTreeMap<Component, watch::Receiver<bool>>,
     pub(super) proxies: BTreeMap<Component, watch::Receiver<ProxyReport>>,
     /// By reader and writer: what the second writes does not reach the first.
-    pub(super) cuts: BTreeMap<(String, String), watch::Sender<bool>>,
-    pub(super) founding: watch::Receiver<Vec<Notice>>,
-    pub(super) was_active: BTreeMap<String, AtomicBool>,
-    /// Somebody has asked for the store's end.
-    pub(super) end_wanted: Notify,
+    pub(super) cuts: BTreeMap<(String, String), Arc<watch::Sender<bool>>>,
+    /// Ports of relays that run.
+    pub(super) relays: BTreeSet<u16>,
+    pub(super) was_active: BTreeMap<String, Arc<AtomicBool>>,
 }
 
-impl Shared {
-    /// The state of everything, now.
-    pub(super) fn status(&self) -> StoreStatus {
-        let processes = self.processes();
-        let mut conditions: Vec<_> =
-            self.founding.borrow().iter().map(|notice| condition(&self.store.name, notice)).collect();
-        for ((region, shard), view) in &self.shards {
-            let about = format!("{region}/shard-{shard}");
-            conditions.extend(view.borrow().notices.iter().map(|notice| condition(&about, notice)));
-        }
-        for region in &self.world.regions {
-            let reports = self.reports(region);
-            for shard in 0..self.store.shards {
-                if let Some(peer) = evacuated_to(shard, &reports) {
-                    let words =
-                        format!("{peer} serves its requests until a member here has everything again");
-                    let about = format!("{}/shard-{shard}", region.name);
-                    conditions.push(Condition::note(&about, "Evacuated", words));
-                }
-            }
-        }
-        conditions.extend(processes.iter().filter(|row| row.restarts >= MANY_RESTARTS && !row.ready).map(
-            |row| {
-                let words = format!(
-                    "was started {} times and ended with {}: see {}/log",
-                    row.restarts,
-                    row.last_exit.as_deref().unwrap_or("nothing"),
-                    row.folder
-                );
-                Condition::note(&row.component, "DoesNotStayUp", words)
-            },
-        ));
-        conditions.extend(self.keepers.keys().filter_map(|component| {
-            let kept = find_set_aside(&self.layout, component)?;
-            let words = format!(
-                "was superseded while it held effects that no broker had confirmed; a copy is in {}: delete it when it has been looked at",
-                kept.display()
-            );
-            Some(Condition::note(&component.to_string(), "SetAside", words))
-        }));
-        StoreStatus {
-            store: self.store.name.clone(),
-            regions: self.world.regions.iter().map(|region| self.region(region)).collect(),
-            cuts: build_cuts(self.cuts.iter().filter(|(_, cut)| *cut.borrow()).map(|(way, _)| way)),
-            conditions,
-            processes,
+impl Parts {
+    pub(super) fn new(store: crds::Validated, world: World) -> Self {
+        Self {
+            store,
+            world,
+            keepers: BTreeMap::new(),
+            members: BTreeMap::new(),
+            gates: BTreeMap::new(),
+            shards: BTreeMap::new(),
+            brokers: BTreeMap::new(),
+            proxies: BTreeMap::new(),
+            cuts: BTreeMap::new(),
+            relays: BTreeSet::new(),
+            was_active: BTreeMap::new(),
         }
     }
+}
 
-    fn region(&self, region: &RegionPlan) -> RegionStatus {
-        let reports = self.reports(region);
-        let mut any_engine_answers = false;
-        let shards: Vec<_> = (0u16..)
-            .zip(&region.shards)
-            .map(|(number, members)| {
-                let view = self.shards.get(&(region.name.clone(), number)).map(|view| view.borrow().clone());
-                let view = view.unwrap_or_default();
-                any_engine_answers |= view.members.iter().any(|seen| matches!(seen, Seen::Answers { .. }));
-                let addresses: Vec<_> = members.iter().map(|node| address(node.port)).collect();
-                build_shard(number, &view.members, view.master, &addresses, &reports)
-            })
-            .collect();
-        let links: Vec<_> = self
-            .world
-            .regions
-            .iter()
-            .filter(|peer| peer.name != region.name)
-            .map(|peer| build_link(&peer.name, self.store.shards, &reports))
-            .collect();
-        let was_active = self.was_active.get(&region.name);
-        let phase = build_phase(&PhaseInput {
-            shards: &shards,
-            links: &links,
-            any_engine_answers,
-            any_proxy_ready: reports.iter().any(|report| report.ready),
-            was_active: was_active.is_some_and(|active| active.load(Ordering::Relaxed)),
-            max_lag_ms: self.store.replication.max_lag.as_millis(),
-        });
-        if phase == RegionPhase::Active
-            && let Some(active) = was_active
-        {
-            active.store(true, Ordering::Relaxed);
-        }
-        let ready = |node: &super::world::BrokerNode| {
-            self.brokers.get(&node.component).is_some_and(|ready| *ready.borrow())
-        };
-        RegionStatus {
-            name: region.name.clone(),
-            phase,
-            endpoint: address(region.client),
-            shards,
-            broker: BrokerStatus {
-                amqp: region.brokers.first().map(|node| address(node.amqp)).unwrap_or_default(),
-                management: region.brokers.first().map(|node| address(node.management)).unwrap_or_default(),
-                ready: region.brokers.iter().filter(|node| ready(node)).count(),
-                nodes: region.brokers.len(),
-            },
-            ack: reports.iter().map(|report| &report.ack.effective).find(|ack| !ack.is_empty()).cloned(),
-            links,
-        }
-    }
-
-    /// What the proxies of a region say.
-    fn reports(&self, region: &RegionPlan) -> Vec<ProxyReport> {
-        let known = region.proxies.iter().filter_map(|node| self.proxies.get(&node.component));
-        known.map(|report| report.borrow().clone()).collect()
-    }
-
-    fn processes(&self) -> Vec<ProcessRow> {
-        self.keepers
-            .iter()
-            .map(|(component, keeper)| {
-                let status = keeper.status().borrow().clone();
-                let running = status.phase == ProcessPhase::Running && !status.paused;
-                ProcessRow {
-                    component: component.to_string(),
-                    pid: status.pid,
-                    phase: status.phase,
-                    paused: status.paused,
-                    ready: running && self.is_ready(component),
-                    restarts: status.restarts,
-                    last_exit: status.last_exit,
-                    port: self.port(component),
-                    folder: self.layout.component(component).display().to_string(),
-                    pod: None,
-                }
-            })
-            .collect()
-    }
-
-    fn is_ready(&self, component: &Component) -> bool {
+impl Parts {
+    pub(super) fn is_ready(&self, component: &Component) -> bool {
         match component {
             Component::Redis { region, shard, node } => {
                 self.shards.get(&(region.clone(), *shard)).is_some_and(|view| {
@@ -201,12 +103,185 @@ impl Shared {
             Component::Epmd => Some(self.world.epmd),
         }
     }
+}
+
+/// The running store.
+pub(super) struct Shared {
+    pub(super) layout: Layout,
+    pub(super) parts: RwLock<Arc<Parts>>,
+    pub(super) workshop: Workshop,
+    pub(super) founding: watch::Receiver<Vec<Notice>>,
+    /// One change of the parts at a time.
+    pub(super) changing: tokio::sync::Mutex<()>,
+    /// Asks for a verification, and what came of the last one.
+    pub(super) verify: Asks,
+    pub(super) verified: std::sync::Mutex<Option<Condition>>,
+    /// The comparison that an operation has asked for.
+    pub(super) verifying: Verifying,
+    /// Somebody has asked for the store's end.
+    pub(super) end_wanted: Notify,
+}
+
+impl Shared {
+    /// The parts as they are now.
+    pub(super) fn parts(&self) -> Arc<Parts> {
+        Arc::clone(&self.parts.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Other parts from now on.
+    pub(super) fn set_parts(&self, parts: Parts) {
+        *self.parts.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(parts);
+    }
+
+    /// The state of everything, now.
+    pub(super) fn status(&self) -> StoreStatus {
+        let parts = &*self.parts();
+        let processes = self.processes(parts);
+        let mut conditions: Vec<_> =
+            self.founding.borrow().iter().map(|notice| condition(&parts.store.name, notice)).collect();
+        for ((region, shard), view) in &parts.shards {
+            let about = format!("{region}/shard-{shard}");
+            conditions.extend(view.borrow().notices.iter().map(|notice| condition(&about, notice)));
+        }
+        for region in &parts.world.regions {
+            let reports = operations::reports(parts, region);
+            for shard in 0..parts.store.shards {
+                if let Some(peer) = evacuated_to(shard, &reports) {
+                    let words =
+                        format!("{peer} serves its requests until a member here has everything again");
+                    let about = format!("{}/shard-{shard}", region.name);
+                    conditions.push(Condition::note(&about, "Evacuated", words));
+                }
+            }
+        }
+        conditions.extend(processes.iter().filter(|row| row.restarts >= MANY_RESTARTS && !row.ready).map(
+            |row| {
+                let words = format!(
+                    "was started {} times and ended with {}: see {}/log",
+                    row.restarts,
+                    row.last_exit.as_deref().unwrap_or("nothing"),
+                    row.folder
+                );
+                Condition::note(&row.component, "DoesNotStayUp", words)
+            },
+        ));
+        conditions.extend(parts.keepers.keys().filter_map(|component| {
+            let kept = find_set_aside(&self.layout, component)?;
+            let words = format!(
+                "was superseded while it held effects that no broker had confirmed; a copy is in {}: delete it when it has been looked at",
+                kept.display()
+            );
+            Some(Condition::note(&component.to_string(), "SetAside", words))
+        }));
+        conditions.extend(self.verified.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        let record = self.workshop.record.peek();
+        for row in &record.operations {
+            if let Some(blocked) = row.status.blocked.as_ref().filter(|_| !is_over(row.status.phase)) {
+                conditions.push(Condition::note(&row.name, &blocked.reason, blocked.message.clone()));
+            }
+            if row.status.phase == OperationPhase::Failed {
+                let why = row.status.message.clone().unwrap_or_default();
+                let words = format!("{why}: `masctl op retry {0}`, or `masctl op rollback {0}`", row.name);
+                conditions.push(Condition::note(&row.name, "OperationFailed", words));
+            }
+        }
+        StoreStatus {
+            store: parts.store.name.clone(),
+            regions: parts.world.regions.iter().map(|region| self.region(parts, region)).collect(),
+            cuts: build_cuts(parts.cuts.iter().filter(|(_, cut)| *cut.borrow()).map(|(way, _)| way)),
+            conditions,
+            processes,
+            operations: operations::rows(&record),
+        }
+    }
+
+    pub(super) fn region(&self, parts: &Parts, region: &RegionPlan) -> RegionStatus {
+        let reports = operations::reports(parts, region);
+        let mut any_engine_answers = false;
+        let shards: Vec<_> = (0u16..)
+            .zip(&region.shards)
+            .map(|(number, members)| {
+                let view = parts.shards.get(&(region.name.clone(), number)).map(|view| view.borrow().clone());
+                let view = view.unwrap_or_default();
+                any_engine_answers |= view.members.iter().any(|seen| matches!(seen, Seen::Answers { .. }));
+                let addresses: Vec<_> = members.iter().map(|node| address(node.port)).collect();
+                build_shard(number, &view.members, view.master, &addresses, &reports)
+            })
+            .collect();
+        let links: Vec<_> = parts
+            .world
+            .regions
+            .iter()
+            .filter(|peer| peer.name != region.name && !peer.joining)
+            .map(|peer| build_link(&peer.name, parts.store.shards, &reports))
+            .collect();
+        let was_active = parts.was_active.get(&region.name);
+        let phase = build_phase(&PhaseInput {
+            shards: &shards,
+            links: &links,
+            any_engine_answers,
+            any_proxy_ready: reports.iter().any(|report| report.ready),
+            was_active: was_active.is_some_and(|active| active.load(Ordering::Relaxed)),
+            max_lag_ms: parts.store.replication.max_lag.as_millis(),
+        });
+        let phase = if region.joining {
+            operations::phase(&self.workshop.record.peek().operations, &region.name)
+        } else {
+            phase
+        };
+        if phase == RegionPhase::Active
+            && let Some(active) = was_active
+        {
+            active.store(true, Ordering::Relaxed);
+        }
+        let ready = |node: &super::world::BrokerNode| {
+            parts.brokers.get(&node.component).is_some_and(|ready| *ready.borrow())
+        };
+        RegionStatus {
+            name: region.name.clone(),
+            phase,
+            endpoint: address(region.client),
+            shards,
+            broker: BrokerStatus {
+                amqp: region.brokers.first().map(|node| address(node.amqp)).unwrap_or_default(),
+                management: region.brokers.first().map(|node| address(node.management)).unwrap_or_default(),
+                ready: region.brokers.iter().filter(|node| ready(node)).count(),
+                nodes: region.brokers.len(),
+            },
+            ack: reports.iter().map(|report| &report.ack.effective).find(|ack| !ack.is_empty()).cloned(),
+            links,
+        }
+    }
+
+    fn processes(&self, parts: &Parts) -> Vec<ProcessRow> {
+        parts
+            .keepers
+            .iter()
+            .map(|(component, keeper)| {
+                let status = keeper.status().borrow().clone();
+                let running = status.phase == ProcessPhase::Running && !status.paused;
+                ProcessRow {
+                    component: component.to_string(),
+                    pid: status.pid,
+                    phase: status.phase,
+                    paused: status.paused,
+                    ready: running && parts.is_ready(component),
+                    restarts: status.restarts,
+                    last_exit: status.last_exit,
+                    port: parts.port(component),
+                    folder: self.layout.component(component).display().to_string(),
+                    pod: None,
+                }
+            })
+            .collect()
+    }
 
     /// Cuts the network between two regions, or heals it; `one_way`: only what `a` writes on its way to `b`.
     pub(super) fn set_cut(&self, a: &str, b: &str, one_way: bool, cut: bool) -> Result<(), StoreError> {
-        let regions = || self.world.regions.iter().map(|r| r.name.clone()).collect::<Vec<_>>().join(", ");
+        let parts = self.parts();
+        let regions = || parts.world.regions.iter().map(|r| r.name.clone()).collect::<Vec<_>>().join(", ");
         for name in [a, b] {
-            if self.world.region(name).is_none() {
+            if parts.world.region(name).is_none() {
                 return Err(StoreError::NoRegion { name: name.to_owned(), known: regions() });
             }
         }
@@ -214,7 +289,7 @@ impl Shared {
         let both = [(b, a), (a, b)];
         for (reader, writer) in if one_way { &there[..] } else { &both[..] } {
             let way = ((*reader).to_owned(), (*writer).to_owned());
-            let switch = self.cuts.get(&way).ok_or_else(|| StoreError::SameRegion(a.to_owned()))?;
+            let switch = parts.cuts.get(&way).ok_or_else(|| StoreError::SameRegion(a.to_owned()))?;
             switch.send_replace(cut);
         }
         tracing::info!(a, b, one_way, cut, "network");
@@ -223,8 +298,9 @@ impl Shared {
 
     /// Does something bad to a component, or ends that.
     pub(super) async fn fault(&self, component: &Component, fault: Fault) -> Result<(), StoreError> {
+        let parts = self.parts();
         let keeper =
-            self.keepers.get(component).ok_or_else(|| StoreError::NoComponent(component.to_string()))?;
+            parts.keepers.get(component).ok_or_else(|| StoreError::NoComponent(component.to_string()))?;
         tracing::info!(%component, ?fault, "fault");
         keeper
             .order(match fault {
@@ -239,8 +315,9 @@ impl Shared {
 
     /// Stops all components of some kind, side by side.
     pub(super) async fn stop_all(&self, which: impl Fn(&Component) -> bool) {
+        let parts = self.parts();
         let stops =
-            self.keepers.iter().filter(|(component, _)| which(component)).map(|(_, k)| k.order(Order::Stop));
+            parts.keepers.iter().filter(|(component, _)| which(component)).map(|(_, k)| k.order(Order::Stop));
         futures_util::future::join_all(stops).await;
     }
 }

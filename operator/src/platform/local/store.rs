@@ -117,8 +117,8 @@ impl Store {
     }
 
     /// The manifest that it runs.
-    pub fn manifest(&self) -> &crds::Validated {
-        &self.shared.store
+    pub fn manifest(&self) -> crds::Validated {
+        self.shared.parts().store.clone()
     }
 
     /// Where it keeps everything.
@@ -128,12 +128,12 @@ impl Store {
 
     /// Where clients of `region` connect, `host:port`.
     pub fn endpoint(&self, region: &str) -> Option<String> {
-        self.shared.world.region(region).map(|region| super::world::address(region.client))
+        self.shared.parts().world.region(region).map(|region| super::world::address(region.client))
     }
 
     /// Process id of a component, while it runs.
     pub fn pid(&self, component: &Component) -> Option<u32> {
-        self.shared.keepers.get(component)?.status().borrow().pid
+        self.shared.parts().keepers.get(component)?.status().borrow().pid
     }
 
     /// Waits until every region is active, or says what is missing.

@@ -1,8 +1,7 @@
 //! The parts of a local store with their addresses: computed once from manifest and record. Pure.
 
-use std::collections::BTreeMap;
-
 use super::Component;
+use super::record::Record;
 
 /// All parts.
 #[derive(Clone, Debug)]
@@ -17,6 +16,7 @@ pub(super) struct World {
 pub(super) struct RegionPlan {
     pub(super) name: String,
     pub(super) id: u16,
+    pub(super) joining: bool,
     pub(super) client: u16,
     pub(super) shards: Vec<Vec<RedisNode>>,
     pub(super) brokers: Vec<BrokerNode>,
@@ -47,21 +47,12 @@ pub(super) struct ProxyNode {
     pub(super) admin: u16,
 }
 
-/// What one region reaches of another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reach {
-    /// A broker node, by number.
-    Broker(u16),
-    /// Where proxies take clients: for shards that have no master in the region itself.
-    Clients,
-}
-
-/// The way from one region to another.
+/// The way from one region to one server of another.
 #[derive(Clone, Debug)]
 pub(super) struct LinkPlan {
     pub(super) from: String,
     pub(super) to: String,
-    pub(super) what: Reach,
+    pub(super) what: Component,
     pub(super) port: u16,
     pub(super) target: u16,
 }
@@ -71,8 +62,8 @@ pub(super) fn address(port: u16) -> String {
     format!("127.0.0.1:{port}")
 }
 
-/// Names of all ports that a store needs.
-pub(super) fn port_names(store: &crds::Validated) -> Vec<String> {
+/// Names of all ports that a store needs, with these of its regions joining.
+pub(super) fn port_names(store: &crds::Validated, joining: &[String]) -> Vec<String> {
     let mut names = vec!["epmd".to_owned()];
     for region in &store.regions {
         let region = &region.name;
@@ -90,9 +81,17 @@ pub(super) fn port_names(store: &crds::Validated) -> Vec<String> {
         }
         for peer in store.regions.iter().filter(|peer| peer.name != *region) {
             for node in 0..store.broker.replicas {
-                names.push(relay_port(region, &peer.name, Reach::Broker(node)));
+                names.push(relay_port(region, &broker(&peer.name, node)));
             }
-            names.push(relay_port(region, &peer.name, Reach::Clients));
+            names.push(relay_port(region, &clients(&peer.name)));
+            // Who joins copies what the others have.
+            if joining.contains(region) {
+                for shard in 0..store.shards {
+                    for node in 0..=store.redis.replicas {
+                        names.push(relay_port(region, &redis(&peer.name, shard, node)));
+                    }
+                }
+            }
         }
     }
     names
@@ -110,6 +109,11 @@ fn broker(region: &str, node: u16) -> Component {
     Component::Broker { region: region.to_owned(), node }
 }
 
+/// What stands for the port where a region's proxies take clients: they share it.
+pub(super) fn clients(region: &str) -> Component {
+    proxy(region, 0)
+}
+
 fn client_port(region: &str) -> String {
     format!("{region}/clients")
 }
@@ -118,20 +122,15 @@ fn broker_port(region: &str, node: u16, what: &str) -> String {
     format!("{}/{what}", broker(region, node))
 }
 
-fn relay_port(from: &str, to: &str, what: Reach) -> String {
-    match what {
-        Reach::Broker(node) => format!("{from}->{to}/{node}"),
-        Reach::Clients => format!("{from}->{to}/clients"),
-    }
+fn relay_port(from: &str, to: &Component) -> String {
+    format!("{from}->{to}")
 }
 
-/// All parts of `store`. `ports` holds every name of [`port_names`], `ids` every region.
-pub(super) fn plan(
-    store: &crds::Validated,
-    ids: &BTreeMap<String, u16>,
-    ports: &BTreeMap<String, u16>,
-) -> World {
-    let port = |name: &str| ports.get(name).copied().unwrap_or_default();
+/// All parts of `store`. The record's ports hold every name of [`port_names`].
+pub(super) fn plan(store: &crds::Validated, record: &Record) -> World {
+    let port = |name: &str| record.ports.get(name).copied().unwrap_or_default();
+    let id = |name: &str| record.regions.iter().find(|region| region.name == name).map(|region| region.id);
+    let joining = record.joining();
     let regions = store.regions.iter().map(|region| {
         let name = &region.name;
         let shards = (0..store.shards).map(|shard| {
@@ -154,7 +153,8 @@ pub(super) fn plan(
         });
         RegionPlan {
             name: name.clone(),
-            id: ids.get(name).copied().unwrap_or_default(),
+            id: id(name).unwrap_or_default(),
+            joining: joining.contains(name),
             client: port(&client_port(name)),
             shards: shards.collect(),
             brokers: brokers.collect(),
@@ -165,13 +165,17 @@ pub(super) fn plan(
     let mut links = Vec::new();
     for from in &regions {
         for to in regions.iter().filter(|to| to.name != from.name) {
-            let brokers = to.brokers.iter().map(|broker| (Reach::Broker(broker.number), broker.amqp));
-            for (what, target) in brokers.chain([(Reach::Clients, to.client)]) {
+            let redis = to.shards.iter().flatten().filter(|_| from.joining);
+            let servers = to.brokers.iter().map(|node| (&node.component, node.amqp));
+            let servers = servers.chain(redis.map(|node| (&node.component, node.port)));
+            // For shards that have no master in the region itself.
+            let clients = clients(&to.name);
+            for (what, target) in servers.chain([(&clients, to.client)]) {
                 links.push(LinkPlan {
                     from: from.name.clone(),
                     to: to.name.clone(),
-                    what,
-                    port: port(&relay_port(&from.name, &to.name, what)),
+                    port: port(&relay_port(&from.name, what)),
+                    what: what.clone(),
                     target,
                 });
             }
@@ -181,6 +185,11 @@ pub(super) fn plan(
 }
 
 impl World {
+    /// Where `from` reaches a server of another region.
+    pub(super) fn way(&self, from: &str, what: &Component) -> Option<u16> {
+        self.links.iter().find(|link| link.from == from && link.what == *what).map(|link| link.port)
+    }
+
     /// The region called `name`.
     pub(super) fn region(&self, name: &str) -> Option<&RegionPlan> {
         self.regions.iter().find(|region| region.name == name)

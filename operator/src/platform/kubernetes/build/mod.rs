@@ -24,9 +24,18 @@ pub fn build(store: &Checked) -> Vec<Object> {
             objects.extend(redis::objects(store, region));
             objects.extend(proxy::objects(store, region));
         }
+        if region.joining {
+            objects.push(region::operation(store, region));
+        }
     }
     objects.sort_by_key(|object| object.kind);
     objects
+}
+
+/// The generation of the configuration that a region's proxies should use.
+pub(crate) fn proxy_generation(store: &Checked, region: &str) -> Option<u64> {
+    let region = store.members().find(|of| of.spec.name == region)?;
+    Some(proxy::config(store, region).generation)
 }
 
 /// Where clients connect.

@@ -28,11 +28,15 @@ pub(super) fn policies(store: &Checked, region: &CheckedRegion) -> Vec<Object> {
         }});
         Object::new(Kind::NetworkPolicy, labels::part_name(of, here, part), &labels(part), body)
     };
+    // Who joins copies what the others have.
+    let joining = store.members().filter(|other| other.joining && other.id != region.id).map(|other| {
+        let labels = labels::part(of, &other.spec.name, other.id, Part::Redis);
+        json!({"podSelector": {"matchLabels": labels::selector(&labels)}})
+    });
+    let mut to_redis = vec![own(Part::Proxy), own(Part::Redis), operator.clone()];
+    to_redis.extend(joining);
     vec![
-        policy(
-            Part::Redis,
-            json!([{"from": [own(Part::Proxy), own(Part::Redis), operator], "ports": ports(&[redis::PORT])}]),
-        ),
+        policy(Part::Redis, json!([{"from": to_redis, "ports": ports(&[redis::PORT])}])),
         policy(
             Part::Broker,
             json!([

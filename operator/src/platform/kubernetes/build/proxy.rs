@@ -66,6 +66,7 @@ pub(super) fn config(store: &Checked, region: &CheckedRegion) -> ProxyConfig {
                 endpoint: Some(status::endpoint(&spec.name, &peer.spec.name, &store.namespace)),
             })
             .collect(),
+        membership: store.identity.membership,
         ack: render::ack_level(replication.ack),
         remote_acks: replication.remote_acks,
         on_broker_loss: render::on_broker_loss(replication.on_broker_loss),

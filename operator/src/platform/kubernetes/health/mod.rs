@@ -1,23 +1,26 @@
 //! The health loop of all stores, apart from reconciling: each store has a task that looks at its engines and proxies, keeps its shards
 //! served, and is the only writer of its status and of its regions' rows. A round of reconciling tells it what came of it.
 
+mod operations;
 mod pods;
 mod record;
 mod rows;
 mod store;
+mod verification;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crds::{MultiActiveStore, StoreRegion};
+use crds::{MultiActiveStore, StoreOperation, StoreRegion};
 use kube::core::Resource as _;
 use kube::runtime::events::{Event, EventType, Recorder};
 use kube::runtime::reflector::{self, ObjectRef};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 pub(crate) use pods::{PodProcess, Pods};
 pub(crate) use rows::words;
+pub(crate) use verification::ANNOTATION;
 
 use super::endpoint::Metrics;
 use super::status::Round;
@@ -38,8 +41,12 @@ pub(crate) struct Shared {
     pub(crate) stores: reflector::Store<MultiActiveStore>,
     /// The regions' rows, likewise.
     pub(crate) rows: reflector::Store<StoreRegion>,
+    /// The operations, likewise.
+    pub(crate) operations: reflector::Store<StoreOperation>,
     pub(crate) recorder: Recorder,
     pub(crate) metrics: Arc<Metrics>,
+    /// One store is verified at a time.
+    pub(crate) verifying: Arc<Semaphore>,
     /// Asks for a round: once a store, when it is founded.
     pub(crate) rounds: mpsc::UnboundedSender<ObjectRef<MultiActiveStore>>,
 }

@@ -27,6 +27,8 @@ pub(crate) struct Measured {
     pub(crate) shards: Vec<ShardMeasured>,
     pub(crate) links: Vec<LinkStatus>,
     pub(crate) any_engine_answers: bool,
+    /// While it joins: what its operation does, also in words.
+    pub(crate) joining: Option<(RegionPhase, Option<String>)>,
     pub(crate) ready_proxies: usize,
     pub(crate) proxies: u16,
     pub(crate) ready_brokers: usize,
@@ -49,7 +51,17 @@ pub(crate) struct ShardMeasured {
 
 /// The row as it should be after `last`.
 pub(crate) fn build(measured: &Measured, last: &StoreRegionStatus, now: Timestamp) -> StoreRegionStatus {
-    let was_active = last.phase != RegionPhase::Provisioning;
+    let was_active = match last.phase {
+        RegionPhase::Provisioning
+        | RegionPhase::Syncing
+        | RegionPhase::Replaying
+        | RegionPhase::Verifying => false,
+        RegionPhase::Active
+        | RegionPhase::CatchingUp
+        | RegionPhase::Evacuated
+        | RegionPhase::Lapsed
+        | RegionPhase::Unknown => true,
+    };
     let statuses: Vec<ShardStatus> = measured.shards.iter().map(|shard| shard.status.clone()).collect();
     let phase = build_phase(&PhaseInput {
         shards: &statuses,
@@ -59,9 +71,13 @@ pub(crate) fn build(measured: &Measured, last: &StoreRegionStatus, now: Timestam
         was_active,
         max_lag_ms: measured.max_lag_ms,
     });
+    let phase = measured.joining.as_ref().map_or(phase, |(phase, _)| *phase);
     let serving = statuses.iter().filter(|shard| serves(shard)).count();
     let links: Vec<LinkState> = measured.links.iter().map(link).collect();
-    let why = (phase != RegionPhase::Active).then(|| why(measured, phase)).flatten();
+    let why = match &measured.joining {
+        Some((_, words)) => words.clone(),
+        None => (phase != RegionPhase::Active).then(|| why(measured, phase)).flatten(),
+    };
     let reachable = match (measured.any_engine_answers, was_active) {
         (true, _) => ("True", "Answers", "engines answer".to_owned()),
         (false, true) => (
@@ -282,6 +298,9 @@ pub(crate) fn events(
         let (bad, reason) = match next.phase {
             RegionPhase::Active => (false, "RegionActive"),
             RegionPhase::Provisioning => (false, "RegionProvisioning"),
+            RegionPhase::Syncing => (false, "RegionSyncing"),
+            RegionPhase::Replaying => (false, "RegionReplaying"),
+            RegionPhase::Verifying => (false, "RegionVerifying"),
             RegionPhase::CatchingUp => (true, "RegionCatchingUp"),
             RegionPhase::Evacuated => (true, "RegionEvacuated"),
             RegionPhase::Lapsed => (true, "RegionLapsed"),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crds::{MultiActiveStore, MultiActiveStoreStatus, StoreRegionStatus};
+use crds::{MultiActiveStore, MultiActiveStoreStatus, RegionPhase, StoreRegionStatus, VerificationStatus};
 use futures_util::future::join_all;
 use jiff::Timestamp;
 use kube::runtime::reflector::ObjectRef;
@@ -15,19 +15,22 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use super::pods::PodProcess;
 use super::record::{IdentityRecord, RecordError, Row, ShardLedger};
 use super::rows::{self, Measured, ShardMeasured};
-use super::{Latest, Pods, Shared};
+use super::verification::{self, Known, ShardOf, Verified, Verifier};
+use super::{Latest, Pods, Shared, operations};
 use crate::health::engine::Engine;
 use crate::health::member::{Member, look_at};
 use crate::health::proxy::{ProxyReport, fetch_report, has_declared};
 use crate::health::shard::{ShardController, ShardView};
 use crate::health::status::{build_link, build_shard};
+use crate::operations::scale_out::Verifying;
 use crate::platform::kubernetes::build;
 use crate::platform::kubernetes::check::Checked;
 use crate::platform::kubernetes::client::Namespace;
-use crate::platform::kubernetes::endpoint::ShownPhase;
+use crate::platform::kubernetes::endpoint::{ShownPhase, ShownVerification};
 use crate::platform::kubernetes::labels::{self, Part};
 use crate::platform::kubernetes::status::{self, Outdated};
 use crate::procedures::shard::{Notice, Place, Seen, bootstrap_obstacles};
+use crate::verify;
 
 /// How often the store is looked at as a whole.
 const TICK: Duration = Duration::from_millis(500);
@@ -44,6 +47,7 @@ pub(super) async fn run(shared: Shared, mut latest: watch::Receiver<Arc<Latest>>
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut runner: Option<Runner> = None;
     let mut report = StoreReport::default();
+    let mut verified: Option<VerificationStatus> = None;
     shared.pods.wait_known().await;
     loop {
         tokio::select! {
@@ -56,10 +60,11 @@ pub(super) async fn run(shared: Shared, mut latest: watch::Receiver<Arc<Latest>>
         if let Some(checked) = now.round.store() {
             let plan = Plan::of(checked);
             if runner.as_ref().is_none_or(|runner| runner.plan != plan) {
-                runner = Some(Runner::start(&shared, plan));
+                let settings = checked.spec.verification;
+                runner = Some(Runner::start(&shared, plan, latest.clone(), &live, settings));
             }
-            if let Some(runner) = runner.as_ref().filter(|_| checked.identity.founded.is_some()) {
-                runner.founded.send_if_modified(|founded| !std::mem::replace(founded, true));
+            if let Some(runner) = runner.as_mut().filter(|_| checked.identity.founded.is_some()) {
+                runner.open();
             }
         }
         let generation = now.store.metadata.generation;
@@ -70,8 +75,12 @@ pub(super) async fn run(shared: Shared, mut latest: watch::Receiver<Arc<Latest>>
             }
             runner.found(&shared, &live).await;
             rows = runner.report(&shared, &live, generation).await;
+            if let Some(checked) = now.round.store().filter(|checked| checked.identity.founded.is_some()) {
+                runner.look_at_verification(&live, checked.spec.verification, &rows);
+            }
+            verified = runner.verifier.result().or(verified);
         }
-        report.write(&shared, &live, &now, &rows).await;
+        report.write(&shared, &live, &now, &rows, verified.as_ref()).await;
     }
 }
 
@@ -90,6 +99,7 @@ impl StoreReport {
         live: &Arc<MultiActiveStore>,
         latest: &Latest,
         rows: &BTreeMap<String, StoreRegionStatus>,
+        verified: Option<&VerificationStatus>,
     ) {
         // The watch may not have brought our own last write yet.
         let base = match &self.written {
@@ -103,6 +113,7 @@ impl StoreReport {
             &latest.round,
             rows,
             &outdated,
+            verified,
             Timestamp::now(),
         );
         if base.status.as_ref() == Some(&next) {
@@ -137,10 +148,10 @@ impl StoreReport {
 struct Plan {
     store: String,
     namespace: String,
-    /// Members with their ids.
+    /// Regions with their ids.
     regions: Vec<(String, u16)>,
-    /// Those that are none yet.
-    waiting: Vec<String>,
+    /// Those of them that join.
+    joining: Vec<String>,
     shards: u16,
     members: u16,
     brokers: u16,
@@ -155,7 +166,7 @@ impl Plan {
             store: store.spec.name.clone(),
             namespace: store.namespace.clone(),
             regions: store.members().map(|region| (region.spec.name.clone(), region.id)).collect(),
-            waiting: store.regions.iter().filter(|r| !r.is_member).map(|r| r.spec.name.clone()).collect(),
+            joining: store.members().filter(|r| r.joining).map(|r| r.spec.name.clone()).collect(),
             shards: store.spec.shards,
             members: store.spec.redis.replicas + 1,
             brokers: store.spec.broker.replicas,
@@ -170,16 +181,18 @@ impl Plan {
 struct Runner {
     plan: Plan,
     regions: Vec<Region>,
-    waiting: Vec<(String, Arc<Row>)>,
     identity: Arc<IdentityRecord>,
-    founded: watch::Sender<bool>,
+    founded: bool,
     obstacles: Vec<Notice>,
+    verifier: Verifier,
     _tasks: JoinSet<()>,
 }
 
 struct Region {
     name: String,
     id: u16,
+    /// The operation by which it joins, while it does.
+    joining: Option<String>,
     row: Arc<Row>,
     shards: Vec<Shard>,
     /// Those that run; `None`: not asked yet.
@@ -195,14 +208,21 @@ struct Shard {
     names: Vec<String>,
     members: Vec<Arc<Member<PodProcess>>>,
     view: watch::Receiver<ShardView>,
+    /// Whether its controller may act.
+    gate: watch::Sender<bool>,
 }
 
 impl Runner {
-    fn start(shared: &Shared, plan: Plan) -> Self {
+    fn start(
+        shared: &Shared,
+        plan: Plan,
+        latest: watch::Receiver<Arc<Latest>>,
+        live: &Arc<MultiActiveStore>,
+        settings: crds::Verification,
+    ) -> Self {
         let namespace = Namespace::new(shared.client.clone(), &plan.namespace);
         let name = labels::identity_name(&plan.store);
         let identity = Arc::new(IdentityRecord::new(namespace.clone(), name));
-        let (founded, seen) = watch::channel(false);
         let mut tasks = JoinSet::new();
         let mut pumped = Vec::new();
         let started = Instant::now();
@@ -226,6 +246,7 @@ impl Runner {
                     tasks.spawn(Arc::clone(member).watch());
                 }
                 let (view, seen_view) = watch::channel(ShardView::default());
+                let (gate, open) = watch::channel(false);
                 let controller = ShardController {
                     name: format!("{}/{}", plan.namespace, labels::shard_name(&plan.store, region, shard)),
                     place: Place { store: plan.store.clone(), region: *id, shard },
@@ -233,18 +254,21 @@ impl Runner {
                     ledger: ShardLedger { row: Arc::clone(&row), shard },
                     view,
                 };
-                tasks.spawn(controller.run(seen.clone(), started));
-                shards.push(Shard { names, members, view: seen_view });
+                tasks.spawn(controller.run(open, started));
+                shards.push(Shard { names, members, view: seen_view, gate });
             }
             let (reports, proxies) = watch::channel(None);
             let (pods, of) = (shared.pods.clone(), (plan.namespace.clone(), plan.store.clone(), *id));
             tasks.spawn(ask_proxies(pods, of, reports));
             let name = region.clone();
+            let joining =
+                plan.joining.contains(region).then(|| labels::operation_name(&plan.store, region, *id));
             let metrics = Arc::clone(&shared.metrics);
             let shown = ShownPhase::new(metrics, &plan.namespace, &plan.store, region);
             regions.push(Region {
                 name,
                 id: *id,
+                joining,
                 row,
                 shards,
                 proxies,
@@ -255,8 +279,48 @@ impl Runner {
             });
         }
         tasks.spawn(pump(shared.pods.clone(), plan.namespace.clone(), pumped));
-        let waiting = plan.waiting.iter().map(|name| (name.clone(), row(name))).collect();
-        Self { plan, regions, waiting, identity, founded, obstacles: Vec::new(), _tasks: tasks }
+        if !plan.joining.is_empty() {
+            let runner = operations::Runner {
+                shared: shared.clone(),
+                store: plan.store.clone(),
+                namespace: plan.namespace.clone(),
+                brokers: plan.brokers,
+                shards: plan.shards,
+                regions: regions.iter().map(Region::handle).collect(),
+                identity: Arc::clone(&identity),
+                latest,
+                password: plan.engine_password.clone(),
+                verifying: Verifying::default(),
+            };
+            tasks.spawn(runner.run());
+        }
+        let verifier = start_verification(shared, &plan, &regions, live, settings, &mut tasks);
+        Self { plan, regions, identity, founded: false, obstacles: Vec::new(), verifier, _tasks: tasks }
+    }
+
+    /// The store is founded: the controllers of its members may act. Those of a region that joins are its operation's.
+    fn open(&mut self) {
+        if !std::mem::replace(&mut self.founded, true) {
+            for shard in
+                self.regions.iter().filter(|region| region.joining.is_none()).flat_map(|of| &of.shards)
+            {
+                shard.gate.send_replace(true);
+            }
+        }
+    }
+
+    fn look_at_verification(
+        &mut self,
+        live: &MultiActiveStore,
+        settings: crds::Verification,
+        rows: &BTreeMap<String, StoreRegionStatus>,
+    ) {
+        let phase = |name: &String| rows.get(name).map(|row| row.phase).unwrap_or_default();
+        let waits = self.plan.regions.iter().find(|(name, _)| phase(name) != RegionPhase::Active);
+        let obstacle = waits.map(|(name, _)| {
+            format!("regions are compared while all are Active, and {name} is {:?}", phase(name))
+        });
+        self.verifier.look(live, Known { settings, obstacle });
     }
 
     /// Everything has been looked at since this began.
@@ -267,7 +331,7 @@ impl Runner {
 
     /// Founds the store once every broker has its streams, and every engine answers and is empty.
     async fn found(&mut self, shared: &Shared, live: &MultiActiveStore) {
-        if *self.founded.borrow() {
+        if self.founded {
             return;
         }
         let seen: Vec<(String, Seen)> = self
@@ -301,7 +365,7 @@ impl Runner {
         match written.await {
             Ok(()) if done => {
                 tracing::info!(store = self.plan.store, namespace = self.plan.namespace, "founded");
-                self.founded.send_replace(true);
+                self.open();
                 // Now all proxies may run.
                 let _ = shared.rounds.send(ObjectRef::from_obj(live));
                 shared
@@ -341,22 +405,19 @@ impl Runner {
             let status = region.report(shared, live, &measured).await;
             (region.name.clone(), status)
         });
-        let mut rows: BTreeMap<_, _> =
-            join_all(reports).await.into_iter().filter_map(|(name, status)| Some((name, status?))).collect();
-        for (name, row) in &self.waiting {
-            let written = row.report(|last| Some(status::build_waiting_region(last, generation))).await;
-            if let Err(error) = written {
-                tracing::debug!(%error, region = name, "a row was not written");
-            }
-            rows.extend(row.status().await.ok().map(|status| (name.clone(), status)));
-        }
-        rows
+        join_all(reports).await.into_iter().filter_map(|(name, status)| Some((name, status?))).collect()
     }
 
     fn measure(&self, shared: &Shared, region: &Region, generation: Option<i64>) -> Measured {
         let plan = &self.plan;
         let reports = region.proxies.borrow().clone().unwrap_or_default();
-        let peers = plan.regions.iter().map(|(name, _)| name).filter(|name| **name != region.name);
+        // One that joins writes nothing yet.
+        let peers = self.regions.iter().filter(|peer| peer.joining.is_none()).map(|peer| &peer.name);
+        let peers = peers.filter(|name| **name != region.name);
+        let joining = region.joining.as_ref().map(|operation| {
+            let of = ObjectRef::new(operation).within(&plan.namespace);
+            operations::phase(shared.operations.get(&of).as_deref())
+        });
         let brokers = shared.pods.of_part(&plan.namespace, &plan.store, region.id, Part::Broker);
         let shards: Vec<ShardMeasured> =
             (0u16..).zip(&region.shards).map(|(number, shard)| shard.measure(number, &reports)).collect();
@@ -365,6 +426,7 @@ impl Runner {
         };
         Measured {
             any_engine_answers: region.shards.iter().any(answers),
+            joining,
             links: peers.map(|peer| build_link(peer, plan.shards, &reports)).collect(),
             ready_proxies: reports.iter().filter(|report| report.ready).count(),
             proxies: plan.proxies,
@@ -423,6 +485,26 @@ impl Region {
     }
 }
 
+impl Region {
+    /// What its operation needs of it.
+    fn handle(&self) -> operations::RegionHandle {
+        let shards = self.shards.iter().map(|shard| operations::ShardHandle {
+            names: shard.names.clone(),
+            members: shard.members.clone(),
+            view: shard.view.clone(),
+            gate: shard.gate.clone(),
+        });
+        operations::RegionHandle {
+            name: self.name.clone(),
+            id: self.id,
+            joining: self.joining.is_some(),
+            row: Arc::clone(&self.row),
+            shards: shards.collect(),
+            proxies: self.proxies.clone(),
+        }
+    }
+}
+
 impl Shard {
     fn measure(&self, number: u16, reports: &[ProxyReport]) -> ShardMeasured {
         let view = self.view.borrow();
@@ -430,6 +512,50 @@ impl Shard {
         let notices = view.notices.iter().map(|notice| (notice.reason, notice.message.clone())).collect();
         ShardMeasured { status, notices }
     }
+}
+
+fn start_verification(
+    shared: &Shared,
+    plan: &Plan,
+    regions: &[Region],
+    live: &Arc<MultiActiveStore>,
+    settings: crds::Verification,
+    tasks: &mut JoinSet<()>,
+) -> Verifier {
+    let obstacle = Some("its regions were not looked at yet".to_owned());
+    let (known, known_seen) = watch::channel(Known { settings, obstacle });
+    let (result, seen) = watch::channel(None);
+    let (asks, asked) = verify::asks();
+    let shards = regions.iter().flat_map(|region| {
+        (0u16..).zip(&region.shards).map(|(number, shard)| {
+            let of = ShardOf { view: shard.view.clone(), members: shard.members.clone() };
+            ((region.name.clone(), number), of)
+        })
+    });
+    let shown = ShownVerification::new(Arc::clone(&shared.metrics), &plan.namespace, &plan.store);
+    if let Some(known) = live.status.as_ref().and_then(|status| status.verification.as_ref()) {
+        shown.restore(known);
+    }
+    let store = Verified {
+        key: ObjectRef::from_obj(&**live),
+        shared: shared.clone(),
+        store: plan.store.clone(),
+        regions: plan
+            .regions
+            .iter()
+            // Who joins is compared by its operation.
+            .filter(|(name, _)| !plan.joining.contains(name))
+            .map(|(name, id)| verify::Region { name: name.clone(), id: *id })
+            .collect(),
+        shards: plan.shards,
+        password: plan.engine_password.clone(),
+        of: shards.collect(),
+        known: known_seen,
+        result,
+        shown,
+    };
+    tasks.spawn(verify::run(store, verification::last(live), asked, Arc::clone(&shared.verifying)));
+    Verifier { asks, known, result: seen, asked: None }
 }
 
 type Pumped = Vec<(String, watch::Sender<PodProcess>)>;

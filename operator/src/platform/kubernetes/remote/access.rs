@@ -63,6 +63,20 @@ pub enum AccessError {
         /// The API server's words.
         why: String,
     },
+    /// Not allowed to annotate the store.
+    #[error(
+        "asking the operator (an annotation of the store) is not allowed: {0}; docs/masctl.md lists the rights that are needed"
+    )]
+    MayNotAsk(String),
+    /// The operator did not answer.
+    #[error(
+        "the operator has not answered within {seconds} s: it compares when all regions are Active (`kubectl get masr`), and other stores may be before; \
+         the answer will be in status.verification"
+    )]
+    NoAnswer {
+        /// How long was waited.
+        seconds: u64,
+    },
     /// There is none.
     #[error(
         "there is no store in namespace '{0}': make one with `kubectl apply -f FILE`, or name another namespace with --namespace"

@@ -1,5 +1,5 @@
 //! A store in a cluster as people look at it from outside: `masctl --namespace NAME ...` and `kubectl mas`. Reads with the rights of whoever
-//! asks, says what those do not reach, and changes nothing.
+//! asks, says what those do not reach, and changes nothing but the annotation that asks for a verification.
 
 mod access;
 mod bundle;
@@ -8,19 +8,21 @@ mod plan;
 mod view;
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
-use crds::{MultiActiveStore, StoreRegion};
+use crds::{MultiActiveStore, StoreRegion, VerificationStatus};
 use futures_util::future::join_all;
 use k8s_openapi::api::core::v1::{Pod, Secret, Service};
 use kube::Api;
-use kube::api::ListParams;
+use kube::api::{ListParams, Patch, PatchParams};
+use tokio::time::sleep;
 
 use access::{Cluster, connect, words};
 use forward::ForwardError;
 use view::Seen;
 
 use super::build::{admin_port, client_port};
-use super::health::PodProcess;
+use super::health::{ANNOTATION, PodProcess};
 use super::labels::{self, Part};
 use crate::health::proxy::{ProxyReport, parse_report};
 use crate::view::{Condition, Endpoint, ProcessRow, StoreStatus};
@@ -30,6 +32,9 @@ pub use plan::{Expected, PlanError};
 
 /// Reason of the note that proxies could not be asked.
 pub const NO_LIVE_NUMBERS: &str = "NoLiveNumbers";
+
+/// How often the operator's answer is looked for.
+const POLL: Duration = Duration::from_secs(1);
 
 /// One store of a cluster.
 pub struct Remote {
@@ -111,6 +116,37 @@ impl Remote {
             }
         }
         Ok((endpoints, notes))
+    }
+
+    /// Has the operator compare what the regions hold, by an annotation, and waits for its answer in the status.
+    pub async fn verify(
+        &self,
+        repair: bool,
+        sample_percent: Option<u8>,
+        limit: Duration,
+    ) -> Result<VerificationStatus, AccessError> {
+        let mut request = format!("{} {}", jiff::Timestamp::now(), if repair { "repair" } else { "report" });
+        if let Some(percent) = sample_percent {
+            request = format!("{request} sample={percent}");
+        }
+        let patch = serde_json::json!({"metadata": {"annotations": {ANNOTATION: request}}});
+        let api = self.api::<MultiActiveStore>();
+        let asked = api.patch(&self.name, &PatchParams::default(), &Patch::Merge(&patch)).await;
+        asked.map_err(|error| match &error {
+            kube::Error::Api(status) if status.code == 403 => AccessError::MayNotAsk(status.message.clone()),
+            _ => self.cluster.explain("the answer to the annotation of the store", &error),
+        })?;
+        let began = Instant::now();
+        loop {
+            let answer = self.store().await?.status.and_then(|status| status.verification);
+            if let Some(answer) = answer.filter(|answer| answer.request.as_ref() == Some(&request)) {
+                return Ok(answer);
+            }
+            if began.elapsed() > limit {
+                return Err(AccessError::NoAnswer { seconds: limit.as_secs() });
+            }
+            sleep(POLL).await;
+        }
     }
 
     fn api<K>(&self) -> Api<K>

@@ -324,6 +324,7 @@ fn consequences(fates: &[(Object, Fate)]) -> Vec<String> {
             Kind::ConfigMap
             | Kind::Secret
             | Kind::StoreRegion
+            | Kind::StoreOperation
             | Kind::Service
             | Kind::NetworkPolicy
             | Kind::PodDisruptionBudget => {}

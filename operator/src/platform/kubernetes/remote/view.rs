@@ -34,7 +34,14 @@ pub(super) fn build_status(seen: &Seen) -> StoreStatus {
         seen.store.spec.regions.iter().map(|region| build_region(seen, &name, &region.name)).collect();
     let mut processes: Vec<ProcessRow> = seen.pods.iter().filter_map(build_process).collect();
     processes.sort_by(|a, b| a.component.cmp(&b.component));
-    StoreStatus { conditions: conditions(seen, &name), store: name, regions, cuts: Vec::new(), processes }
+    StoreStatus {
+        conditions: conditions(seen, &name),
+        store: name,
+        regions,
+        cuts: Vec::new(),
+        processes,
+        operations: Vec::new(),
+    }
 }
 
 fn conditions(seen: &Seen, name: &str) -> Vec<Condition> {

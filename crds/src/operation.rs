@@ -1,0 +1,187 @@
+//! `StoreOperation`: one run of a procedure, a thing to look at.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::StoreRef;
+
+/// One run of a procedure. What belongs to the manifest (a region that joins) is made by the operator.
+#[allow(clippy::duplicated_attributes)] // each is about another column
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "multiactive.dev",
+    version = "v1alpha1",
+    kind = "StoreOperation",
+    plural = "storeoperations",
+    shortname = "maso",
+    category = "multiactive",
+    namespaced,
+    status = "StoreOperationStatus",
+    derive = "PartialEq",
+    printcolumn(name = "Store", type_ = "string", json_path = ".spec.storeRef.name"),
+    printcolumn(name = "Type", type_ = "string", json_path = ".spec.type"),
+    printcolumn(name = "Region", type_ = "string", json_path = ".spec.region"),
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
+    printcolumn(name = "Step", type_ = "string", json_path = ".status.step"),
+    printcolumn(name = "Progress", type_ = "string", json_path = ".status.progress"),
+    printcolumn(name = "Blocked", type_ = "string", json_path = ".status.blocked.reason"),
+    printcolumn(name = "Why", type_ = "string", json_path = ".status.message", priority = 1),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct StoreOperationSpec {
+    /// The store that it is about, in the same namespace.
+    pub store_ref: StoreRef,
+    /// The procedure.
+    #[serde(rename = "type")]
+    pub kind: OperationType,
+    /// The region that it is about.
+    pub region: String,
+    /// `ScaleOut`: the region that is copied; the healthiest when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// Go on, or take it back.
+    #[serde(default)]
+    pub action: OperationAction,
+    /// Raise it to try again what has failed.
+    #[serde(default = "first")]
+    pub attempt: u32,
+}
+
+fn first() -> u32 {
+    1
+}
+
+/// A procedure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OperationType {
+    /// A region joins while the others serve.
+    ScaleOut,
+}
+
+/// What is to be done with an operation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OperationAction {
+    /// Carry it out.
+    #[default]
+    Run,
+    /// Take back what it has changed.
+    Rollback,
+}
+
+/// How far an operation is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OperationPhase {
+    /// Something else has to end first.
+    #[default]
+    Pending,
+    /// Under way.
+    Running,
+    /// Done.
+    Succeeded,
+    /// Given up; raise `spec.attempt` to try again.
+    Failed,
+    /// Taken back.
+    RolledBack,
+}
+
+/// State of an operation. All that it needs to go on is here.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct StoreOperationStatus {
+    /// How far it is.
+    pub phase: OperationPhase,
+    /// The attempt that this is about.
+    pub attempt: u32,
+    /// The step that it is at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub step: Option<String>,
+    /// How much of that step is done, `42%`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub progress: Option<String>,
+    /// What it does or waits for, in a sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// What has to happen first that the operation cannot bring about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub blocked: Option<Blocked>,
+    /// The steps, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<OperationStep>,
+    /// What was measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<OperationOutcome>,
+    /// When it began.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<MicroTime>,
+    /// When it ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<MicroTime>,
+    /// When it moved last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub moved_at: Option<MicroTime>,
+}
+
+/// What is waited for.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Blocked {
+    /// PascalCase.
+    pub reason: String,
+    /// A sentence.
+    pub message: String,
+    /// Since when.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<MicroTime>,
+}
+
+/// One step.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct OperationStep {
+    /// Its name.
+    pub name: String,
+    /// When it began (last).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<MicroTime>,
+    /// When it was done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<MicroTime>,
+    /// How much is done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub progress: Option<StepProgress>,
+    /// What it does or waits for.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// How often it was begun anew.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub repeats: u32,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde wants a reference
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+/// So much of so much.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct StepProgress {
+    /// Done.
+    pub done: u64,
+    /// Of so much, as far as it is known now.
+    pub total: u64,
+    /// Of what: `bytes`, `effects`, `markers`, `keys`.
+    pub unit: String,
+}
+
+/// What an operation measured.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct OperationOutcome {
+    /// From its beginning to its end, milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total_millis: Option<u64>,
+}

@@ -1,0 +1,29 @@
+//! Operations: the procedures of [`mas_core::procedures`] carried out. What is decided is pure and the same everywhere; here the world is looked
+//! at and acted upon, through what a platform offers ([`scale_out::Ground`]); the platforms keep the state where it outlives them.
+
+pub(crate) mod scale_out;
+mod state;
+
+pub(crate) use state::{restore, show};
+
+use mas_core::procedures::operation::Operation;
+use mas_core::procedures::scale_out::SYNC;
+
+/// Names an attempt: what an earlier one has left does not count. A sync that has to begin anew makes a new one.
+pub(crate) fn ticket(uid: &str, attempt: u32, operation: &Operation, sync: usize) -> u64 {
+    let repeats = operation.steps.get(sync).map_or(0, |step| step.repeats);
+    // FNV-1a: the same in every version of this program, as an operation may outlive it.
+    let text = format!("{uid}/{attempt}/{repeats}");
+    let hash = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, hash).max(1)
+}
+
+/// The step that a scale-out goes back to.
+pub(crate) fn sync_step() -> usize {
+    mas_core::procedures::scale_out::STEPS.iter().position(|step| step.name == SYNC).unwrap_or_default()
+}
+
+/// Unix milliseconds.
+pub(crate) fn now_ms() -> u64 {
+    u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default()
+}
