@@ -61,6 +61,8 @@ pub enum RegionPhase {
     Active,
     /// Serves, but is behind.
     CatchingUp,
+    /// A shard has no serving master here: another region serves it meanwhile.
+    Evacuated,
     /// Effects are gone from a stream before they were read: it needs a rebuild.
     Lapsed,
     /// Nothing of it answers. Nothing is done about it: unreachable is not gone.

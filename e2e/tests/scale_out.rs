@@ -13,7 +13,8 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 const LIMIT: Duration = Duration::from_mins(8);
-const SPEC: &str = "  shards: 2\n  redis: {replicas: 1, maxMemory: 128Mi}\n  broker: {replicas: 1}\n  proxy: {replicas: 1}";
+const SPEC: &str =
+    "  shards: 2\n  redis: {replicas: 1, maxMemory: 128Mi}\n  broker: {replicas: 1}\n  proxy: {replicas: 1}";
 const TWO: [&str; 2] = ["beijing", "shanghai"];
 const THREE: [&str; 3] = ["beijing", "shanghai", "chengdu"];
 const OPERATION: &str = "shop--scale-out--chengdu-3";
@@ -88,9 +89,8 @@ fn a_region_joins_under_load() {
 fn a_supervisor_that_dies_between_any_two_actions_goes_on() {
     let _alone = one_at_a_time();
     let spec = SPEC.replace("shards: 2", "shards: 1");
-    let crash = |action: u32| {
-        vec![("MAS_CRASH_BEFORE_ACTION".to_owned(), OsString::from(action.to_string()))]
-    };
+    let crash =
+        |action: u32| vec![("MAS_CRASH_BEFORE_ACTION".to_owned(), OsString::from(action.to_string()))];
     let folder = Store::new_folder().unwrap();
     let mut store = Store::start_in(folder, &manifest("shop", &TWO, &spec), Keep::OnPanic, crash(1)).unwrap();
     let load = load(&store, &TWO, "crash");
@@ -141,7 +141,8 @@ fn servers_are_killed_while_a_region_joins() {
         while store.operation(OPERATION).unwrap().phase != "Succeeded" {
             assert!(Instant::now() < deadline, "{:?}", store.operation(OPERATION));
             let status = store.status().unwrap();
-            let alive: Vec<_> = status.processes.iter().filter(|p| p.component != "epmd" && p.pid.is_some()).collect();
+            let alive: Vec<_> =
+                status.processes.iter().filter(|p| p.component != "epmd" && p.pid.is_some()).collect();
             let step = store.operation(OPERATION).unwrap().step.unwrap_or_default();
             // Provisioning is long, and there is least to break.
             let most = if step == "Provision" { 1 } else { 7 };
@@ -186,9 +187,11 @@ fn who_is_cut_off_is_waited_for_and_a_join_can_be_taken_back() {
     println!("blocked: {}: {}", why.reason, why.message);
     load.wait_for_more(500, LIMIT).unwrap();
     store.masctl(&["op", "rollback", OPERATION]).unwrap();
-    wait_until("the operation to be taken back", LIMIT, || match store.operation(OPERATION).unwrap().phase.as_str() {
-        "RolledBack" => Ok(()),
-        other => Err(other.to_owned()),
+    wait_until("the operation to be taken back", LIMIT, || {
+        match store.operation(OPERATION).unwrap().phase.as_str() {
+            "RolledBack" => Ok(()),
+            other => Err(other.to_owned()),
+        }
     })
     .unwrap();
     assert_eq!(store.status().unwrap().regions.len(), 2);

@@ -62,6 +62,10 @@ pub struct ProxyConfig {
     pub retention: Retention,
     /// Above this lag a region counts as catching up, in milliseconds.
     pub max_lag_ms: u64,
+    /// How long a shard is without a serving master before its requests go to a peer region, in milliseconds. A failover
+    /// should be over by then, and no client have been told that there is no master.
+    #[serde(default = "evacuate_after_ms")]
+    pub evacuate_after_ms: u64,
     /// File with the password of the engines' `default` user; absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine_password_file: Option<PathBuf>,
@@ -73,6 +77,11 @@ pub struct ProxyConfig {
     /// Worker threads; 0: one a core.
     #[serde(default)]
     pub workers: usize,
+}
+
+/// Where nothing else is written.
+pub fn evacuate_after_ms() -> u64 {
+    4000
 }
 
 /// A region by name and id.
@@ -122,6 +131,9 @@ pub struct PeerConfig {
     pub region: RegionRef,
     /// Its brokers, by the addresses that reach them from here.
     pub broker: BrokerConfig,
+    /// Where its proxies take clients, `host:port`, as reached from here; absent: nothing is forwarded there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
 }
 
 /// Bounds of a stream.

@@ -213,6 +213,12 @@ impl Cover {
         !self.sealed.is_empty() && self.sealed.contains(&origin)
     }
 
+    /// The same effects, and nothing sealed.
+    #[must_use]
+    pub fn unsealed(&self) -> Self {
+        Self { origins: self.origins.clone(), sealed: BTreeSet::new() }
+    }
+
     /// The origins of which nothing more counts.
     pub fn sealed(&self) -> impl Iterator<Item = Origin> + Clone {
         self.sealed.iter().copied()

@@ -64,6 +64,9 @@ struct ShardStatus {
     /// Without a master: what the members say.
     #[serde(skip_serializing_if = "String::is_empty")]
     why: String,
+    /// The region that this proxy sends its requests to meanwhile.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    evacuated_to: Option<String>,
 }
 
 /// Acknowledgement levels.
@@ -112,6 +115,7 @@ async fn status(State(admin): State<Admin>) -> Json<Status> {
             epoch: master.map_or(0, |m| m.epoch),
             state: if master.is_some() { "Serving" } else { "Unavailable" },
             why: known.why.clone(),
+            evacuated_to: admin.shared.totals.detours.of(shard as u16).pop(),
         }
     };
     Json(Status {

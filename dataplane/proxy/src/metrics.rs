@@ -57,11 +57,30 @@ impl Collector for Front {
         for (name, help, value) in gauges {
             encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)?;
         }
-        let (sum, count, buckets) = totals.ack_waits();
-        let help = "Time from the shard's reply to the acknowledgement of a write at its level";
-        encoder
-            .encode_descriptor("ack_wait", help, Some(&Unit::Seconds), MetricType::Histogram)?
-            .encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
+        let ways = totals.detours.all();
+        let help = "Requests sent to another region, by shard and region";
+        let mut metric = encoder.encode_descriptor("shard_forwarded", help, None, MetricType::Counter)?;
+        for ((shard, peer), numbers) in &ways {
+            let labels = [("shard", shard.to_string()), ("peer", peer.clone())];
+            metric.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&numbers.requests, None)?;
+        }
+        let help = "1 while a shard's requests go to another region, for it has no serving master here";
+        let mut metric = encoder.encode_descriptor("shard_evacuated", help, None, MetricType::Gauge)?;
+        for ((shard, peer), numbers) in &ways {
+            let labels = [("shard", shard.to_string()), ("peer", peer.clone())];
+            metric.encode_family(&labels)?.encode_gauge(&i64::from(numbers.open > 0))?;
+        }
+        let acks = "Time from the shard's reply to the acknowledgement of a write at its level";
+        let forwards = "Time until a request was sent to another region: for that to be chosen, and to have what the connection wrote";
+        for (name, help, times) in
+            [("ack_wait", acks, &totals.acks), ("forward_wait", forwards, &totals.forwards)]
+        {
+            let (sum, count, buckets) = times.histogram();
+            encoder
+                .encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?
+                .encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
+        }
+        Ok(())
     }
 }
 
@@ -157,7 +176,7 @@ mod tests {
     fn the_committed_page_is_up_to_date() {
         let mut with_peer = config(1);
         let there = RegionRef { name: "there".into(), id: 2 };
-        with_peer.peers.push(PeerConfig { region: there, broker: with_peer.broker.clone() });
+        with_peer.peers.push(PeerConfig { region: there, broker: with_peer.broker.clone(), endpoint: None });
         let (_config, config) = watch::channel(Arc::new(with_peer));
         let (_masters, masters) = watch::channel(Arc::default());
         let (ask_again, clocks) = (Arc::default(), Clocks::new(1));

@@ -27,6 +27,8 @@ pub(crate) struct ShardReport {
     pub(crate) epoch: u64,
     /// `Serving`, or `Unavailable`.
     pub(crate) state: String,
+    /// The region that it sends the shard's requests to meanwhile.
+    pub(crate) evacuated_to: Option<String>,
 }
 
 /// One peer's stream of one shard, as a proxy sees it.

@@ -26,6 +26,9 @@ pub struct ShardStatus {
     pub state: String,
     /// The region's own stream was read back.
     pub recovered: bool,
+    /// The region that serves it meanwhile, for it has no serving master.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub evacuated_to: Option<String>,
     /// Number of the last effect issued in this incarnation. This and what follows is known on this machine alone, where engines
     /// are asked.
     pub seq: Option<u64>,
@@ -86,12 +89,13 @@ pub(crate) fn is_broken(state: &str) -> bool {
     BROKEN.contains(&state)
 }
 
-/// A shard from what was seen of it. `addresses`: of all members, in order.
+/// A shard from what was seen of it. `addresses`: of all members, in order; `reports`: of the region's proxies.
 pub(crate) fn build_shard(
     shard: u16,
     seen: &[Seen],
     master: Option<usize>,
     addresses: &[String],
+    reports: &[ProxyReport],
 ) -> ShardStatus {
     let identity = master.and_then(|m| match seen.get(m) {
         Some(Seen::Answers { identity, .. }) => Some(identity),
@@ -115,11 +119,18 @@ pub(crate) fn build_shard(
         }
         .to_owned(),
         recovered: identity.is_some_and(|id| id.recovered),
+        evacuated_to: evacuated_to(shard, reports),
         seq: Some(identity.map_or(0, |id| id.seq)),
         outbox_effects: Some(identity.map_or(0, |id| id.outbox_effects)),
         keys: Some(identity.map_or(0, |id| id.keys)),
         handover: None,
     }
+}
+
+/// The region that some proxy sends a shard's requests to.
+pub(crate) fn evacuated_to(shard: u16, reports: &[ProxyReport]) -> Option<String> {
+    let mut of_shard = reports.iter().flat_map(|report| &report.shards).filter(|told| told.shard == shard);
+    of_shard.find_map(|told| told.evacuated_to.clone())
 }
 
 /// What the proxies of a region say together about one peer's stream of one shard. The one that reads counts. When
@@ -178,7 +189,9 @@ pub(crate) fn build_phase(input: &PhaseInput<'_>) -> RegionPhase {
         .links
         .iter()
         .all(|link| !is_broken(&link.state) && link.lag_millis.is_some_and(|lag| lag <= input.max_lag_ms));
-    if !input.any_engine_answers && input.was_active {
+    if input.shards.iter().any(|shard| shard.evacuated_to.is_some()) {
+        RegionPhase::Evacuated
+    } else if !input.any_engine_answers && input.was_active {
         RegionPhase::Unknown
     } else if input.links.iter().any(|link| link.state == "Lapsed") {
         RegionPhase::Lapsed
@@ -194,10 +207,11 @@ pub(crate) fn build_phase(input: &PhaseInput<'_>) -> RegionPhase {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::health::proxy::ShardReport;
 
     fn shard(state: &str, recovered: bool) -> ShardStatus {
         let master = Some("127.0.0.1:1".to_owned());
-        ShardStatus { state: state.into(), recovered, master, ..build_shard(0, &[], None, &[]) }
+        ShardStatus { state: state.into(), recovered, master, ..build_shard(0, &[], None, &[], &[]) }
     }
 
     fn row(peer: &str, shard: u16, state: &str, lag: Option<u64>) -> LinkReport {
@@ -263,5 +277,11 @@ mod tests {
         assert_eq!(phase(&[shard("recovering", false)], &[], true, false), RegionPhase::Provisioning);
         assert_eq!(phase(&well, &[], false, true), RegionPhase::Unknown);
         assert_eq!(phase(&well, &link("Lapsed", Some(3)), true, true), RegionPhase::Lapsed);
+        let told = ShardReport { evacuated_to: Some("b".into()), ..ShardReport::default() };
+        let reports = [report(vec![]), ProxyReport { shards: vec![told], ..report(vec![]) }];
+        let away = build_shard(0, &[], None, &[], &reports);
+        assert_eq!(away.evacuated_to.as_deref(), Some("b"));
+        assert_eq!(phase(&[away], &link("Standby", None), false, true), RegionPhase::Evacuated);
+        assert_eq!(build_shard(1, &[], None, &[], &reports).evacuated_to, None);
     }
 }

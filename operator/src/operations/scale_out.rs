@@ -202,7 +202,12 @@ async fn look_at_shard(ground: &Ground, at: usize, ticket: u64) -> Shard {
     });
     let markers = join_all(keys).await.into_iter().flatten().collect();
     let links = of.links.iter().map(link).collect();
-    Shard { copy: copy(ground, at, &identity, follows.as_deref(), (received, saved), ticket), cover, markers, links }
+    Shard {
+        copy: copy(ground, at, &identity, follows.as_deref(), (received, saved), ticket),
+        cover,
+        markers,
+        links,
+    }
 }
 
 fn link(link: &LinkStatus) -> Link {

@@ -54,11 +54,8 @@ pub(crate) fn show(operation: &Operation, names: &[&str], attempt: u32) -> Store
     let started = operation.steps.first().and_then(|step| step.started_at);
     let finished = operation.phase.is_final().then_some(operation.moved_at);
     let current = steps.get(operation.step).filter(|_| !operation.phase.is_final());
-    let said = if operation.phase.is_final() {
-        Some(&operation.message)
-    } else {
-        current.map(|step| &step.message)
-    };
+    let said =
+        if operation.phase.is_final() { Some(&operation.message) } else { current.map(|step| &step.message) };
     StoreOperationStatus {
         phase: match operation.phase {
             Phase::Pending => OperationPhase::Pending,
@@ -77,9 +74,10 @@ pub(crate) fn show(operation: &Operation, names: &[&str], attempt: u32) -> Store
             since: time(*since),
         }),
         steps,
-        outcome: started.zip(finished).filter(|_| operation.phase == Phase::Succeeded).map(|(from, to)| {
-            OperationOutcome { total_millis: Some(to.saturating_sub(from)) }
-        }),
+        outcome: started
+            .zip(finished)
+            .filter(|_| operation.phase == Phase::Succeeded)
+            .map(|(from, to)| OperationOutcome { total_millis: Some(to.saturating_sub(from)) }),
         started_at: started.and_then(time),
         finished_at: finished.and_then(time),
         moved_at: time(operation.moved_at),
@@ -141,13 +139,11 @@ mod tests {
     #[test]
     fn what_is_shown_is_enough_to_go_on() {
         let names: Vec<_> = STEPS.iter().map(|step| step.name).collect();
-        let mut operation = Operation { phase: Phase::Running, step: 3, moved_at: 5000, ..Operation::default() };
+        let mut operation =
+            Operation { phase: Phase::Running, step: 3, moved_at: 5000, ..Operation::default() };
         operation.steps.resize_with(names.len(), StepState::default);
-        operation.steps[0] = StepState {
-            started_at: Some(1000),
-            finished_at: Some(2000),
-            ..StepState::default()
-        };
+        operation.steps[0] =
+            StepState { started_at: Some(1000), finished_at: Some(2000), ..StepState::default() };
         operation.steps[3] = StepState {
             started_at: Some(3000),
             progress: Some(Progress { done: 5, total: 20, unit: "bytes" }),

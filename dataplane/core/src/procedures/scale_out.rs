@@ -239,7 +239,10 @@ fn announce(o: &Observed) -> Look<Action> {
 fn unconfirmed(o: &Observed) -> Option<String> {
     let late = o.members.iter().find_map(|member| {
         if !member.told {
-            return Some(format!("the proxies of {} do not all use the configuration with it yet", member.name));
+            return Some(format!(
+                "the proxies of {} do not all use the configuration with it yet",
+                member.name
+            ));
         }
         member.shards.iter().enumerate().find_map(|(shard, master)| match master {
             None => Some(format!("shard {shard} of {} has no master that answers", member.name)),
@@ -280,7 +283,9 @@ fn source(o: &Observed, shard: usize) -> Result<&Member, String> {
         Some(Copy::Silent(_) | Copy::Loading(_) | Copy::Blank { .. } | Copy::Own { .. }) | None => None,
     };
     let copied = o.members.iter().find(|member| Some(member.id) == copied).filter(&mut fit);
-    copied.or_else(|| o.members.iter().find(fit)).ok_or_else(|| format!("no region can be copied: {}", why.join("; ")))
+    copied
+        .or_else(|| o.members.iter().find(fit))
+        .ok_or_else(|| format!("no region can be copied: {}", why.join("; ")))
 }
 
 /// What a shard still needs before it can take an identity of its own.
@@ -288,18 +293,9 @@ enum Need {
     /// Nothing: it has one.
     Joined,
     /// It follows, and receives.
-    Sync {
-        action: Option<Action>,
-        done: u64,
-        total: u64,
-        why: String,
-    },
+    Sync { action: Option<Action>, done: u64, total: u64, why: String },
     /// It follows; a marker is missing.
-    Marker {
-        action: Option<Action>,
-        shown: u64,
-        why: String,
-    },
+    Marker { action: Option<Action>, shown: u64, why: String },
     /// Nothing.
     Ready(Action),
     /// A healthy region.
@@ -380,7 +376,8 @@ fn sync(o: &Observed) -> Look<Action> {
     for at in 0..o.shards.len() {
         match need(o, at) {
             Need::Joined | Need::Marker { .. } | Need::Ready(_) => {
-                let bytes = source(o, at).ok().and_then(|s| s.shards[at].as_ref()).map_or(1, |m| m.bytes.max(1));
+                let bytes =
+                    source(o, at).ok().and_then(|s| s.shards[at].as_ref()).map_or(1, |m| m.bytes.max(1));
                 done_all += bytes;
                 total_all += bytes;
             }
@@ -434,7 +431,8 @@ fn towards(o: &Observed, ready: fn(Action) -> Option<Action>) -> Look<Action> {
                 let fresh = action.is_some();
                 actions.extend(action);
                 // The way is not ours to mend: a member that is cut off from the source is waited for.
-                let verdict = if fresh { Verdict::wait(why) } else { Verdict::blocked("MarkerUnderWay", why) };
+                let verdict =
+                    if fresh { Verdict::wait(why) } else { Verdict::blocked("MarkerUnderWay", why) };
                 waits.get_or_insert(verdict);
             }
         }
@@ -511,7 +509,9 @@ fn ungrounded(o: &Observed, at: usize, joining: &Joining) -> Option<Verdict> {
             let why = format!("shard {at} holds effects that {name} lost and has sealed");
             return Some(Verdict::Back { to: SYNC, why });
         }
-        let words = format!("shard {at} brought effects that {name} lost when it failed over; it fetches them from here");
+        let words = format!(
+            "shard {at} brought effects that {name} lost when it failed over; it fetches them from here"
+        );
         return Some(Verdict::blocked("SourceHasLess", words));
     }
     let waiting = master.waiting.iter().any(|(incarnation, first)| {

@@ -76,7 +76,8 @@ fn copied(mut world: Observed) -> Observed {
 fn marked(world: Observed) -> Observed {
     let mut world = copied(world);
     for (at, member, incarnation) in [(0, A, 10), (1, B, 20)] {
-        let marker = Marker { incarnation: Incarnation(incarnation), cover: cover(&[(A, 10, 90), (B, 20, 50)]) };
+        let marker =
+            Marker { incarnation: Incarnation(incarnation), cover: cover(&[(A, 10, 90), (B, 20, 50)]) };
         world.shards[0].markers.push((member, marker.clone()));
         master(&mut world, at).marker = Some(marker);
     }
@@ -87,8 +88,7 @@ fn marked(world: Observed) -> Observed {
 fn replaying(world: Observed) -> Observed {
     let mut world = marked(world);
     let joining = Some(Joining { ticket: TICKET, source: A, brought: cover(&[(A, 10, 100)]) });
-    world.shards[0].copy =
-        Copy::Own { ticket: TICKET, joining, promoted: true, serving: false, saved: true };
+    world.shards[0].copy = Copy::Own { ticket: TICKET, joining, promoted: true, serving: false, saved: true };
     for peer in ["a", "b"] {
         let link = Link {
             peer: peer.into(),
@@ -131,7 +131,10 @@ fn nothing_is_copied_before_every_member_counts_the_region() {
     let mut old = world();
     master(&mut old, 1).membership = 1;
     let (operation, actions) = look(&old);
-    assert_eq!((at(&operation), blocked(&operation), actions.len()), ("Announce", "MembershipNotConfirmed", 0));
+    assert_eq!(
+        (at(&operation), blocked(&operation), actions.len()),
+        ("Announce", "MembershipNotConfirmed", 0)
+    );
     let mut untold = world();
     untold.members[0].told = false;
     assert_eq!(at(&look(&untold).0), "Announce");
@@ -153,7 +156,11 @@ fn a_source_can_read_everybody_and_serves() {
     master(&mut recovering, 0).recovered = false;
     assert_eq!(look(&recovering).1, [Action::Follow { shard: 0, source: B }]);
     recovering.wanted_source = Some(A);
-    assert_eq!(blocked(&from("HoldLogs", &recovering).0), "NoSource", "no other than the one that was asked for");
+    assert_eq!(
+        blocked(&from("HoldLogs", &recovering).0),
+        "NoSource",
+        "no other than the one that was asked for"
+    );
 }
 
 #[test]
@@ -163,7 +170,11 @@ fn nobody_is_promoted_before_every_marker_has_come_with_all_that_it_names() {
     let mut under_way = marked(world());
     under_way.shards[0].markers.pop();
     let (operation, actions) = from("Mark", &under_way);
-    assert_eq!((blocked(&operation), actions.len()), ("MarkerUnderWay", 0), "it was written, and is waited for");
+    assert_eq!(
+        (blocked(&operation), actions.len()),
+        ("MarkerUnderWay", 0),
+        "it was written, and is waited for"
+    );
     let mut behind = marked(world());
     behind.shards[0].cover = cover(&[(A, 10, 100), (B, 20, 49)]);
     assert_eq!(at(&from("Mark", &behind).0), "Mark", "the marker overtook what it names");

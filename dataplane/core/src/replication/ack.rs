@@ -290,9 +290,8 @@ impl<W: Copy> Acks<W> {
         self.peers.retain(|&region, _| keep(region));
     }
 
-    /// How many other regions' durable covers include everything up to `seq` of one of this region's incarnations.
-    pub fn regions_with(&self, incarnation: Incarnation, seq: u64) -> u16 {
-        let origin = Origin { region: self.region, incarnation };
+    /// How many other regions' durable covers include everything up to `seq` of an origin.
+    pub fn regions_with(&self, origin: Origin, seq: u64) -> u16 {
         let has = |cover: &Cover| seq == 0 || cover.of(origin).is_some_and(|set| set.contiguous() >= seq);
         self.peers.values().filter(|(_, cover)| has(cover)).count() as u16
     }
@@ -483,7 +482,8 @@ mod tests {
         assert!(a.take().is_empty(), "a superseded master's word");
         a.peer(RegionId(3), 3, cover(4));
         assert_eq!(a.take(), [(10, Outcome::Reached)]);
-        assert_eq!((a.regions_with(A, 4), a.regions_with(A, 5)), (2, 1));
+        let mine = Origin { region: HERE, incarnation: A };
+        assert_eq!((a.regions_with(mine, 4), a.regions_with(mine, 5)), (2, 1));
     }
 
     #[test]

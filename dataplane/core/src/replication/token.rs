@@ -108,6 +108,15 @@ fn compact(cover: &Cover) -> Cover {
 impl Token {
     /// As text, for clients of `store`.
     pub fn encode(&self, store: &str) -> Result<String, TokenError> {
+        self.encode_covers(store, compact)
+    }
+
+    /// The same with all gaps, for who wants to know what a region has and not what a session needs.
+    pub fn encode_exact(&self, store: &str) -> Result<String, TokenError> {
+        self.encode_covers(store, Cover::clone)
+    }
+
+    fn encode_covers(&self, store: &str, of: fn(&Cover) -> Cover) -> Result<String, TokenError> {
         let mut w = Writer::with_capacity(256);
         w.u8(VERSION);
         w.raw(&check_of(store));
@@ -115,7 +124,7 @@ impl Token {
         for need in &self.shards {
             w.u16(need.shard.0);
             w.u64(need.hlc.0);
-            w.cover(&compact(&need.cover));
+            w.cover(&of(&need.cover));
             match need.local_only {
                 Some((origin, seq)) => {
                     w.u8(1);
@@ -265,6 +274,8 @@ mod tests {
         let token = Token { shards: vec![need(0, &gaps)] };
         let read = Token::parse(token.encode("s").unwrap().as_bytes(), "s").unwrap();
         assert_eq!(read.shards[0].cover, need(0, &[(1, 1, 199)]).cover);
+        let exact = Token::parse(token.encode_exact("s").unwrap().as_bytes(), "s").unwrap();
+        assert_eq!(exact, token);
     }
 
     proptest! {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::task::Waker;
 
 use mas_core::config::AckLevel;
-use mas_core::stamp::{Hlc, Incarnation, ShardId};
+use mas_core::stamp::{Hlc, Origin, ShardId};
 use tokio::net::TcpStream;
 
 use super::limits;
@@ -181,18 +181,9 @@ impl Client {
     }
 
     /// Notes that a write was answered, for tokens.
-    pub fn note_written(
-        &mut self,
-        shard: ShardId,
-        incarnation: Incarnation,
-        seq: u64,
-        hlc: Hlc,
-        local: bool,
-    ) {
+    pub fn note_written(&mut self, shard: ShardId, origin: Origin, seq: u64, hlc: Hlc, local: bool) {
         let local_only = if local { seq } else { 0 };
-        if let Some(known) =
-            self.written.iter_mut().find(|w| w.shard == shard && w.incarnation == incarnation)
-        {
+        if let Some(known) = self.written.iter_mut().find(|w| w.shard == shard && w.origin == origin) {
             known.seq = known.seq.max(seq);
             known.hlc = known.hlc.max(hlc);
             known.local_only = known.local_only.max(local_only);
@@ -206,7 +197,7 @@ impl Client {
         {
             self.written.remove(oldest);
         }
-        self.written.push(Written { shard, incarnation, seq, hlc, local_only });
+        self.written.push(Written { shard, origin, seq, hlc, local_only });
     }
 }
 

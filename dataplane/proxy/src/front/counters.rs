@@ -1,7 +1,9 @@
 //! What the front counts. Workers count in plain memory of their own and add it to the shared numbers a few times a
 //! second, so that the way of a request touches nothing that another core touches.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// Declares the counters: name in code, name of the metric, unit, help.
 macro_rules! counters {
@@ -30,6 +32,9 @@ counters! {
     EngineLosses = "engine_connections_lost", None, "Connections to engines that broke or were given up";
     Retried = "requests_retried", None, "Requests sent again after an engine had refused them or a read had lost its connection";
     HeldExpired = "requests_without_master", None, "Requests refused because their shard had no master in time";
+    Forwarded = "requests_forwarded", None, "Requests sent to another region because their shard has no master here";
+    ForwardedHere = "requests_forwarded_here", None, "Requests that another region sent here, where their shard has no master";
+    ForwardsLate = "forwards_late", None, "Requests refused because the other region did not get in time what their connection had written";
     UnknownWrites = "writes_unknown", None, "Writes whose connection broke before the reply (MASUNKNOWN)";
     AcksReached = "acks_reached", None, "Writes that reached their acknowledgement level";
     AcksDegraded = "acks_degraded", None, "Writes answered at Local because the broker is away";
@@ -41,14 +46,60 @@ counters! {
 pub const ACK_BUCKETS: [f64; 14] =
     [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
+/// Times that something took, in the buckets of [`ACK_BUCKETS`].
+#[derive(Debug, Default)]
+struct Times {
+    buckets: [u64; ACK_BUCKETS.len() + 1],
+    micros: u64,
+}
+
+impl Times {
+    fn took(&mut self, micros: u32) {
+        let seconds = f64::from(micros) / 1e6;
+        let bucket = ACK_BUCKETS.iter().position(|end| seconds <= *end).unwrap_or(ACK_BUCKETS.len());
+        self.buckets[bucket] += 1;
+        self.micros += u64::from(micros);
+    }
+}
+
+/// The same of all workers together.
+#[derive(Debug, Default)]
+pub struct TotalTimes {
+    buckets: [AtomicU64; ACK_BUCKETS.len() + 1],
+    micros: AtomicU64,
+}
+
+impl TotalTimes {
+    fn add(&self, times: &mut Times) {
+        for (total, n) in self.buckets.iter().zip(&mut times.buckets) {
+            add(total, std::mem::take(n));
+        }
+        add(&self.micros, std::mem::take(&mut times.micros));
+    }
+
+    /// Sum in seconds, number, and buckets.
+    pub fn histogram(&self) -> (f64, u64, Vec<(f64, u64)>) {
+        let numbers: Vec<u64> = self.buckets.iter().map(|n| n.load(Ordering::Relaxed)).collect();
+        let ends = ACK_BUCKETS.iter().copied().chain([f64::INFINITY]);
+        let sum = self.micros.load(Ordering::Relaxed) as f64 / 1e6;
+        (sum, numbers.iter().sum(), ends.zip(numbers.iter().copied()).collect())
+    }
+}
+
+fn add(total: &AtomicU64, n: u64) {
+    if n > 0 {
+        total.fetch_add(n, Ordering::Relaxed);
+    }
+}
+
 /// A worker's own numbers since it last published them.
 #[derive(Debug)]
 pub struct Counters {
     counts: [u64; COUNTS.len()],
     calls: Box<[u32]>,
     failures: Box<[u32]>,
-    ack_buckets: [u64; ACK_BUCKETS.len() + 1],
-    ack_micros: u64,
+    acks: Times,
+    forwards: Times,
 }
 
 impl Default for Counters {
@@ -58,8 +109,8 @@ impl Default for Counters {
             counts: [0; COUNTS.len()],
             calls: vec![0; commands].into(),
             failures: vec![0; commands].into(),
-            ack_buckets: [0; ACK_BUCKETS.len() + 1],
-            ack_micros: 0,
+            acks: Times::default(),
+            forwards: Times::default(),
         }
     }
 }
@@ -87,19 +138,16 @@ impl Counters {
 
     /// A write waited so long for its acknowledgement.
     pub fn ack_waited(&mut self, micros: u32) {
-        let seconds = f64::from(micros) / 1e6;
-        let bucket = ACK_BUCKETS.iter().position(|end| seconds <= *end).unwrap_or(ACK_BUCKETS.len());
-        self.ack_buckets[bucket] += 1;
-        self.ack_micros += u64::from(micros);
+        self.acks.took(micros);
+    }
+
+    /// A request waited so long until it was sent to another region.
+    pub fn forward_waited(&mut self, micros: u32) {
+        self.forwards.took(micros);
     }
 
     /// Adds everything to the shared numbers and starts again from 0.
     pub fn publish(&mut self, totals: &Totals) {
-        let add = |total: &AtomicU64, n: u64| {
-            if n > 0 {
-                total.fetch_add(n, Ordering::Relaxed);
-            }
-        };
         for (total, n) in totals.counts.iter().zip(&mut self.counts) {
             add(total, std::mem::take(n));
         }
@@ -109,10 +157,8 @@ impl Counters {
         for (total, n) in totals.failures.iter().zip(&mut self.failures) {
             add(total, u64::from(std::mem::take(n)));
         }
-        for (total, n) in totals.ack_buckets.iter().zip(&mut self.ack_buckets) {
-            add(total, std::mem::take(n));
-        }
-        add(&totals.ack_micros, std::mem::take(&mut self.ack_micros));
+        totals.acks.add(&mut self.acks);
+        totals.forwards.add(&mut self.forwards);
     }
 }
 
@@ -122,8 +168,12 @@ pub struct Totals {
     counts: Vec<AtomicU64>,
     calls: Vec<AtomicU64>,
     failures: Vec<AtomicU64>,
-    ack_buckets: Vec<AtomicU64>,
-    ack_micros: AtomicU64,
+    /// How long writes waited for their acknowledgement.
+    pub acks: TotalTimes,
+    /// How long requests waited until they were sent to another region.
+    pub forwards: TotalTimes,
+    /// Shards whose requests go to another region, or went.
+    pub detours: Detours,
     /// Client connections that are open.
     pub connections: AtomicI64,
     /// Replies that clients are owed, by worker.
@@ -142,8 +192,9 @@ impl Totals {
             counts: zeros(COUNTS.len()),
             calls: zeros(commands),
             failures: zeros(commands),
-            ack_buckets: zeros(ACK_BUCKETS.len() + 1),
-            ack_micros: AtomicU64::new(0),
+            acks: TotalTimes::default(),
+            forwards: TotalTimes::default(),
+            detours: Detours::default(),
             connections: AtomicI64::new(0),
             owed: gauges(),
             held: gauges(),
@@ -169,13 +220,55 @@ impl Totals {
             },
         )
     }
+}
 
-    /// Sum in seconds, number, and buckets of the time that writes waited.
-    pub fn ack_waits(&self) -> (f64, u64, Vec<(f64, u64)>) {
-        let numbers: Vec<u64> = self.ack_buckets.iter().map(|n| n.load(Ordering::Relaxed)).collect();
-        let ends = ACK_BUCKETS.iter().copied().chain([f64::INFINITY]);
-        let sum = self.ack_micros.load(Ordering::Relaxed) as f64 / 1e6;
-        (sum, numbers.iter().sum(), ends.zip(numbers.iter().copied()).collect())
+/// A shard, and the region that its requests go to.
+pub type Way = (u16, String);
+
+/// What went to other regions, by way. Looked at only while something does, and by who asks for numbers.
+#[derive(Debug, Default)]
+pub struct Detours(Mutex<BTreeMap<Way, OnTheWay>>);
+
+/// One way's numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OnTheWay {
+    /// Connections that are there now, of all workers.
+    pub open: u32,
+    /// Requests that were ever sent.
+    pub requests: u64,
+}
+
+impl Detours {
+    fn change(&self, way: &Way, change: impl FnOnce(&mut OnTheWay)) {
+        change(self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(way.clone()).or_default());
+    }
+
+    /// A worker sends requests that way from now on.
+    pub fn begin(&self, way: &Way) {
+        self.change(way, |numbers| numbers.open += 1);
+    }
+
+    /// It does no more.
+    pub fn end(&self, way: &Way) {
+        self.change(way, |numbers| numbers.open -= 1);
+    }
+
+    /// It has sent so many.
+    pub fn add(&self, way: &Way, requests: u64) {
+        if requests > 0 {
+            self.change(way, |numbers| numbers.requests += requests);
+        }
+    }
+
+    /// All ways.
+    pub fn all(&self) -> BTreeMap<Way, OnTheWay> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Where a shard's requests go now.
+    pub fn of(&self, shard: u16) -> Vec<String> {
+        let all = self.all().into_iter();
+        all.filter(|((of, _), numbers)| *of == shard && numbers.open > 0).map(|((_, peer), _)| peer).collect()
     }
 }
 
@@ -202,7 +295,7 @@ mod tests {
         counters.publish(&totals);
         assert_eq!(totals.count(Count::BytesRead), 7);
         assert_eq!(totals.commands().collect::<Vec<_>>(), [("GET", 1, 1)]);
-        let (_, number, buckets) = totals.ack_waits();
+        let (_, number, buckets) = totals.acks.histogram();
         assert_eq!(number, 2);
         assert_eq!(buckets[2], (0.002, 1));
         assert_eq!(buckets[14].1, 1);

@@ -156,7 +156,7 @@ async fn ask_once(member: &str, password: Option<&str>, connection: &mut Option<
     let asking = async {
         let mut stream = match connection.take() {
             Some(stream) => stream,
-            None => engine::connect(member, password, false, PATIENCE).await?,
+            None => engine::connect(member, password.as_slice(), false, PATIENCE).await?,
         };
         let answer = engine::ask(&mut stream, &["MAS.IDENTITY"]).await?;
         *connection = Some(stream);

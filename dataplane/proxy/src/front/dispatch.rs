@@ -5,6 +5,7 @@ use mas_core::stamp::ShardId;
 
 use super::answers;
 use super::counters::Count;
+use super::forwarded::Mark;
 use super::gather::{Cursor, Gather, Join};
 use super::limits;
 use super::pipe::{Header, Held, Ticket, write_frame};
@@ -30,28 +31,10 @@ const CROSS_SLOT: &str = "CROSSSLOT Keys in request don't hash to the same slot"
 impl State {
     /// Takes one request of the client in place `key`.
     pub fn request(&mut self, key: u32, request: Request<'_>, now: u32) -> Flow {
-        let name = request.arg(0);
-        let Some(mut command) = mas_commands::lookup(name) else {
-            self.counters.count(Count::UnsupportedCommands);
-            return self.refuse(key, &unknown_command(&request));
+        let command = match self.find(&request) {
+            Ok(command) => command,
+            Err(error) => return self.refuse(key, &error),
         };
-        if command.container && request.count() > 1 {
-            match mas_commands::lookup_sub(command, request.arg(1)) {
-                Some(sub) => command = sub,
-                None if matches!(command.support, Support::Yes) => {
-                    let sub = String::from_utf8_lossy(&request.arg(1)[..request.arg(1).len().min(128)]);
-                    self.counters.count(Count::UnsupportedCommands);
-                    let error = format!("ERR unknown subcommand '{sub}'. Try {} HELP.", command.name);
-                    return self.refuse(key, &error);
-                }
-                None => {}
-            }
-        }
-        let half_a_pair = command.takes_pairs() && request.count().is_multiple_of(2);
-        if half_a_pair || !command.arity_fits(request.count()) {
-            let name = command.name.to_ascii_lowercase();
-            return self.refuse(key, &format!("ERR wrong number of arguments for '{name}' command"));
-        }
         let Some(client) = self.clients.get(key) else { return Flow::End };
         if !client.authenticated && !command.flags.has("no_auth") {
             return self.refuse(key, "NOAUTH Authentication required.");
@@ -67,11 +50,71 @@ impl State {
         self.forward(key, command, &request, now)
     }
 
+    /// Takes one request that a proxy of another region sent here, for `shard` alone. It goes to that shard's engine, and never
+    /// to another region: then it would go in circles where no region has a master.
+    pub fn forwarded(
+        &mut self,
+        key: u32,
+        shard: ShardId,
+        mark: Mark,
+        request: Request<'_>,
+        now: u32,
+    ) -> Flow {
+        let command = match self.find(&request) {
+            Ok(command) => command,
+            Err(error) => return self.refuse(key, &error),
+        };
+        let Some(client) = self.clients.get(key) else { return Flow::End };
+        if !client.authenticated {
+            return self.refuse(key, "NOAUTH Authentication required.");
+        }
+        if let Some(error) = unsupported(command, &request) {
+            self.counters.count(Count::UnsupportedCommands);
+            return self.refuse(key, &error);
+        }
+        if command.routing == Routing::Proxy {
+            return self.refuse(key, "ERR MAS.FORWARD is for commands that engines execute");
+        }
+        let elsewhere = |i| self.settings.shard_of(request.arg(i)) != shard;
+        if command.keys(&request).is_ok_and(|mut keys| keys.any(elsewhere)) {
+            return self.refuse(key, "CROSSSLOT Keys in request are not of the shard that MAS.FORWARD names");
+        }
+        self.counters.call(command.index);
+        self.counters.count(Count::ForwardedHere);
+        self.send_whole(key, command, shard, mark, &request, now);
+        Flow::Next
+    }
+
+    /// The command that a request asks for, or the error for it.
+    fn find(&mut self, request: &Request<'_>) -> Result<&'static Command, String> {
+        let Some(mut command) = mas_commands::lookup(request.arg(0)) else {
+            self.counters.count(Count::UnsupportedCommands);
+            return Err(unknown_command(request));
+        };
+        if command.container && request.count() > 1 {
+            match mas_commands::lookup_sub(command, request.arg(1)) {
+                Some(sub) => command = sub,
+                None if matches!(command.support, Support::Yes) => {
+                    let sub = String::from_utf8_lossy(&request.arg(1)[..request.arg(1).len().min(128)]);
+                    self.counters.count(Count::UnsupportedCommands);
+                    return Err(format!("ERR unknown subcommand '{sub}'. Try {} HELP.", command.name));
+                }
+                None => {}
+            }
+        }
+        let half_a_pair = command.takes_pairs() && request.count().is_multiple_of(2);
+        if half_a_pair || !command.arity_fits(request.count()) {
+            let name = command.name.to_ascii_lowercase();
+            return Err(format!("ERR wrong number of arguments for '{name}' command"));
+        }
+        Ok(command)
+    }
+
     /// Sends a request to the shard or shards that it belongs to.
     fn forward(&mut self, key: u32, command: &'static Command, request: &Request<'_>, now: u32) -> Flow {
         match command.routing {
             Routing::Slot => match self.one_slot(command, request) {
-                Ok(shard) => self.send_whole(key, command, shard, request, now),
+                Ok(shard) => self.send_whole(key, command, shard, Mark::NONE, request, now),
                 Err(error) => {
                     self.counters.count(Count::CrossSlot);
                     self.counters.failure(command.index);
@@ -110,11 +153,19 @@ impl State {
         Ok(self.settings.shard_of_slot(slot))
     }
 
-    fn send_whole(&mut self, key: u32, command: &Command, shard: ShardId, request: &Request<'_>, now: u32) {
+    fn send_whole(
+        &mut self,
+        key: u32,
+        command: &Command,
+        shard: ShardId,
+        mark: Mark,
+        request: &Request<'_>,
+        now: u32,
+    ) {
         let Some(client) = self.clients.get(key) else { return };
         let seq = client.session.open(Slot::Waiting);
         let up = Self::upstream_of(shard, client.resp3);
-        let ticket = ticket(key, seq, 0, command);
+        let ticket = Ticket { mark, ..ticket(key, seq, 0, command) };
         if command.is_write() {
             self.send(up, ticket, now, |buf, header| {
                 write_frame(buf, request.count(), request.body(), header);
@@ -128,7 +179,7 @@ impl State {
         let settings = self.settings.clone();
         let first = settings.shard_of(request.arg(1));
         if (1..request.count()).step_by(group).all(|i| settings.shard_of(request.arg(i)) == first) {
-            return self.send_whole(key, command, first, request, now);
+            return self.send_whole(key, command, first, Mark::NONE, request, now);
         }
         let (parts, order) = split(request, group, |key| settings.shard_of(key));
         if let Some(join) = join_of(command.routing, order, 0) {
@@ -189,7 +240,8 @@ impl State {
             }
             return;
         }
-        if !std::mem::replace(&mut upstream.wanted, true) && !std::mem::replace(&mut upstream.listed, true) {
+        let news = !std::mem::replace(&mut upstream.wanted, true) || upstream.detour.is_some();
+        if news && !std::mem::replace(&mut upstream.listed, true) {
             self.filled.push(up);
         }
         if upstream.held() >= limits::HELD_MAX || upstream.held_bytes >= limits::HELD_BYTES_MAX {
@@ -224,7 +276,15 @@ impl State {
 }
 
 fn ticket(client: u32, seq: u32, part: u16, command: &Command) -> Ticket {
-    Ticket { client, seq, part, command: command.index, write: command.is_write(), attempts: 0 }
+    Ticket {
+        client,
+        seq,
+        part,
+        command: command.index,
+        write: command.is_write(),
+        attempts: 0,
+        mark: Mark::NONE,
+    }
 }
 
 /// In the words of Redis, which some clients look at.

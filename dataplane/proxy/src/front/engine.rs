@@ -12,18 +12,13 @@ use crate::resp::reply::Scanner;
 /// Longest answer to a question.
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 
-/// Connects, shows the password, and chooses the version of RESP.
-pub async fn connect(
-    address: &str,
-    password: Option<&str>,
-    resp3: bool,
-    limit: Duration,
-) -> io::Result<TcpStream> {
+/// Connects, shows `login` (the words behind `AUTH`; none: nothing), and chooses the version of RESP.
+pub async fn connect(address: &str, login: &[&str], resp3: bool, limit: Duration) -> io::Result<TcpStream> {
     let connecting = async {
         let mut stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        if let Some(password) = password {
-            expect_ok(&ask(&mut stream, &["AUTH", password]).await?)?;
+        if !login.is_empty() {
+            expect_ok(&ask(&mut stream, &[&["AUTH"], login].concat()).await?)?;
         }
         if resp3 {
             expect_ok(&ask(&mut stream, &["HELLO", "3"]).await?)?;

@@ -24,6 +24,12 @@ pub const HELD_MAX: usize = 10_000;
 pub const HELD_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// How long a request waits for its shard to get a master.
 pub const HELD_FOR: Duration = Duration::from_secs(5);
+/// How much longer a request waits that can go to another region, until that has what its client wrote.
+pub const DETOUR_FOR: Duration = Duration::from_secs(5);
+/// Requests of one worker under way to another region for one shard; at the bound the next ones wait here.
+pub const DETOUR_MAX: usize = 4096;
+/// Their bytes.
+pub const DETOUR_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// How often a request is sent again after refusals.
 pub const ATTEMPTS_MAX: u8 = 20;
 /// Effects are cut out of blocks of this size.

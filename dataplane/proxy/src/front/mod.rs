@@ -2,16 +2,20 @@
 //!
 //! Each worker is a thread that owns its listener, its clients and its engine connections; requests never leave
 //! their worker. `client_task` reads requests, `dispatch` decides where they go, `upstream_task` carries them to an
-//! engine and brings replies back, `replies` gives those to the clients in order. The other files are what these
+//! engine and brings replies back, `replies` gives those to the clients in order. `detour_task` carries them to another region
+//! while no engine of the shard serves here. The other files are what these
 //! decide with, without I/O.
 
 mod answers;
 mod client_task;
 pub mod clients;
 pub mod counters;
+pub mod detour;
+mod detour_task;
 pub mod discovery;
 pub mod dispatch;
 pub mod engine;
+pub mod forwarded;
 pub mod gather;
 pub mod limits;
 pub mod outcome;

@@ -5,6 +5,9 @@
 
 use std::collections::VecDeque;
 
+use super::forwarded::Mark;
+use crate::resp::reply;
+
 /// The words `$8 MAS.EXEC $16`, which come between the head of a write and its header.
 const EXEC: &[u8] = b"$8\r\nMAS.EXEC\r\n$16\r\n";
 /// Size of the header of `MAS.EXEC`.
@@ -27,6 +30,8 @@ pub struct Ticket {
     pub write: bool,
     /// How often it was refused.
     pub attempts: u8,
+    /// Whether a proxy of another region sent it.
+    pub mark: Mark,
 }
 
 /// A request in flight.
@@ -77,6 +82,16 @@ pub fn set_header(frame: &mut [u8], header: Header) {
         if let Some(place) = frame.get_mut(at..at + HEADER_BYTES) {
             place.copy_from_slice(&header.0);
         }
+    }
+}
+
+impl Held {
+    /// The client's words, without what an engine would be told beside them: how many, and their bytes.
+    pub fn words(&self) -> (usize, &[u8]) {
+        let (count, start) = reply::head(&self.frame).unwrap_or_default();
+        let (more, at) =
+            if self.ticket.write { (2, start + EXEC.len() + HEADER_BYTES + 2) } else { (0, start) };
+        ((count as usize).saturating_sub(more), self.frame.get(at..).unwrap_or_default())
     }
 }
 
@@ -190,7 +205,24 @@ mod tests {
     use super::*;
 
     fn ticket(seq: u32) -> Ticket {
-        Ticket { client: 0, seq, part: 0, command: 0, write: true, attempts: 0 }
+        Ticket { client: 0, seq, part: 0, command: 0, write: true, attempts: 0, mark: Mark::NONE }
+    }
+
+    #[test]
+    fn tickets_are_small() {
+        assert!(size_of::<Ticket>() <= 16, "{}", size_of::<Ticket>());
+    }
+
+    #[test]
+    fn the_words_of_what_is_held_are_the_clients() {
+        let body = &b"$3\r\nSET\r\n$1\r\na\r\n$1\r\nb\r\n"[..];
+        let mut frame = Vec::new();
+        write_frame(&mut frame, 3, body, Header::default());
+        let write = Held { ticket: ticket(0), frame: frame.into(), since: 0 };
+        assert_eq!(write.words(), (3, body));
+        let frame = [b"*3\r\n", body].concat();
+        let read = Held { ticket: Ticket { write: false, ..ticket(0) }, frame: frame.into(), since: 0 };
+        assert_eq!(read.words(), (3, body));
     }
 
     #[test]

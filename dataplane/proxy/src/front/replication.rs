@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use mas_core::config::{AckLevel, ProxyConfig};
-use mas_core::stamp::{Hlc, Incarnation, ShardId};
+use mas_core::cover::Cover;
+use mas_core::replication::token::ShardNeed;
+use mas_core::stamp::{Hlc, Origin, ShardId};
 use prometheus_client::registry::Registry;
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
@@ -28,13 +30,13 @@ pub type Answer<T> = Pin<Box<dyn Future<Output = Result<T, Refusal>> + Send>>;
 #[error("{0}")]
 pub struct Refusal(pub String);
 
-/// What one connection has written to one shard in one incarnation.
+/// What one connection has written to one shard in one incarnation, of this region or of one that it was forwarded to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Written {
     /// The shard.
     pub shard: ShardId,
-    /// The incarnation that numbered the writes.
-    pub incarnation: Incarnation,
+    /// Who numbered the writes.
+    pub origin: Origin,
     /// The highest number that this connection was told.
     pub seq: u64,
     /// The highest clock that this connection was told.
@@ -56,8 +58,15 @@ pub trait Replication: Send + Sync + 'static {
     /// The level that a write at `asked` would be answered at now (`Local` while `Queued` is degraded).
     fn effective(&self, asked: AckLevel) -> AckLevel;
 
-    /// A token of what a connection has written and seen, for `MAS.TOKEN`.
-    fn token(&self, writes: Vec<Written>) -> Answer<String>;
+    /// A token of what a connection has written and seen, for `MAS.TOKEN`. `elsewhere`: shards whose requests another
+    /// region serves now, and what that region has of them.
+    fn token(&self, writes: Vec<Written>, elsewhere: Vec<ShardNeed>) -> Answer<String>;
+
+    /// A token of all that the master of one shard has, for a proxy of another region that forwards requests here.
+    fn token_of(&self, shard: ShardId) -> Answer<String>;
+
+    /// What the shard's master was last known to have, for when there is none any more.
+    fn last_known(&self, shard: ShardId) -> Answer<Cover>;
 
     /// Waits until this region covers the token; `false` when the time is over.
     fn await_token(&self, token: Vec<u8>, timeout: Duration) -> Answer<bool>;

@@ -1,13 +1,15 @@
 //! What comes back: replies of engines, acknowledgements, and failures, on their way to the clients.
 
 use mas_core::config::AckLevel;
-use mas_core::stamp::Hlc;
+use mas_core::stamp::{Hlc, Origin, RegionId};
 
 use super::clients::{Client, Closing, Pause};
 use super::counters::Count;
+use super::forwarded::Message;
 use super::limits;
 use super::outcome::{Outcome, classify};
-use super::pipe::{Held, Ticket};
+use super::pipe::Ticket;
+use super::replication::Written;
 use super::session::Slot;
 use super::state::{Link, State};
 use crate::link::{AckEvent, Acknowledged, Note, Shipment, Wait, Waiter};
@@ -114,8 +116,12 @@ impl State {
         let shard = self.upstreams[up].shard;
         let incarnation = self.upstreams[up].link.incarnation();
         self.clocks.observe(shard, hlc);
-        let (level, regions) = self.level_of(ticket.client);
+        let (level, regions) = ticket.mark.level().unwrap_or_else(|| self.level_of(ticket.client));
         let waits = level != AckLevel::Local;
+        let origin = Origin { region: RegionId(self.settings.config.region.id), incarnation };
+        if ticket.mark.is_set() {
+            self.tell(ticket.client, ticket.seq, Message::Written { incarnation, seq, hlc });
+        }
         let mut wait = None;
         if let Some(client) = self.clients.get_for_reply(ticket.client)
             && let Some(slot) = client.session.slot(ticket.seq)
@@ -133,7 +139,7 @@ impl State {
                 _ => client.session.answer(ticket.seq, native, &mut client.out),
             }
             client.note_reply(native.len());
-            client.note_written(shard, incarnation, seq, hlc, !waits);
+            client.note_written(shard, origin, seq, hlc, !waits);
             self.touched(ticket.client);
         }
         if wait.is_some() || !effect.is_empty() {
@@ -144,6 +150,15 @@ impl State {
             let effect = self.effects.split().freeze();
             let note = Note { incarnation, seq, hlc, effect };
             self.shipments.push(Shipment { shard, note, wait });
+        }
+    }
+
+    /// Says something to a proxy of another region about a request that it sent.
+    fn tell(&mut self, client: u32, seq: u32, message: Message<'_>) {
+        let Some(found) = self.clients.get_for_reply(client) else { return };
+        if found.session.slot(seq).is_some() {
+            found.session.tell(seq, message, &mut found.out);
+            self.touched(client);
         }
     }
 
@@ -171,6 +186,9 @@ impl State {
             Acknowledged::Failed => (Count::AcksFailed, Some(FAILED)),
         };
         self.counters.count(count);
+        if event.outcome == Acknowledged::Degraded {
+            self.tell(key, seq, Message::LocalOnly);
+        }
         let Some(client) = self.clients.get_for_reply(key) else { return };
         if let Some(Slot::Gathering(gather)) = client.session.slot(seq) {
             gather.acknowledged(instead);
@@ -235,18 +253,14 @@ impl State {
     /// Ends what has waited too long for a master, or for its acknowledgement.
     pub fn expire(&mut self, now: u32) {
         for up in 0..self.upstreams.len() {
-            loop {
-                let upstream = &mut self.upstreams[up];
-                let over = |held: &Held| now.wrapping_sub(held.since) >= limits::micros(limits::HELD_FOR);
-                let held = match (upstream.retry.front(), upstream.hold.front()) {
-                    (Some(held), _) if over(held) => upstream.retry.pop_front(),
-                    (_, Some(held)) if over(held) => upstream.hold.pop_front(),
-                    _ => break,
-                };
-                let Some(held) = held else { break };
-                upstream.held_bytes -= held.frame.len();
-                let shard = upstream.shard;
+            for held in self.upstreams[up].take_overdue(now) {
+                let shard = self.upstreams[up].shard;
                 self.counters.count(Count::HeldExpired);
+                if let Some(error) = self.is_late_elsewhere(up, held.ticket) {
+                    self.counters.count(Count::ForwardsLate);
+                    self.fail(held.ticket, &error, now);
+                    continue;
+                }
                 let why = self.masters.shards.get(usize::from(shard.0)).map_or("", |s| s.why.as_str());
                 let why = if why.is_empty() { "its master cannot be reached" } else { why };
                 let error = format!("MASNOMASTER shard {} has no serving master: {why}", shard.0);
@@ -281,6 +295,25 @@ impl State {
             }
         }
         self.flush_dirty();
+    }
+
+    /// Where another region serves the shard: why a request could not go there in time.
+    fn is_late_elsewhere(&mut self, up: usize, ticket: Ticket) -> Option<String> {
+        let upstream = &self.upstreams[up];
+        let detour = upstream.detour.as_ref().filter(|_| !ticket.mark.is_set())?;
+        let head =
+            format!("MASTIMEOUT shard {} is served by region {} now", upstream.shard.0, detour.peer.name);
+        let written = self.clients.get(ticket.client).map_or(&[][..], |client| &client.written);
+        Some(match detour.lacks(written) {
+            Some(Written { origin, seq, local_only, .. }) => {
+                let level = if local_only >= seq { ", acknowledged at Local only" } else { "" };
+                format!(
+                    "{head}, which does not have what this connection wrote: effect {seq} of incarnation {}{level}",
+                    origin.incarnation
+                )
+            }
+            None => format!("{head}, and it takes long to get there"),
+        })
     }
 
     /// A client got output, or may go on.

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 
+use super::forwarded::{self, Message};
 use super::gather::Gather;
 
 /// What is known of one reply.
@@ -62,12 +63,14 @@ impl Stash {
 pub struct Session {
     base: u32,
     slots: VecDeque<Slot>,
+    /// Of a proxy of another region: its first request. Replies leave when they are ready, each with its number.
+    numbered_from: Option<u32>,
 }
 
 impl Session {
     /// A session whose first request is number `base`.
     pub fn starting_at(base: u32) -> Self {
-        Self { base, slots: VecDeque::new() }
+        Self { base, slots: VecDeque::new(), numbered_from: None }
     }
 
     /// The number that the next request will get.
@@ -104,14 +107,44 @@ impl Session {
         self.slots.get_mut(seq.wrapping_sub(self.base) as usize)
     }
 
+    /// From the next request on, replies leave with their numbers, in the order in which they become ready. Nothing may be owed.
+    pub fn number_replies(&mut self) {
+        self.numbered_from.get_or_insert(self.base);
+    }
+
+    /// Whether they do.
+    pub fn is_numbered(&self) -> bool {
+        self.numbered_from.is_some()
+    }
+
+    /// Says something about a request that is still owed its reply, where replies have numbers.
+    pub fn tell(&self, seq: u32, message: Message<'_>, out: &mut Vec<u8>) {
+        if let Some(first) = self.numbered_from {
+            forwarded::message(out, seq.wrapping_sub(first), message);
+        }
+    }
+
     /// Answers request `seq` with `reply`; whatever can leave goes to `out`.
     pub fn answer(&mut self, seq: u32, reply: &[u8], out: &mut Vec<u8>) {
-        if seq == self.base && !self.slots.is_empty() {
+        if self.is_numbered() {
+            self.answer_numbered(seq, reply, out);
+        } else if seq == self.base && !self.slots.is_empty() {
             out.extend_from_slice(reply);
             self.pop();
             self.advance(out);
         } else if let Some(slot) = self.slot(seq) {
             *slot = Slot::Ready(Stash::new(reply));
+        }
+    }
+
+    fn answer_numbered(&mut self, seq: u32, reply: &[u8], out: &mut Vec<u8>) {
+        match self.slot(seq) {
+            None | Some(Slot::Ready(_)) => return,
+            Some(slot) => *slot = Slot::Ready(Stash::new(&[])),
+        }
+        self.tell(seq, Message::Reply(reply), out);
+        while let Some(Slot::Ready(_)) = self.slots.front() {
+            self.pop();
         }
     }
 
@@ -206,6 +239,30 @@ mod tests {
         assert_eq!(session.overdue(160, 60), [seq]);
         session.release(seq, Some(b"-X\r\n"), &mut out);
         assert_eq!(out, b"-X\r\n");
+    }
+
+    #[test]
+    fn numbered_replies_leave_when_they_are_ready() {
+        let mut session = Session::starting_at(u32::MAX);
+        session.number_replies();
+        let seqs: Vec<u32> = (0..3).map(|_| session.open(Slot::Waiting)).collect();
+        let said = |out: &mut Vec<u8>| {
+            let bytes = std::mem::take(out);
+            let (number, message) = forwarded::parse(&bytes).expect("one message");
+            let Message::Reply(reply) = message else { panic!("{message:?}") };
+            (number, String::from_utf8_lossy(reply).into_owned())
+        };
+        let mut out = Vec::new();
+        session.answer(seqs[2], b"+c\r\n", &mut out);
+        assert_eq!(said(&mut out), (2, "+c\r\n".to_owned()));
+        session.keep(seqs[1], b"+b\r\n", 7);
+        session.answer(seqs[0], b"+a\r\n", &mut out);
+        assert_eq!(said(&mut out), (0, "+a\r\n".to_owned()));
+        session.answer(seqs[0], b"+again\r\n", &mut out);
+        assert_eq!((out.len(), session.owed()), (0, 2));
+        session.release(seqs[1], None, &mut out);
+        assert_eq!(said(&mut out), (1, "+b\r\n".to_owned()));
+        assert!(session.is_idle());
     }
 
     #[test]

@@ -122,6 +122,12 @@ impl Settings {
                 &format!("must be from 1 to the number of peers, {peers}, with Remote"),
             ));
         }
+        for (n, peer) in config.peers.iter().enumerate() {
+            if let Some(endpoint) = peer.endpoint.as_ref().filter(|endpoint| !is_address(endpoint)) {
+                let field = format!("peers[{n}].endpoint");
+                return Err(SettingsError::Address { field, value: endpoint.clone() });
+            }
+        }
         let credentials = match &config.client_auth {
             None => None,
             Some(auth) => {
@@ -190,10 +196,7 @@ fn spread_slots(config: &ProxyConfig) -> Result<Box<[u16]>, SettingsError> {
             return Err(value(&format!("{field}.members"), "at least one engine must be named"));
         }
         for member in &shard.members {
-            if member
-                .rsplit_once(':')
-                .is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err())
-            {
+            if !is_address(member) {
                 return Err(SettingsError::Address {
                     field: format!("{field}.members"),
                     value: member.clone(),
@@ -221,6 +224,11 @@ fn spread_slots(config: &ProxyConfig) -> Result<Box<[u16]>, SettingsError> {
     }
 }
 
+/// `host:port`, which need not resolve yet.
+fn is_address(text: &str) -> bool {
+    text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+}
+
 fn value(field: &str, problem: &str) -> SettingsError {
     SettingsError::Value { field: field.to_owned(), problem: problem.to_owned() }
 }
@@ -241,7 +249,9 @@ fn secret(path: &Path) -> Result<String, SettingsError> {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use mas_core::config::{AckLevel, BrokerConfig, OnBrokerLoss, RegionRef, Retention, ShardConfig};
+    use mas_core::config::{
+        AckLevel, BrokerConfig, OnBrokerLoss, PeerConfig, RegionRef, Retention, ShardConfig,
+    };
     use mas_core::slot::even_ranges;
 
     use super::*;
@@ -275,6 +285,7 @@ pub(crate) mod tests {
             on_broker_loss: OnBrokerLoss::Degrade,
             retention: Retention { seconds: 60, bytes: 1 << 20 },
             max_lag_ms: 1000,
+            evacuate_after_ms: mas_core::config::evacuate_after_ms(),
             engine_password_file: None,
             client_auth: None,
             max_connections: 100,
@@ -307,6 +318,15 @@ pub(crate) mod tests {
         );
         assert!(problem(|c| c.shards[1].shard = 7).starts_with("shards[1].shard"));
         assert!(problem(|c| c.shards[0].members = vec!["x".into()]).contains("\"x\" is no address"));
+        let there = |broker| PeerConfig {
+            region: RegionRef { name: "there".into(), id: 2 },
+            broker,
+            endpoint: Some("there".into()),
+        };
+        assert!(
+            problem(|c| c.peers.push(there(c.broker.clone())))
+                .starts_with("peers[0].endpoint: \"there\" is no address")
+        );
         assert!(problem(|c| c.shards.clear()).starts_with("shards: "));
         assert!(problem(|c| c.region.id = 0).starts_with("region.id"));
         assert!(problem(|c| c.listen = "nowhere".into()).starts_with("listen"));

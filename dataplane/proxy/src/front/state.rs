@@ -7,7 +7,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::task::Waker;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use mas_core::stamp::{Incarnation, ShardId};
@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 
 use super::clients::Clients;
 use super::counters::{Counters, Totals};
+use super::detour::Detour;
 use super::limits::{self, OutputBounds};
 use super::pipe::{Held, Pipe};
 use super::replication::{Clocks, Replication};
@@ -55,6 +56,8 @@ pub struct State {
     pub settings: Arc<Settings>,
     /// The masters now.
     pub masters: Arc<Masters>,
+    /// Since when each shard has none.
+    pub alone_since: Vec<Option<Instant>>,
     /// The clients.
     pub clients: Clients,
     /// Connections to engines: two a shard, RESP2 and RESP3.
@@ -117,6 +120,10 @@ pub struct Upstream {
     pub hold: VecDeque<Held>,
     /// Bytes of both.
     pub held_bytes: usize,
+    /// The way to another region, which serves the shard meanwhile.
+    pub detour: Option<Box<Detour>>,
+    /// Before this, no other region is tried (again).
+    pub detour_after: Option<Instant>,
     /// A master that refused a request: the round of words on masters that was known then.
     pub refused: Option<(Incarnation, u64)>,
     /// Wakes the task that owns the socket.
@@ -168,6 +175,8 @@ impl Upstream {
             retry: VecDeque::new(),
             hold: VecDeque::new(),
             held_bytes: 0,
+            detour: None,
+            detour_after: None,
             refused: None,
             waker: None,
             woken: false,
@@ -183,6 +192,25 @@ impl Upstream {
         {
             waker.wake_by_ref();
         }
+    }
+
+    /// Takes out what has waited too long for a master. What may go to another region may wait for that a little longer.
+    pub fn take_overdue(&mut self, now: u32) -> Vec<Held> {
+        let more = if self.detour.is_some() { limits::DETOUR_FOR } else { Duration::ZERO };
+        let mut overdue = Vec::new();
+        for queue in [&mut self.retry, &mut self.hold] {
+            for _ in 0..queue.len() {
+                let Some(held) = queue.pop_front() else { break };
+                let more = if held.ticket.mark.is_set() { Duration::ZERO } else { more };
+                if now.wrapping_sub(held.since) >= limits::micros(limits::HELD_FOR + more) {
+                    self.held_bytes -= held.frame.len();
+                    overdue.push(held);
+                } else {
+                    queue.push_back(held);
+                }
+            }
+        }
+        overdue
     }
 
     /// How many requests wait for a master.
@@ -219,6 +247,7 @@ impl State {
             replication,
             clocks,
             masters: Arc::default(),
+            alone_since: vec![Some(Instant::now()); usize::from(shards)],
             clients: Clients::default(),
             upstreams,
             counters: Counters::default(),
@@ -246,6 +275,24 @@ impl State {
     /// Which connection serves a shard in a version of RESP.
     pub fn upstream_of(shard: ShardId, resp3: bool) -> usize {
         usize::from(shard.0) * 2 + usize::from(resp3)
+    }
+
+    /// Whether a shard was without a serving master for so long that another region, if there is one, serves it.
+    pub fn has_no_master(&self, shard: ShardId) -> bool {
+        let config = &self.settings.config;
+        let patience = Duration::from_millis(config.evacuate_after_ms);
+        let since = self.alone_since.get(usize::from(shard.0)).copied().flatten();
+        since.is_some_and(|since| since.elapsed() >= patience)
+            && config.peers.iter().any(|peer| peer.endpoint.is_some())
+    }
+
+    /// Whether the requests of a connection that is down may go to another region. The two connections of a shard go there
+    /// together: a client that changes the version of RESP must not be back here before what it wrote there.
+    pub fn may_leave(&self, up: usize) -> bool {
+        let upstream = &self.upstreams[up];
+        let now = Instant::now();
+        let away = self.upstreams[up ^ 1].detour.is_some() || self.has_no_master(upstream.shard);
+        away && upstream.wanted && upstream.detour_after.is_none_or(|after| now >= after)
     }
 
     /// Wakes the engine connections that got requests, once each.

@@ -10,12 +10,13 @@ use tokio::net::TcpStream;
 use tracing::{debug, info, warn};
 
 use super::counters::Count;
+use super::detour_task;
 use super::engine;
 use super::limits;
 use super::pipe::{Header, set_header};
 use super::routing::Master;
 use super::state::{Cell, Link, State};
-use crate::resp::reply::Scanner;
+use crate::resp::reply::{BadReply, Scanner};
 
 /// First and longest pause between attempts to connect.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
@@ -26,12 +27,17 @@ const KEEP_BYTES: usize = 1024 * 1024;
 pub(super) async fn run(cell: Cell, up: usize) {
     let mut pause = PAUSES.0;
     loop {
-        let master = poll_fn(|cx| target(&mut cell.borrow_mut(), up, cx)).await;
+        let Target::Master(master) = poll_fn(|cx| target(&mut cell.borrow_mut(), up, cx)).await else {
+            detour_task::run(&cell, up).await;
+            continue;
+        };
         let (password, resp3, shard) = {
             let state = cell.borrow();
             (state.settings.engine_password.clone(), state.upstreams[up].resp3, state.upstreams[up].shard.0)
         };
-        let connected = engine::connect(&master.address, password.as_deref(), resp3, limits::CONNECT).await;
+        let login = password.as_ref().map(|password| [password.as_str()]);
+        let login = login.as_ref().map_or(&[][..], |words| &words[..]);
+        let connected = engine::connect(&master.address, login, resp3, limits::CONNECT).await;
         let mut stream = match connected {
             Ok(stream) => stream,
             Err(error) => {
@@ -60,13 +66,25 @@ pub(super) async fn run(cell: Cell, up: usize) {
 
 const HANDOVER: &str = "the master changed";
 
-/// The master to connect to, once there is one and somebody wants it.
-fn target(state: &mut State, up: usize, cx: &mut Context<'_>) -> Poll<Master> {
+/// Where a shard's requests are to go.
+enum Target {
+    /// To its master.
+    Master(Master),
+    /// To another region.
+    Peer,
+}
+
+/// Where to connect, once there is somebody to connect to and somebody wants it.
+fn target(state: &mut State, up: usize, cx: &mut Context<'_>) -> Poll<Target> {
+    let away = state.may_leave(up);
     let upstream = &mut state.upstreams[up];
     upstream.woken = false;
     upstream.waker = Some(cx.waker().clone());
     if !upstream.wanted {
         return Poll::Pending;
+    }
+    if away {
+        return Poll::Ready(Target::Peer);
     }
     let round = state.masters.round(upstream.shard);
     match state.masters.master(upstream.shard) {
@@ -76,7 +94,7 @@ fn target(state: &mut State, up: usize, cx: &mut Context<'_>) -> Poll<Master> {
         {
             Poll::Pending
         }
-        Some(master) => Poll::Ready(master.clone()),
+        Some(master) => Poll::Ready(Target::Master(master.clone())),
         None => Poll::Pending,
     }
 }
@@ -100,7 +118,7 @@ fn attach(state: &mut State, up: usize, master: Master) {
 
 /// What was read and not used yet.
 #[derive(Default)]
-struct Replies {
+pub(super) struct Replies {
     buf: Vec<u8>,
     start: usize,
     end: usize,
@@ -109,7 +127,7 @@ struct Replies {
 
 impl Replies {
     /// Makes room for reading: moves the rest to the front, grows if one reply fills everything.
-    fn room(&mut self) -> &mut [u8] {
+    pub(super) fn room(&mut self) -> &mut [u8] {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
             if self.buf.len() > KEEP_BYTES {
@@ -126,6 +144,23 @@ impl Replies {
         }
         &mut self.buf[self.end..]
     }
+
+    /// `n` bytes were read into [`Replies::room`].
+    pub(super) fn take(&mut self, n: usize) {
+        self.end += n;
+    }
+
+    /// The next whole reply.
+    pub(super) fn next(&mut self) -> Option<Result<&[u8], BadReply>> {
+        match self.scanner.scan(&self.buf[self.start..self.end]) {
+            Ok(None) => None,
+            Ok(Some(len)) => {
+                self.start += len;
+                Some(Ok(&self.buf[self.start - len..self.start]))
+            }
+            Err(bad) => Some(Err(bad)),
+        }
+    }
 }
 
 /// Goes on until the socket has to be waited for. Ready: the connection is over, and why.
@@ -137,10 +172,14 @@ fn drive(
     cx: &mut Context<'_>,
 ) -> Poll<&'static str> {
     let now = state.now();
+    let no_master = state.has_no_master(state.upstreams[up].shard);
     let upstream = &mut state.upstreams[up];
     upstream.woken = false;
     if upstream.waker.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
         upstream.waker = Some(cx.waker().clone());
+    }
+    if no_master {
+        return Poll::Ready("the shard had no serving master for too long");
     }
     if !upstream.pipe.is_empty() && now.wrapping_sub(upstream.heard) > limits::micros(limits::ENGINE_STUCK) {
         return Poll::Ready("the engine does not answer");
@@ -162,7 +201,10 @@ fn drive(
             }
             Poll::Ready(Err(_)) => return Poll::Ready("reading failed"),
             Poll::Ready(Ok(())) if read.filled().is_empty() => return Poll::Ready("the engine closed it"),
-            Poll::Ready(Ok(())) => replies.end += read.filled().len(),
+            Poll::Ready(Ok(())) => {
+                let len = read.filled().len();
+                replies.take(len);
+            }
         }
         let taken = take_replies(state, up, replies, now);
         state.ship();
@@ -187,13 +229,12 @@ fn drive(
 
 /// Hands every whole reply on.
 fn take_replies(state: &mut State, up: usize, replies: &mut Replies, now: u32) -> Result<(), ()> {
-    while let Some(len) = replies.scanner.scan(&replies.buf[replies.start..replies.end]).map_err(|_| ())? {
-        let reply = &replies.buf[replies.start..replies.start + len];
+    while let Some(reply) = replies.next() {
+        let reply = reply.map_err(|_| ())?;
         // Out-of-band messages of RESP3; nothing that the proxy sends asks for any.
         if reply[0] != b'>' {
             state.on_reply(up, reply, now).map_err(|_| ())?;
         }
-        replies.start += len;
     }
     Ok(())
 }

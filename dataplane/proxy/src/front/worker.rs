@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use mas_core::stamp::ShardId;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -165,8 +166,18 @@ fn on_tick(state: &mut State) {
     for up in &mut state.upstreams {
         let overdue =
             !up.pipe.is_empty() && now.wrapping_sub(up.heard) > limits::micros(limits::ENGINE_STUCK);
-        if overdue || matches!(up.link, Link::Leaving { .. }) {
+        if overdue || matches!(up.link, Link::Leaving { .. }) || up.detour.is_some() {
             up.wake();
+        }
+        if let Some(detour) = &mut up.detour {
+            let of = (up.shard.0, detour.peer.name.clone());
+            state.shared.totals.detours.add(&of, std::mem::take(&mut detour.uncounted));
+        }
+    }
+    for up in 0..state.upstreams.len() {
+        // Nobody else wakes them when the time has come.
+        if state.has_no_master(state.upstreams[up].shard) {
+            state.upstreams[up].wake();
         }
     }
     let owed: usize = state.clients.iter_mut().map(|(_, client)| client.session.owed()).sum();
@@ -191,6 +202,12 @@ fn wake_clients(state: &mut State) {
 fn take_masters(state: &mut State, masters: Arc<Masters>) {
     let now = state.now();
     state.masters = masters;
+    for (shard, since) in (0..).zip(&mut state.alone_since) {
+        match state.masters.master(ShardId(shard)) {
+            Some(_) => *since = None,
+            None => _ = since.get_or_insert_with(Instant::now),
+        }
+    }
     for up in &mut state.upstreams {
         if let (Link::Up(old), Some(new)) = (&up.link, state.masters.master(up.shard))
             && (old.address != new.address || old.incarnation != new.incarnation)

@@ -7,9 +7,10 @@ use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use mas_core::config::ProxyConfig;
+use mas_core::cover::Cover;
 use mas_core::replication::heartbeat::Word;
 use mas_core::replication::token::{ShardNeed, Token, add_written};
-use mas_core::stamp::{Hlc, Origin, RegionId};
+use mas_core::stamp::{Hlc, Origin, RegionId, ShardId};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -28,7 +29,11 @@ type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
 #[derive(Debug)]
 pub(crate) enum Ask {
     /// See [`crate::front::replication::Replication::token`].
-    Token { writes: Vec<Written>, reply: Reply<String> },
+    Token { writes: Vec<Written>, elsewhere: Vec<ShardNeed>, reply: Reply<String> },
+    /// See [`crate::front::replication::Replication::token_of`].
+    TokenOf { shard: ShardId, reply: Reply<String> },
+    /// See [`crate::front::replication::Replication::last_known`].
+    LastKnown { shard: ShardId, reply: Reply<Cover> },
     /// See [`crate::front::replication::Replication::await_token`].
     AwaitToken { token: Vec<u8>, timeout: Duration, reply: Reply<bool> },
     /// See [`crate::front::replication::Replication::wait_regions`].
@@ -44,7 +49,14 @@ pub(crate) async fn run(hub: Rc<Hub>, mut asks: mpsc::Receiver<Ask>) {
         tokio::task::spawn_local(async move {
             // Who asked may be gone; then nobody is told.
             match ask {
-                Ask::Token { writes, reply } => drop(reply.send(token(&hub, &writes).await)),
+                Ask::Token { writes, elsewhere, reply } => {
+                    drop(reply.send(token(&hub, &writes, elsewhere).await));
+                }
+                Ask::TokenOf { shard, reply } => drop(reply.send(token_of(&hub, shard).await)),
+                Ask::LastKnown { shard, reply } => {
+                    let known = hub.shard(shard).map(|shard| shard.word.borrow().cover.clone());
+                    drop(reply.send(Ok(known.unwrap_or_default())));
+                }
                 Ask::AwaitToken { token, timeout, reply } => {
                     drop(reply.send(await_token(&hub, &token, timeout).await));
                 }
@@ -80,27 +92,41 @@ async fn recent_word_of(hub: &Hub, shard: &Shard) -> Result<(Seat, Word), Refusa
     Ok((seat, word))
 }
 
-async fn token(hub: &Hub, writes: &[Written]) -> Result<String, Refusal> {
-    let config = hub.config();
-    let region = RegionId(config.region.id);
-    let words = join_all(hub.shards.iter().map(|shard| word_of(hub, shard))).await;
-    let mut token = Token::default();
-    for (shard, word) in hub.shards.iter().zip(words) {
-        let (_, word) = word?;
-        let mut need = ShardNeed { shard: shard.id, cover: word.cover, hlc: word.clock, local_only: None };
-        for written in writes.iter().filter(|w| w.shard == shard.id) {
-            let origin = Origin { region, incarnation: written.incarnation };
-            add_written(&mut need.cover, origin, written.seq);
+async fn token(hub: &Hub, writes: &[Written], elsewhere: Vec<ShardNeed>) -> Result<String, Refusal> {
+    let here = |shard: &&Rc<Shard>| elsewhere.iter().all(|need| need.shard != shard.id);
+    let here = hub.shards.iter().filter(here).map(|shard| need_of(hub, shard));
+    let here: Result<Vec<ShardNeed>, Refusal> = join_all(here).await.into_iter().collect();
+    let mut token = Token { shards: here? };
+    token.shards.extend(elsewhere);
+    for need in &mut token.shards {
+        for written in writes.iter().filter(|w| w.shard == need.shard) {
+            add_written(&mut need.cover, written.origin, written.seq);
             need.hlc = need.hlc.max(written.hlc);
             if written.local_only > 0 {
-                need.local_only = Some((origin, written.local_only));
+                need.local_only = Some((written.origin, written.local_only));
             }
         }
-        if !need.cover.is_empty() || need.hlc > Hlc::ZERO {
-            token.shards.push(need);
-        }
     }
-    token.encode(&config.store).map_err(|e| Refusal(format!("ERR {e}")))
+    token.shards.retain(|need| !need.cover.is_empty() || need.hlc > Hlc::ZERO);
+    token.encode(&hub.config().store).map_err(|e| Refusal(format!("ERR {e}")))
+}
+
+async fn token_of(hub: &Hub, shard: ShardId) -> Result<String, Refusal> {
+    let unknown = || Refusal(format!("ERR there is no shard {}", shard.0));
+    let shard = hub.shard(shard).ok_or_else(unknown)?;
+    if !shard.seat().is_some_and(|seat| seat.serving) {
+        return Err(Refusal(format!("ERR shard {} has no serving master", shard.id.0)));
+    }
+    let mut need = need_of(hub, shard).await?;
+    // Regions tell each other in heartbeats what is sealed; tokens do not.
+    need.cover = need.cover.unsealed();
+    Token { shards: vec![need] }.encode_exact(&hub.config().store).map_err(|e| Refusal(format!("ERR {e}")))
+}
+
+/// All that a shard's master has.
+async fn need_of(hub: &Hub, shard: &Shard) -> Result<ShardNeed, Refusal> {
+    let (_, word) = word_of(hub, shard).await?;
+    Ok(ShardNeed { shard: shard.id, cover: word.cover, hlc: word.clock, local_only: None })
 }
 
 async fn await_token(hub: &Hub, text: &[u8], timeout: Duration) -> Result<bool, Refusal> {
@@ -176,7 +202,7 @@ async fn wait_regions(hub: &Hub, writes: &[Written], regions: u16, timeout: Dura
     let deadline = Instant::now() + timeout;
     let reached = || {
         let of = |w: &Written| {
-            hub.shard(w.shard).map_or(0, |shard| shard.acks.borrow().regions_with(w.incarnation, w.seq))
+            hub.shard(w.shard).map_or(0, |shard| shard.acks.borrow().regions_with(w.origin, w.seq))
         };
         writes.iter().map(of).min().unwrap_or(hub.config.borrow().peers.len() as u16)
     };

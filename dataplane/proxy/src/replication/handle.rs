@@ -5,6 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mas_core::config::{AckLevel, OnBrokerLoss};
+use mas_core::cover::Cover;
+use mas_core::replication::token::ShardNeed;
+use mas_core::stamp::ShardId;
 use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -76,8 +79,16 @@ impl Replication for Replicator {
         if degrades && self.published.is_degraded() { AckLevel::Local } else { asked }
     }
 
-    fn token(&self, writes: Vec<Written>) -> Answer<String> {
-        self.ask(|reply| Ask::Token { writes, reply })
+    fn token(&self, writes: Vec<Written>, elsewhere: Vec<ShardNeed>) -> Answer<String> {
+        self.ask(|reply| Ask::Token { writes, elsewhere, reply })
+    }
+
+    fn token_of(&self, shard: ShardId) -> Answer<String> {
+        self.ask(|reply| Ask::TokenOf { shard, reply })
+    }
+
+    fn last_known(&self, shard: ShardId) -> Answer<Cover> {
+        self.ask(|reply| Ask::LastKnown { shard, reply })
     }
 
     fn await_token(&self, token: Vec<u8>, timeout: Duration) -> Answer<bool> {

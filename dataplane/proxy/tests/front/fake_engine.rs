@@ -163,6 +163,7 @@ impl Inner {
                 out.extend_from_slice(&native);
                 encode::bulk(out, &note);
             }
+            _ if !data.serving => encode::error(out, "MASFENCED this engine is fenced"),
             _ => data.native(words, out),
         }
     }

@@ -2,14 +2,17 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use mas_core::config::{
     AckLevel, BrokerConfig, OnBrokerLoss, PeerConfig, ProxyConfig, RegionRef, Retention, ShardConfig,
 };
+use mas_core::cover::Cover;
+use mas_core::replication::token::{ShardNeed, Token};
 use mas_core::slot::even_ranges;
+use mas_core::stamp::{Hlc, ShardId};
 use mas_proxy::front::counters::{Count, Totals};
 use mas_proxy::front::limits::OutputBounds;
 use mas_proxy::front::replication::{AckSender, Answer, Clocks, LinkStatus, Refusal, Replication, Written};
@@ -32,12 +35,32 @@ pub(crate) struct Recorder {
     shipped: Mutex<Vec<Shipment>>,
     waiting: Mutex<Vec<mas_proxy::link::Waiter>>,
     at_once: Mutex<Option<Acknowledged>>,
+    /// What a region that forwards here is told of this one's shards; `None`: they have no master.
+    has: Mutex<Option<Cover>>,
+    last_known: Mutex<Cover>,
+    /// Tokens of other regions are never covered here.
+    behind: AtomicBool,
 }
 
 impl Recorder {
     /// From now on acknowledgements come at once, like this; `None`: when [`Recorder::release`] is called.
     pub(crate) fn answer_at_once(&self, outcome: Option<Acknowledged>) {
         *self.at_once.lock().unwrap() = outcome;
+    }
+
+    /// What this region's shards have, as it tells others.
+    pub(crate) fn has(&self, cover: Option<Cover>) {
+        *self.has.lock().unwrap() = cover;
+    }
+
+    /// What the master of all shards was last known to have.
+    pub(crate) fn was_known(&self, cover: Cover) {
+        *self.last_known.lock().unwrap() = cover;
+    }
+
+    /// Whether tokens of other regions are covered here.
+    pub(crate) fn is_behind(&self, behind: bool) {
+        self.behind.store(behind, Ordering::SeqCst);
     }
 
     /// Ends all waits, the newest first.
@@ -81,18 +104,39 @@ impl Replication for Recorder {
         asked
     }
 
-    fn token(&self, writes: Vec<Written>) -> Answer<String> {
-        let text: Vec<String> = writes
-            .iter()
-            .map(|w| format!("{}:{}:{}:{}", w.shard.0, w.incarnation, w.seq, w.local_only))
-            .collect();
+    fn token(&self, writes: Vec<Written>, elsewhere: Vec<ShardNeed>) -> Answer<String> {
+        let write = |w: &Written| {
+            let region = match w.origin.region.0 {
+                1 => String::new(),
+                other => format!("{other}/"),
+            };
+            format!("{}:{region}{}:{}:{}", w.shard.0, w.origin.incarnation, w.seq, w.local_only)
+        };
+        let there = |need: &ShardNeed| format!("{}:{} effects there", need.shard.0, need.cover.len());
+        let text: Vec<String> = writes.iter().map(write).chain(elsewhere.iter().map(there)).collect();
         Box::pin(async move { Ok(text.join(",")) })
     }
 
+    fn token_of(&self, shard: ShardId) -> Answer<String> {
+        let has = self.has.lock().unwrap().clone();
+        Box::pin(async move {
+            let cover = has.ok_or_else(|| Refusal("ERR no master".to_owned()))?;
+            let need = ShardNeed { shard, cover, hlc: Hlc(1 << 60), local_only: None };
+            Ok(Token { shards: vec![need] }.encode_exact("shop").unwrap())
+        })
+    }
+
+    fn last_known(&self, _: ShardId) -> Answer<Cover> {
+        let cover = self.last_known.lock().unwrap().clone();
+        Box::pin(async move { Ok(cover) })
+    }
+
     fn await_token(&self, token: Vec<u8>, timeout: Duration) -> Answer<bool> {
+        let behind = self.behind.load(Ordering::SeqCst);
         Box::pin(async move {
             match token.as_slice() {
                 b"known" => Ok(true),
+                token if !behind && Token::parse(token, "shop").is_ok() => Ok(true),
                 b"bad" => Err(Refusal("ERR bad token".to_owned())),
                 _ => {
                     tokio::time::sleep(timeout).await;
@@ -155,12 +199,13 @@ pub(crate) fn config(shards: &[Vec<String>]) -> ProxyConfig {
         admin: "127.0.0.1:0".into(),
         shards: shards.iter().enumerate().map(shard).collect(),
         broker: broker.clone(),
-        peers: vec![PeerConfig { region: RegionRef { name: "there".into(), id: 2 }, broker }],
+        peers: vec![PeerConfig { region: RegionRef { name: "there".into(), id: 2 }, broker, endpoint: None }],
         ack: AckLevel::Local,
         remote_acks: 1,
         on_broker_loss: OnBrokerLoss::Degrade,
         retention: Retention { seconds: 60, bytes: 1 << 20 },
         max_lag_ms: 1000,
+        evacuate_after_ms: 200,
         engine_password_file: None,
         client_auth: None,
         max_connections: 1000,

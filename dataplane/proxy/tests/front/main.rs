@@ -5,6 +5,7 @@
 mod abuse;
 mod acks;
 mod connection;
+mod evacuation;
 mod failover;
 mod fake_engine;
 mod harness;

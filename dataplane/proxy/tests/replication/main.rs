@@ -2,6 +2,7 @@
 //! happens when a part goes away.
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
 
+mod evacuation;
 mod own_stream;
 mod publishing;
 mod reading;

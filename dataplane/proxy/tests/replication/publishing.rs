@@ -7,7 +7,7 @@ use lapin::options::{BasicConsumeOptions, BasicQosOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use mas_core::config::{AckLevel, OnBrokerLoss};
 use mas_core::record::{Body, PART_BYTES, Record};
-use mas_core::stamp::{Hlc, Incarnation, ShardId};
+use mas_core::stamp::{Hlc, Incarnation, Origin, RegionId, ShardId};
 use mas_core::wire::peek_effect;
 use mas_proxy::front::replication::{Replication, Written};
 use mas_proxy::link::Acknowledged;
@@ -122,17 +122,17 @@ async fn publishes_confirms_trims_recovers() {
     let seq = engine.identity("seq").parse().unwrap();
     let wrote = |incarnation, seq, local_only| Written {
         shard: ShardId(0),
-        incarnation,
+        origin: Origin { region: RegionId(1), incarnation },
         seq,
         hlc: Hlc(1),
         local_only,
     };
-    let token = proxy.replication.token(vec![wrote(incarnation, seq, 0)]).await.unwrap();
+    let token = proxy.replication.token(vec![wrote(incarnation, seq, 0)], vec![]).await.unwrap();
     let short = Duration::from_millis(200);
     assert_eq!(proxy.replication.await_token(token.into_bytes(), short).await, Ok(true));
-    let ahead = proxy.replication.token(vec![wrote(incarnation, seq + 1, 0)]).await.unwrap();
+    let ahead = proxy.replication.token(vec![wrote(incarnation, seq + 1, 0)], vec![]).await.unwrap();
     assert_eq!(proxy.replication.await_token(ahead.into_bytes(), short).await, Ok(false));
-    let void = proxy.replication.token(vec![wrote(Incarnation(0xbad), 7, 7)]).await.unwrap();
+    let void = proxy.replication.token(vec![wrote(Incarnation(0xbad), 7, 7)], vec![]).await.unwrap();
     let refusal =
         proxy.replication.await_token(void.into_bytes(), Duration::from_secs(10)).await.unwrap_err();
     assert!(refusal.0.contains("incarnation 0000000000000bad") && refusal.0.contains("Local"), "{refusal}");

@@ -6,7 +6,7 @@ use lapin::BasicProperties;
 use lapin::options::{BasicGetOptions, BasicPublishOptions, QueueDeleteOptions};
 use mas_core::config::AckLevel;
 use mas_core::record::PART_BYTES;
-use mas_core::stamp::{Hlc, Incarnation, ShardId};
+use mas_core::stamp::{Hlc, Incarnation, Origin, RegionId, ShardId};
 use mas_proxy::front::replication::{Replication, Written};
 use mas_proxy::link::Acknowledged;
 
@@ -55,13 +55,16 @@ async fn two_regions_read_each_other() {
     assert_eq!(standby.set(&b, "r", "2", Some(AckLevel::Remote)), Some(Acknowledged::Yes));
     let written = |engine: &Engine| Written {
         shard: ShardId(0),
-        incarnation: Incarnation::parse(&engine.identity("incarnation")).unwrap(),
+        origin: Origin {
+            region: RegionId(1),
+            incarnation: Incarnation::parse(&engine.identity("incarnation")).unwrap(),
+        },
         seq: engine.identity("seq").parse().unwrap(),
         hlc: Hlc(0),
         local_only: 0,
     };
     here.set(&a, "t", "1", Some(AckLevel::Queued));
-    let token = here.replication.token(vec![written(&a)]).await.unwrap();
+    let token = here.replication.token(vec![written(&a)], vec![]).await.unwrap();
     let limit = Duration::from_secs(5);
     assert_eq!(standby.replication.await_token(token.into_bytes(), limit).await, Ok(true));
     assert_eq!(b.get("t").as_deref(), Some("1"));

@@ -15,7 +15,7 @@ use mas_core::replication::ack::{Acks, Outcome};
 use mas_core::replication::batcher::{Batcher, Pace};
 use mas_core::replication::health::{Health, Link, LinkState};
 use mas_core::replication::heartbeat::Word;
-use mas_core::stamp::{Hlc, Incarnation, RegionId, ShardId};
+use mas_core::stamp::{Hlc, Incarnation, Origin, RegionId, ShardId};
 
 use crate::broker::Connection;
 use crate::executor::{Notify, Process, Promise, SEC, Time};
@@ -217,7 +217,8 @@ impl Proxy {
     /// A heartbeat of another region was heard.
     fn peer_beat(&self, shard: &Shard, region: u16, epoch: u64, cover: mas_core::cover::Cover) {
         let word = shard.word.borrow().clone();
-        let count = |acks: &Acks<u64>| acks.regions_with(word.incarnation, word.issued);
+        let own = Origin { region: RegionId(self.region), incarnation: word.incarnation };
+        let count = |acks: &Acks<u64>| acks.regions_with(own, word.issued);
         let before = count(&shard.acks.borrow());
         shard.acks.borrow_mut().peer(RegionId(region), epoch, cover);
         let mut epochs = shard.epochs.borrow_mut();

@@ -68,7 +68,10 @@ async fn one(place: &Place, name: &str) -> Result<OperationRow, Failure> {
 async fn order(place: &Place, name: &str, rollback: bool) -> Result<(), Failure> {
     let request = Request::Operation { name: name.to_owned(), rollback };
     Client::new(&locate::existing(place)?).ask(&request).await?;
-    say(&format!("{name} is {}: `masctl op show {name} --watch`", if rollback { "taken back" } else { "tried again" }));
+    say(&format!(
+        "{name} is {}: `masctl op show {name} --watch`",
+        if rollback { "taken back" } else { "tried again" }
+    ));
     Ok(())
 }
 
@@ -149,7 +152,8 @@ fn table(rows: &Vec<OperationRow>) -> String {
         return "no operations\n".into();
     }
     let wide = rows.iter().map(|row| row.name.len()).max().unwrap_or_default().max(4);
-    let mut text = format!("{:wide$}  TYPE      REGION        PHASE       STEP         PROGRESS  BLOCKED\n", "NAME");
+    let mut text =
+        format!("{:wide$}  TYPE      REGION        PHASE       STEP         PROGRESS  BLOCKED\n", "NAME");
     for row in rows {
         let status = &row.status;
         let _ = writeln!(
@@ -220,7 +224,8 @@ fn bar(progress: &StepProgress, rate: Option<f64>) -> String {
     }
     let full = usize::try_from(done.saturating_mul(BAR as u64) / (*total).max(1)).unwrap_or(BAR).min(BAR);
     let amount = |n: u64| if unit == "bytes" { bytes(n) } else { n.to_string() };
-    let mut text = format!("[{}{}] {} of {}", "█".repeat(full), "░".repeat(BAR - full), amount(*done), amount(*total));
+    let mut text =
+        format!("[{}{}] {} of {}", "█".repeat(full), "░".repeat(BAR - full), amount(*done), amount(*total));
     if unit != "bytes" {
         let _ = write!(text, " {unit}");
     }

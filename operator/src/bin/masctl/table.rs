@@ -78,9 +78,10 @@ pub(crate) fn status(status: &StoreStatus) -> String {
         shards.extend(region.shards.iter().map(|shard| {
             let recovered =
                 if shard.state == "serving" && !shard.recovered { " (not recovered)" } else { "" };
+            let elsewhere = shard.evacuated_to.as_ref().map(|peer| format!(" (served by {peer})"));
             vec![
                 format!("{}/{}", region.name, shard.shard),
-                format!("{}{recovered}", shard.state),
+                format!("{}{recovered}{}", shard.state, elsewhere.unwrap_or_default()),
                 shard.master.clone().unwrap_or_else(|| "-".into()),
                 shard.epoch.to_string(),
                 shard.incarnation.clone(),

@@ -122,7 +122,8 @@ pub async fn run(
     let (rows, rows_writer) = reflector::store();
     let (seen, stores_writer) = reflector::store();
     let (operations, operations_writer) = reflector::store();
-    let controller = controller(&scope, seen.clone(), stores_writer, rows_writer, operations_writer).reconcile_on(wanted);
+    let controller =
+        controller(&scope, seen.clone(), stores_writer, rows_writer, operations_writer).reconcile_on(wanted);
     let (pods, watch_pods) = Pods::watch(scope.api());
     let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: Some(options.identity) };
     let recorder = Recorder::new(client.clone(), reporter);

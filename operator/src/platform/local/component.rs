@@ -37,7 +37,9 @@ impl Component {
     /// The region that it belongs to.
     pub fn region(&self) -> Option<&str> {
         match self {
-            Self::Redis { region, .. } | Self::Broker { region, .. } | Self::Proxy { region, .. } => Some(region),
+            Self::Redis { region, .. } | Self::Broker { region, .. } | Self::Proxy { region, .. } => {
+                Some(region)
+            }
             Self::Epmd => None,
         }
     }

@@ -64,7 +64,8 @@ async fn wait_for(shared: &Shared, operation: &OperationRecord, first: &str) {
     if state.blocked.is_none() {
         let obstacle = Obstacle::new("WaitsForAnother", format!("{first} has to end first"));
         state.blocked = Some((obstacle, now_ms()));
-        let _ = keep(shared, &operation.name, show(&state, &scale_out::names(), operation.spec.attempt)).await;
+        let _ =
+            keep(shared, &operation.name, show(&state, &scale_out::names(), operation.spec.attempt)).await;
     }
 }
 
@@ -136,7 +137,8 @@ async fn open_gates(parts: &Parts, ground: &Ground, region: &RegionPlan) {
     }
 }
 
-fn reports(parts: &Parts, region: &RegionPlan) -> Vec<ProxyReport> {
+/// What the proxies of a region say.
+pub(super) fn reports(parts: &Parts, region: &RegionPlan) -> Vec<ProxyReport> {
     let of = |node: &world::ProxyNode| parts.proxies.get(&node.component).map(|seen| seen.borrow().clone());
     region.proxies.iter().filter_map(of).collect()
 }
@@ -215,9 +217,11 @@ fn missing(parts: &Parts, region: &RegionPlan) -> Vec<String> {
 }
 
 fn front(shared: &Shared, parts: &Parts, region: &RegionPlan) -> Front {
-    let password = parts.store.auth_secret.as_ref().and_then(|_| {
-        std::fs::read_to_string(shared.layout.secrets().join("client")).ok()
-    });
+    let password = parts
+        .store
+        .auth_secret
+        .as_ref()
+        .and_then(|_| std::fs::read_to_string(shared.layout.secrets().join("client")).ok());
     let login = password.map(|password| ("default".to_owned(), password.trim().to_owned()));
     Front { address: address(region.client), login }
 }
@@ -361,7 +365,8 @@ pub(super) async fn apply(shared: &Arc<Shared>, manifest: &str) -> Result<Vec<St
     }
     if record.founded.is_none() && store.regions != parts.store.regions {
         return Err(RecordError::Immutable(
-            "the store is not founded yet: wait until it is active, or `masctl down` and `masctl up` it".into(),
+            "the store is not founded yet: wait until it is active, or `masctl down` and `masctl up` it"
+                .into(),
         )
         .into());
     }
@@ -462,7 +467,9 @@ mod crash {
     /// What is decided again, because it is not done yet, is no other action.
     pub(super) fn before_action(action: &Action) {
         static SEEN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
-        let Some(most) = std::env::var(VARIABLE).ok().and_then(|text| text.parse::<usize>().ok()) else { return };
+        let Some(most) = std::env::var(VARIABLE).ok().and_then(|text| text.parse::<usize>().ok()) else {
+            return;
+        };
         let mut seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
         let words = format!("{action:?}");
         seen.insert(words.split(", incarnation").next().unwrap_or_default().to_owned());

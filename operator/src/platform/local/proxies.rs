@@ -10,7 +10,7 @@ use super::binaries::Binaries;
 use super::layout::{Layout, LayoutError, make_private_folder, write_private};
 use super::process::ProcessSpec;
 use super::record::Record;
-use super::world::{ProxyNode, RegionPlan, World, address};
+use super::world::{self, ProxyNode, RegionPlan, World, address};
 use crate::render;
 
 /// Files with passwords that proxies read.
@@ -40,7 +40,11 @@ pub(super) fn build_config(
     let reference = |region: &RegionPlan| RegionRef { name: region.name.clone(), id: region.id };
     let peers = world.regions.iter().filter(|peer| peer.name != region.name).map(|peer| {
         let ways = peer.brokers.iter().filter_map(|node| world.way(&region.name, &node.component));
-        PeerConfig { region: reference(peer), broker: broker(&peer.name, ways.map(address).collect()) }
+        PeerConfig {
+            region: reference(peer),
+            broker: broker(&peer.name, ways.map(address).collect()),
+            endpoint: world.way(&region.name, &world::clients(&peer.name)).map(address),
+        }
     });
     let shards = (0u16..).zip(&region.shards).map(|(shard, members)| ShardConfig {
         shard,
@@ -65,6 +69,7 @@ pub(super) fn build_config(
         on_broker_loss: render::on_broker_loss(replication.on_broker_loss),
         retention: render::retention(replication),
         max_lag_ms: replication.max_lag.as_millis(),
+        evacuate_after_ms: mas_core::config::evacuate_after_ms(),
         engine_password_file: Some(passwords.engine.clone()),
         client_auth: passwords
             .client

@@ -1,6 +1,6 @@
 //! The network between two regions of a local store: a TCP relay that can be cut.
 //!
-//! Every proxy of A reaches B's broker through the relay A→B. While it is cut nothing is forwarded, connections that
+//! Every proxy of A reaches B's broker, and B's proxies, through relays A→B. While it is cut nothing is forwarded, connections that
 //! exist freeze and new ones hang, as when packets are lost. Healing closes what was frozen, so that clients connect
 //! anew: after a cut of minutes a real network's connections are as dead.
 

@@ -21,7 +21,7 @@ use super::world::{RegionPlan, World, address};
 use crate::health::member::Member;
 use crate::health::proxy::ProxyReport;
 use crate::health::shard::{ShardView, Wishes};
-use crate::health::status::{PhaseInput, build_handover, build_link, build_phase, build_shard};
+use crate::health::status::{PhaseInput, build_handover, build_link, build_phase, build_shard, evacuated_to};
 use crate::operations::scale_out::Verifying;
 use crate::procedures::handover::{Outcome, Wish};
 use crate::procedures::shard::{Notice, Seen};
@@ -152,6 +152,17 @@ impl Shared {
             let about = format!("{region}/shard-{shard}");
             conditions.extend(view.borrow().notices.iter().map(|notice| condition(&about, notice)));
         }
+        for region in &parts.world.regions {
+            let reports = operations::reports(parts, region);
+            for shard in 0..parts.store.shards {
+                if let Some(peer) = evacuated_to(shard, &reports) {
+                    let words =
+                        format!("{peer} serves its requests until a member here has everything again");
+                    let about = format!("{}/shard-{shard}", region.name);
+                    conditions.push(Condition::note(&about, "Evacuated", words));
+                }
+            }
+        }
         conditions.extend(processes.iter().filter(|row| row.restarts >= MANY_RESTARTS && !row.ready).map(
             |row| {
                 let words = format!(
@@ -194,6 +205,7 @@ impl Shared {
     }
 
     pub(super) fn region(&self, parts: &Parts, region: &RegionPlan) -> RegionStatus {
+        let reports = operations::reports(parts, region);
         let mut any_engine_answers = false;
         let shards: Vec<_> = (0u16..)
             .zip(&region.shards)
@@ -204,15 +216,9 @@ impl Shared {
                 let addresses: Vec<_> = members.iter().map(|node| address(node.port)).collect();
                 ShardStatus {
                     handover: view.handover.as_ref().and_then(|done| build_handover(done, &addresses)),
-                    ..build_shard(number, &view.members, view.master, &addresses)
+                    ..build_shard(number, &view.members, view.master, &addresses, &reports)
                 }
             })
-            .collect();
-        let reports: Vec<ProxyReport> = region
-            .proxies
-            .iter()
-            .filter_map(|node| parts.proxies.get(&node.component))
-            .map(|report| report.borrow().clone())
             .collect();
         let links: Vec<_> = parts
             .world
@@ -260,7 +266,8 @@ impl Shared {
     }
 
     fn processes(&self, parts: &Parts) -> Vec<ProcessRow> {
-        parts.keepers
+        parts
+            .keepers
             .iter()
             .map(|(component, keeper)| {
                 let status = keeper.status().borrow().clone();

@@ -83,6 +83,7 @@ pub(super) fn port_names(store: &crds::Validated, joining: &[String]) -> Vec<Str
             for node in 0..store.broker.replicas {
                 names.push(relay_port(region, &broker(&peer.name, node)));
             }
+            names.push(relay_port(region, &clients(&peer.name)));
             // Who joins copies what the others have.
             if joining.contains(region) {
                 for shard in 0..store.shards {
@@ -106,6 +107,11 @@ fn proxy(region: &str, node: u16) -> Component {
 
 fn broker(region: &str, node: u16) -> Component {
     Component::Broker { region: region.to_owned(), node }
+}
+
+/// What stands for the port where a region's proxies take clients: they share it.
+pub(super) fn clients(region: &str) -> Component {
+    proxy(region, 0)
 }
 
 fn client_port(region: &str) -> String {
@@ -161,7 +167,10 @@ pub(super) fn plan(store: &crds::Validated, record: &Record) -> World {
         for to in regions.iter().filter(|to| to.name != from.name) {
             let redis = to.shards.iter().flatten().filter(|_| from.joining);
             let servers = to.brokers.iter().map(|node| (&node.component, node.amqp));
-            for (what, target) in servers.chain(redis.map(|node| (&node.component, node.port))) {
+            let servers = servers.chain(redis.map(|node| (&node.component, node.port)));
+            // For shards that have no master in the region itself.
+            let clients = clients(&to.name);
+            for (what, target) in servers.chain([(&clients, to.client)]) {
                 links.push(LinkPlan {
                     from: from.name.clone(),
                     to: to.name.clone(),

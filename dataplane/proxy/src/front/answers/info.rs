@@ -103,6 +103,10 @@ fn multiactive(text: &mut String, state: &State) {
             ),
             None => line(&format!("shard{n}"), &format_args!("state=unavailable,why={}", shard.why)),
         }
+        let elsewhere = state.shared.totals.detours.of(n as u16);
+        if !elsewhere.is_empty() {
+            line(&format!("shard{n}_evacuated_to"), &elsewhere.join(","));
+        }
     }
     for (n, link) in state.replication.links().iter().enumerate() {
         line(

@@ -41,6 +41,7 @@ pub(super) fn answer(state: &mut State, key: u32, command: &'static Command, req
         "CONFIG|GET" => ask.config_get(),
         "INFO" => ask.info(),
         "MAS.ACK" => ask.ack(),
+        "MAS.FORWARD" => ask.forward(),
         "MAS.REGION" => ask.region(),
         "MAS.TOKEN" => ask.token(),
         "MAS.AWAIT" => ask.await_token(),

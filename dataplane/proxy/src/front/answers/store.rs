@@ -3,14 +3,21 @@
 use std::time::Duration;
 
 use mas_core::config::AckLevel;
+use mas_core::replication::token::ShardNeed;
+use mas_core::stamp::ShardId;
+use tokio::sync::oneshot;
 
 use super::Ask;
 use super::connection::extra;
 use crate::front::dispatch::Flow;
+use crate::front::forwarded::{Mark, WORDS};
 use crate::front::limits;
 use crate::front::replication::Refusal;
 use crate::front::session::Slot;
 use crate::resp::encode;
+use crate::resp::request::{Request, Span};
+
+const GONE: &str = "the connection to it broke; try again";
 
 impl Ask<'_, '_> {
     /// `MAS.ACK [LOCAL | QUEUED | REMOTE n | DEFAULT]`: the level of this connection's writes from here on.
@@ -77,15 +84,68 @@ impl Ask<'_, '_> {
             return Flow::AfterAnswers;
         }
         let written = self.client().map(|client| client.written.clone()).unwrap_or_default();
-        let answer = self.state.replication.token(written);
+        let elsewhere = self.ask_elsewhere();
+        let replication = self.state.replication.clone();
         self.later(async move {
-            let mut out = Vec::new();
-            match answer.await {
-                Ok(token) => encode::bulk(&mut out, token.as_bytes()),
-                Err(Refusal(error)) => encode::error(&mut out, &error),
-            }
-            out
+            let asked = futures_util::future::join_all(elsewhere).await;
+            // A region that is left just now does not answer: who asks again asks the right one.
+            let needs: Result<Vec<_>, _> =
+                asked.into_iter().map(|need| need.map_err(|_| GONE.to_owned())?).collect();
+            let answer = match needs {
+                Ok(needs) => replication.token(written, needs).await,
+                Err(error) => {
+                    Err(Refusal(format!("ERR the region that serves the shard now has no token: {error}")))
+                }
+            };
+            token_reply(answer)
         })
+    }
+
+    /// Asks the regions that serve shards of this one now what they have.
+    fn ask_elsewhere(&mut self) -> Vec<oneshot::Receiver<Result<ShardNeed, String>>> {
+        let mut answers = Vec::new();
+        // One of a shard's two connections is enough.
+        for both in self.state.upstreams.chunks_mut(2) {
+            if let Some(upstream) = both.iter_mut().find(|upstream| upstream.detour.is_some())
+                && let Some(detour) = &mut upstream.detour
+            {
+                let (asking, answer) = oneshot::channel();
+                detour.want_token(asking);
+                upstream.wake();
+                answers.push(answer);
+            }
+        }
+        answers
+    }
+
+    /// `MAS.FORWARD shard level command …`: a request that a proxy of another region sends here, where its own has no master.
+    pub(super) fn forward(&mut self) -> Flow {
+        let shard = super::number(self.arg(1)).and_then(|n| u16::try_from(n).ok()).map(ShardId);
+        let shard = shard.filter(|shard| shard.0 < self.state.settings.shards());
+        let (Some(shard), Some(mark)) = (shard, Mark::parse(self.arg(2))) else {
+            return self.error("ERR MAS.FORWARD takes a shard, a level, and a command");
+        };
+        let Some(client) = self.client() else { return Flow::End };
+        if !client.session.is_numbered() {
+            if !client.session.is_idle() {
+                return Flow::AfterAnswers;
+            }
+            client.session.number_replies();
+        }
+        if self.count() == WORDS + 1 && self.arg(WORDS).eq_ignore_ascii_case(b"MAS.TOKEN") {
+            let answer = self.state.replication.token_of(shard);
+            return self.later(async move { token_reply(answer.await) });
+        }
+        // The client's own request: a head of its own before its words.
+        let words = &self.request.words[WORDS..];
+        let start = self.request.words[WORDS - 1].1 + 2;
+        let mut frame = Vec::with_capacity(self.request.frame.len());
+        encode::array(&mut frame, words.len());
+        let head = frame.len() as u32;
+        frame.extend_from_slice(&self.request.frame[start as usize..]);
+        let words: Vec<Span> = words.iter().map(|(a, b)| (a - start + head, b - start + head)).collect();
+        let now = self.state.now();
+        self.state.forwarded(self.key, shard, mark, Request { frame: &frame, words: &words }, now)
     }
 
     /// `MAS.AWAIT token timeout-ms`: waits until this region covers the token; an error if it does not in time.
@@ -153,6 +213,15 @@ impl Ask<'_, '_> {
         });
         Flow::Next
     }
+}
+
+fn token_reply(answer: Result<String, Refusal>) -> Vec<u8> {
+    let mut out = Vec::new();
+    match answer {
+        Ok(token) => encode::bulk(&mut out, token.as_bytes()),
+        Err(Refusal(error)) => encode::error(&mut out, &error),
+    }
+    out
 }
 
 fn timeout(text: &[u8]) -> Option<Duration> {

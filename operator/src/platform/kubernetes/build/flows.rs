@@ -89,7 +89,7 @@ fn everybody_reaches_what_they_need_and_nothing_else() {
     // From, to, ports that are reached, ports that are not.
     let (redis, broker, proxy) = ("shop--a--shard-0-redis", "shop--a--broker", "shop--a--proxy");
     let broker_ports = [5672, 4369, 25_672, 15_672];
-    let table: [(&str, &str, &[u16], &[u16]); 21] = [
+    let table: [(&str, &str, &[u16], &[u16]); 22] = [
         (proxy, redis, &[6379], &[22]),
         (redis, redis, &[6379], &[]),
         ("operator", redis, &[6379], &[]),
@@ -109,6 +109,8 @@ fn everybody_reaches_what_they_need_and_nothing_else() {
         ("impostor", broker, &[], &broker_ports),
         ("stall--a--proxy", broker, &[], &broker_ports),
         ("client", proxy, &[6379, 8080], &[22]),
+        // For shards that have no master in the other region.
+        ("shop--b--proxy", proxy, &[6379], &[22]),
         ("elsewhere", proxy, &[6379, 8080], &[]),
         ("operator", proxy, &[8080], &[]),
     ];

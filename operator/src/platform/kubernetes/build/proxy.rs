@@ -7,6 +7,7 @@ use super::{broker, pods, redis};
 use crate::platform::kubernetes::check::{Checked, CheckedRegion};
 use crate::platform::kubernetes::labels::{self, Part};
 use crate::platform::kubernetes::object::{Kind, Object};
+use crate::platform::kubernetes::status;
 use crate::render;
 
 /// Clients, and admin (probes, metrics, status).
@@ -62,6 +63,7 @@ pub(super) fn config(store: &Checked, region: &CheckedRegion) -> ProxyConfig {
             .map(|peer| PeerConfig {
                 region: reference(peer),
                 broker: cluster(&peer.spec.name, render::PEER_USER),
+                endpoint: Some(status::endpoint(&spec.name, &peer.spec.name, &store.namespace)),
             })
             .collect(),
         membership: store.identity.membership,
@@ -70,6 +72,7 @@ pub(super) fn config(store: &Checked, region: &CheckedRegion) -> ProxyConfig {
         on_broker_loss: render::on_broker_loss(replication.on_broker_loss),
         retention: render::retention(replication),
         max_lag_ms: replication.max_lag.as_millis(),
+        evacuate_after_ms: mas_core::config::evacuate_after_ms(),
         engine_password_file: Some(secret("engine")),
         client_auth: Some(ClientAuth {
             username: store.passwords.client_user.clone(),

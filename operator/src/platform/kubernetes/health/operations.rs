@@ -143,7 +143,8 @@ impl Runner {
         open_gates(&ground, region).await;
         let shown = show(&next, &scale_out::names(), attempt);
         let reason = |of: &Operation| of.blocked.as_ref().map(|blocked| blocked.0.reason);
-        let moved = (operation.phase, operation.step, reason(&operation)) != (next.phase, next.step, reason(&next));
+        let moved =
+            (operation.phase, operation.step, reason(&operation)) != (next.phase, next.step, reason(&next));
         let due = held.at.is_none_or(|at| at.elapsed() > WRITTEN_EVERY);
         if shown != status && (moved || !actions.is_empty() || due) {
             held.at = Some(Instant::now());
@@ -177,7 +178,8 @@ impl Runner {
         let patch = replacing(&json!(last), &json!(next));
         let version = object.metadata.resource_version.as_deref();
         let call = namespace.patch_status::<StoreOperation>(name, version, &patch);
-        let written: Result<StoreOperation, ClientError> = timeout(CALL, call).await.map_err(|_| RecordError::Late)?;
+        let written: Result<StoreOperation, ClientError> =
+            timeout(CALL, call).await.map_err(|_| RecordError::Late)?;
         Ok(written?)
     }
 
@@ -332,7 +334,8 @@ impl Hands for ClusterHands<'_> {
         for region in regions() {
             for (number, shard) in (0u16..).zip(&region.shards) {
                 let master = shard.view.borrow().master;
-                let address = master.and_then(|at| shard.process(&runner.shared, &runner.namespace, at).address());
+                let address =
+                    master.and_then(|at| shard.process(&runner.shared, &runner.namespace, at).address());
                 masters.extend(address.map(|address| ((region.name.clone(), number), address)));
             }
         }

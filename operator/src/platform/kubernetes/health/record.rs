@@ -184,7 +184,13 @@ impl Row {
         Ok(record)
     }
 
-    pub(super) async fn issue(&self, shard: u16, epoch: u64, member: usize, basis: &Basis) -> Result<(), RecordError> {
+    pub(super) async fn issue(
+        &self,
+        shard: u16,
+        epoch: u64,
+        member: usize,
+        basis: &Basis,
+    ) -> Result<(), RecordError> {
         let mut held = self.held.lock().await;
         let status = self.load(&mut held).await?.status.unwrap_or_default();
         let recorded = status.shards.iter().find(|s| s.shard == shard).map_or(0, |state| state.epoch);

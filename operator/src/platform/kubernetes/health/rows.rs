@@ -56,7 +56,11 @@ pub(crate) fn build(measured: &Measured, last: &StoreRegionStatus, now: Timestam
         | RegionPhase::Syncing
         | RegionPhase::Replaying
         | RegionPhase::Verifying => false,
-        RegionPhase::Active | RegionPhase::CatchingUp | RegionPhase::Lapsed | RegionPhase::Unknown => true,
+        RegionPhase::Active
+        | RegionPhase::CatchingUp
+        | RegionPhase::Evacuated
+        | RegionPhase::Lapsed
+        | RegionPhase::Unknown => true,
     };
     let statuses: Vec<ShardStatus> = measured.shards.iter().map(|shard| shard.status.clone()).collect();
     let phase = build_phase(&PhaseInput {
@@ -135,6 +139,12 @@ fn why(measured: &Measured, phase: RegionPhase) -> Option<String> {
     if phase == RegionPhase::Unknown {
         return Some("nothing of it answers; nothing is done about it: unreachable is not gone".to_owned());
     }
+    let elsewhere = |of: &ShardMeasured| {
+        let peer = of.status.evacuated_to.as_ref()?;
+        let why = of.notices.first().filter(|_| of.status.master.is_none());
+        let why = why.map(|(_, words)| format!(": {words}")).unwrap_or_default();
+        Some(format!("shard {} is served by {peer}{why}", of.status.shard))
+    };
     let shard = |of: &ShardMeasured| {
         let (_, words) = of.notices.first().filter(|_| of.status.master.is_none())?;
         Some(format!("shard {}: {words}", of.status.shard))
@@ -160,6 +170,7 @@ fn why(measured: &Measured, phase: RegionPhase) -> Option<String> {
         }
     };
     (measured.store_waits.clone())
+        .or_else(|| measured.shards.iter().find_map(elsewhere))
         .or_else(|| measured.shards.iter().find_map(shard))
         .or_else(proxies)
         .or_else(|| measured.shards.iter().find_map(recovers))
@@ -291,6 +302,7 @@ pub(crate) fn events(
             RegionPhase::Replaying => (false, "RegionReplaying"),
             RegionPhase::Verifying => (false, "RegionVerifying"),
             RegionPhase::CatchingUp => (true, "RegionCatchingUp"),
+            RegionPhase::Evacuated => (true, "RegionEvacuated"),
             RegionPhase::Lapsed => (true, "RegionLapsed"),
             RegionPhase::Unknown => (true, "RegionUnknown"),
         };
@@ -309,7 +321,7 @@ mod tests {
             state: state.into(),
             recovered: state == "serving",
             master: master.then(|| "shop--a--shard-0-redis-0".into()),
-            ..build_shard(0, &[], None, &[])
+            ..build_shard(0, &[], None, &[], &[])
         };
         let notices = if master { vec![] } else { vec![("NoMember", "no member answers".to_owned())] };
         ShardMeasured { status, notices }
@@ -348,6 +360,12 @@ mod tests {
         let away = build(&measured(shard_of("none", false), 37), &well, now);
         assert_eq!(away.phase, RegionPhase::CatchingUp);
         assert_eq!(away.why.as_deref(), Some("shard 0: no member answers"));
+        let mut elsewhere = shard_of("none", false);
+        elsewhere.status.evacuated_to = Some("b".into());
+        let elsewhere = build(&measured(elsewhere, 37), &well, now);
+        assert_eq!(elsewhere.phase, RegionPhase::Evacuated);
+        assert_eq!(elsewhere.why.as_deref(), Some("shard 0 is served by b: no member answers"));
+        assert_eq!(events("a", &well, &elsewhere)[0].1, "RegionEvacuated");
         let behind = build(&measured(shard_of("serving", true), 7000), &well, now);
         assert_eq!(behind.why.as_deref(), Some("behind b: 10s"));
         let silent = Measured { any_engine_answers: false, ..measured(shard_of("none", false), 37) };

@@ -19,11 +19,11 @@ use super::rows::{self, Measured, ShardMeasured};
 use super::verification::{self, Known, ShardOf, Verified, Verifier};
 use super::{Latest, Pods, Shared, operations};
 use crate::health::engine::Engine;
-use crate::operations::scale_out::Verifying;
 use crate::health::member::{Member, look_at};
 use crate::health::proxy::{ProxyReport, fetch_report, has_declared};
 use crate::health::shard::{ShardController, ShardView, Wishes};
 use crate::health::status::{build_link, build_shard};
+use crate::operations::scale_out::Verifying;
 use crate::platform::kubernetes::build;
 use crate::platform::kubernetes::check::Checked;
 use crate::platform::kubernetes::client::Namespace;
@@ -274,7 +274,8 @@ impl Runner {
             let (pods, of) = (shared.pods.clone(), (plan.namespace.clone(), plan.store.clone(), *id));
             tasks.spawn(ask_proxies(pods, of, reports));
             let name = region.clone();
-            let joining = plan.joining.contains(region).then(|| labels::operation_name(&plan.store, region, *id));
+            let joining =
+                plan.joining.contains(region).then(|| labels::operation_name(&plan.store, region, *id));
             let metrics = Arc::clone(&shared.metrics);
             let shown = ShownPhase::new(metrics, &plan.namespace, &plan.store, region);
             regions.push(Region {
@@ -307,13 +308,24 @@ impl Runner {
             tasks.spawn(runner.run());
         }
         let verifier = start_verification(shared, &plan, &regions, live, settings, &mut tasks);
-        Self { plan, regions, identity, founded: false, obstacles: Vec::new(), verifier, asked: None, _tasks: tasks }
+        Self {
+            plan,
+            regions,
+            identity,
+            founded: false,
+            obstacles: Vec::new(),
+            verifier,
+            asked: None,
+            _tasks: tasks,
+        }
     }
 
     /// The store is founded: the controllers of its members may act. Those of a region that joins are its operation's.
     fn open(&mut self) {
         if !std::mem::replace(&mut self.founded, true) {
-            for shard in self.regions.iter().filter(|region| region.joining.is_none()).flat_map(|of| &of.shards) {
+            for shard in
+                self.regions.iter().filter(|region| region.joining.is_none()).flat_map(|of| &of.shards)
+            {
                 shard.gate.send_replace(true);
             }
         }
@@ -455,7 +467,7 @@ impl Runner {
         });
         let brokers = shared.pods.of_part(&plan.namespace, &plan.store, region.id, Part::Broker);
         let shards: Vec<ShardMeasured> =
-            (0u16..).zip(&region.shards).map(|(number, shard)| shard.measure(number)).collect();
+            (0u16..).zip(&region.shards).map(|(number, shard)| shard.measure(number, &reports)).collect();
         let answers = |shard: &Shard| {
             shard.view.borrow().members.iter().any(|seen| matches!(seen, Seen::Answers { .. }))
         };
@@ -541,9 +553,9 @@ impl Region {
 }
 
 impl Shard {
-    fn measure(&self, number: u16) -> ShardMeasured {
+    fn measure(&self, number: u16, reports: &[ProxyReport]) -> ShardMeasured {
         let view = self.view.borrow();
-        let status = build_shard(number, &view.members, view.master, &self.names);
+        let status = build_shard(number, &view.members, view.master, &self.names, reports);
         let notices = view.notices.iter().map(|notice| (notice.reason, notice.message.clone())).collect();
         ShardMeasured { status, notices }
     }

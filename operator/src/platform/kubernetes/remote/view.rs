@@ -6,7 +6,7 @@ use crds::{LinkState, MultiActiveStore, RegionPhase, ShardState, StoreRegion, St
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 
 use crate::health::proxy::ProxyReport;
-use crate::health::status::build_link;
+use crate::health::status::{build_link, evacuated_to};
 use crate::platform::kubernetes::build;
 use crate::platform::kubernetes::health::PodProcess;
 use crate::platform::kubernetes::labels::{self, Part};
@@ -34,7 +34,14 @@ pub(super) fn build_status(seen: &Seen) -> StoreStatus {
         seen.store.spec.regions.iter().map(|region| build_region(seen, &name, &region.name)).collect();
     let mut processes: Vec<ProcessRow> = seen.pods.iter().filter_map(build_process).collect();
     processes.sort_by(|a, b| a.component.cmp(&b.component));
-    StoreStatus { conditions: conditions(seen, &name), store: name, regions, cuts: Vec::new(), processes, operations: Vec::new() }
+    StoreStatus {
+        conditions: conditions(seen, &name),
+        store: name,
+        regions,
+        cuts: Vec::new(),
+        processes,
+        operations: Vec::new(),
+    }
 }
 
 fn conditions(seen: &Seen, name: &str) -> Vec<Condition> {
@@ -172,6 +179,7 @@ fn build_shard(
         replicas: if in_sync == others.len() { others } else { vec!["?".to_owned(); in_sync] },
         state: state.to_owned(),
         recovered: row.phase == RegionPhase::Active || row.why.as_ref() != Some(&reads_back),
+        evacuated_to: evacuated_to(shard.shard, reports),
         seq: None,
         outbox_effects: None,
         keys: None,
@@ -298,12 +306,13 @@ mod tests {
     #[test]
     fn what_proxies_say_counts_more_than_what_was_written() {
         let report = r#"{"links": [{"peer": "b", "shard": 0, "state": "CatchingUp", "lagMillis": 1234, "lagEffects": 7}],
-             "ack": {"configured": "Queued", "effective": "Local"}, "shards": [{"shard": 0, "state": "Unavailable"}]}"#;
+             "ack": {"configured": "Queued", "effective": "Local"}, "shards": [{"shard": 0, "state": "Unavailable", "evacuatedTo": "b"}]}"#;
         let reports =
             BTreeMap::from([("a".to_owned(), vec![crate::health::proxy::parse_report(report).unwrap()])]);
         let a = build_status(&Seen { reports, ..seen() }).regions.remove(0);
         assert_eq!((a.links[0].lag_millis, a.links[0].lag_effects), (Some(1234), Some(7)));
         assert_eq!((a.ack.as_deref(), a.shards[0].state.as_str()), (Some("Local"), "recovering"));
+        assert_eq!(a.shards[0].evacuated_to.as_deref(), Some("b"));
     }
 
     #[test]
