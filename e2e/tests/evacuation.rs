@@ -147,12 +147,12 @@ fn a_shard_without_copies_is_served_by_the_other_region() {
         }
     }
     let findings = report.ledger.check(&space);
-    let [sent, taken] = [
+    let [sent, received] = [
         sum(&store, "east", "mas_proxy_requests_forwarded_total"),
         sum(&store, "west", "mas_proxy_requests_forwarded_here_total"),
     ];
     println!(
-        "{} acknowledged, {} unknown, {findings}; {sent} requests sent to west, {taken} taken there, {rounds} rounds on the way \
+        "{} acknowledged, {} unknown, {findings}; {sent} requests sent to west, {received} taken there, {rounds} rounds on the way \
          back; longest wait of a writer {:.1} s; {:?}",
         report.ledger.acknowledged(),
         report.ledger.unknown(),
@@ -160,6 +160,6 @@ fn a_shard_without_copies_is_served_by_the_other_region() {
         report.errors,
     );
     assert_eq!((findings.missing, findings.surplus), (0, 0), "{findings}");
-    assert!(sent > 0.0 && taken > 0.0);
+    assert!(sent > 0.0 && received > 0.0);
     store.finish().unwrap();
 }

@@ -142,8 +142,11 @@ fn who_loses_a_duty_shows_nothing_of_it() {
         .unwrap()
     };
     let first = holder();
-    assert_eq!(store.metric(proxies[first], "mas_engine_up").unwrap(), 2.0, "both engines answer");
-    assert_eq!(store.metric(proxies[first], "mas_engine_master").unwrap(), 1.0);
+    assert!(
+        (store.metric(proxies[first], "mas_engine_up").unwrap() - 2.0).abs() < 0.1,
+        "both engines answer"
+    );
+    assert!((store.metric(proxies[first], "mas_engine_master").unwrap() - 1.0).abs() < 0.1);
     store.pause(proxies[first]).unwrap();
     let second = proxies[1 - first];
     let takes_over = || if shows(second) == 3 { Ok(()) } else { Err("it shows nothing yet".to_owned()) };

@@ -86,7 +86,7 @@ fn run(steps: &[Step], collecting: bool) -> Result<(Vec<Region>, u64), TestCaseE
     let mut now = 10_000;
     let mut regions: Vec<Region> = (1..=3).map(Region::new).collect();
     for region in &mut regions {
-        region.shard.set_members(1, (1..=3).map(RegionId).collect()).unwrap();
+        region.shard.set_members(1, (1..=3).map(RegionId).collect()).expect("a newer list");
     }
     for step in steps {
         now += 1;

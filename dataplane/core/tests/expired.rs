@@ -14,7 +14,7 @@ use mas_core::stamp::RegionId;
 fn expired() -> (Region, Region) {
     let (mut one, mut two) = (Region::new(1), Region::new(2));
     for region in [&mut one, &mut two] {
-        region.shard.set_members(1, BTreeSet::from([RegionId(1), RegionId(2)])).unwrap();
+        region.shard.set_members(1, BTreeSet::from([RegionId(1), RegionId(2)])).expect("a newer list");
     }
     one.write(&Write::SAdd(0, 1), 2000);
     one.write(&Write::Expire(0, 100), 2000);

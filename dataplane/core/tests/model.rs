@@ -82,7 +82,7 @@ fn run_with(steps: &[Step], collecting: bool) -> (Vec<Region>, u64) {
     let mut now = 10_000;
     let mut regions: Vec<Region> = (1..=3).map(Region::new).collect();
     for region in &mut regions {
-        region.shard.set_members(1, (1..=3).map(RegionId).collect()).unwrap();
+        region.shard.set_members(1, (1..=3).map(RegionId).collect()).expect("a newer list");
     }
     for step in steps {
         now += 1;

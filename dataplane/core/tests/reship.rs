@@ -112,7 +112,7 @@ impl Run {
     fn new() -> Self {
         let mut regions: Vec<Region> = (1..=3).map(Region::new).collect();
         for region in &mut regions {
-            region.shard.set_members((1..=3).map(RegionId).collect());
+            region.shard.set_members(1, (1..=3).map(RegionId).collect()).expect("a newer list");
         }
         Self { regions, read: [[0; 3]; 3], now: 10_000, under_way: Vec::new(), damaged: false }
     }
@@ -271,7 +271,7 @@ fn two() -> Run {
     let mut run = Run::new();
     run.regions.truncate(2);
     for region in &mut run.regions {
-        region.shard.set_members([RegionId(1), RegionId(2)].into());
+        region.shard.set_members(1, [RegionId(1), RegionId(2)].into()).expect("a newer list");
     }
     run
 }

@@ -153,7 +153,7 @@ impl Run {
 fn run(steps: &[Step], lost: (usize, usize)) -> Vec<Region> {
     let mut regions: Vec<Region> = (1..=3).map(Region::new).collect();
     for region in &mut regions {
-        region.shard.set_members(1, (1..=3).map(RegionId).collect()).unwrap();
+        region.shard.set_members(1, (1..=3).map(RegionId).collect()).expect("a newer list");
     }
     let mut run = Run { regions, now: 10_000, lost: (lost.0, lost.0 + lost.1), read: [[0; 3]; 3] };
     for step in steps {
@@ -203,7 +203,7 @@ proptest! {
 fn who_lost_everything_has_not_merged_through_what_it_had_issued() {
     let both = || [RegionId(1), RegionId(2)].into_iter().collect();
     let mut b = Region::new(2);
-    b.shard.set_members(1, both()).unwrap();
+    b.shard.set_members(1, both()).expect("a newer list");
     let mut a = Region::new(1);
     a.write(&Write::Set(0, 1), 1000);
     b.merge(1, &a.log.clone(), 1001);
@@ -212,7 +212,7 @@ fn who_lost_everything_has_not_merged_through_what_it_had_issued() {
     // Its copies and its stream are lost.
     let mut a = Region { shard: mas_core::shard::Shard::new((1, 99)), log: Vec::new(), ..Region::new(1) };
     a.promote(2, 1002, 1003);
-    a.shard.set_members(1, both()).unwrap();
+    a.shard.set_members(1, both()).expect("a newer list");
     a.merge(2, &b.log.clone(), 1004);
     assert_eq!(a.shard.merged_through().hlc, mas_core::stamp::Hlc::ZERO);
 }

@@ -71,7 +71,7 @@ fn plant(place: &Place, region: &str, known: &str, key: &str) {
         ..Identity::default()
     };
     forger.promote(to, 0);
-    forger.set_members([writer].into());
+    forger.set_members(1, [writer].into()).unwrap();
     forger.commit_plain_set(hlc, key.as_bytes(), b"forged", 0, &mut One, &mut Vec::new());
     forger.observe(clock);
     let (_, piece) = forger.reship(key.as_bytes(), Which::After(None), hlc, &mut One);

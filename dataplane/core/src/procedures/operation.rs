@@ -235,7 +235,7 @@ impl Operation {
             *state = StepState { repeats: state.repeats + 1, ..StepState::default() };
         }
         self.steps[to].message = format!("again: {why}");
-        self.message = why.to_owned();
+        why.clone_into(&mut self.message);
         self.step = to;
         self.moved(now_ms);
     }

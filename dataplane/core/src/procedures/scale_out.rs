@@ -355,7 +355,7 @@ fn missing_marker(o: &Observed, at: usize) -> Option<(Option<Action>, u64, Strin
         match at_copy.filter(valid) {
             Some(marker) if shard.cover.includes(&marker.cover) => shown += 1,
             arrived => {
-                let written = master.marker.as_ref().filter(valid).is_some();
+                let written = master.marker.as_ref().is_some_and(|marker| valid(&marker));
                 let action = (!written).then_some(Action::Mark { shard: at, member: member.id });
                 let words = match arrived {
                     Some(_) => "has come, and not all that it names",
@@ -402,7 +402,7 @@ fn mark(o: &Observed) -> Look<Action> {
 }
 
 fn promote(o: &Observed) -> Look<Action> {
-    towards(o, |join| Some(join))
+    towards(o, Some)
 }
 
 /// Brings every shard to where it can be promoted; what is lost on the way is mended in place.

@@ -199,6 +199,7 @@ pub(crate) fn config(shards: &[Vec<String>]) -> ProxyConfig {
         admin: "127.0.0.1:0".into(),
         shards: shards.iter().enumerate().map(shard).collect(),
         broker: broker.clone(),
+        membership: 1,
         peers: vec![PeerConfig { region: RegionRef { name: "there".into(), id: 2 }, broker, endpoint: None }],
         ack: AckLevel::Local,
         remote_acks: 1,
