@@ -139,8 +139,16 @@ impl Shard {
                 (ops, None)
             }
         });
-        // Who has a value no more has nothing to ship.
-        ops.retain(|op| told(op) <= until && !matches!(op, Op::Put { value: Some(Value::Gone), .. }));
+        // A floor may be older than the effect that it comes from: whether that has arrived is known only where nothing of the key is newer.
+        let settled = self.table().read(key, |meta| meta.latest() <= until);
+        ops.retain(|op| match op {
+            Op::Floor(_) | Op::ValuesFloor(_) => settled && told(op) <= until,
+            // Who has a value no more has nothing to ship.
+            Op::Put { value: Some(Value::Gone), .. } => false,
+            Op::Put { .. } | Op::Count { .. } | Op::Expire { .. } | Op::Kill { .. } | Op::ClearTtl(_) => {
+                told(op) <= until
+            }
+        });
         let changes = vec![Change::Key { key: Bytes::copy_from_slice(key), ops }];
         let piece = Piece {
             until,

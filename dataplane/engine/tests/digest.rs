@@ -158,7 +158,7 @@ fn a_key_is_looked_at_shipped_and_repaired() {
     for (engine, region) in [(&mut a, "1"), (&mut b, "2")] {
         engine.exec("SET clock v");
         let live = engine.incarnation();
-        assert!(!engine.call(&["MAS.COLLECT", &live, "0", "1000", region]).is_error());
+        assert!(!engine.call(&["MAS.COLLECT", &live, "0", "1000", "1", region]).is_error());
     }
     b.exec("SET clock later");
     assert!(!repair(&mut a, &mut b, "h", &["ONLY", "milk", "none"]).is_error());

@@ -56,7 +56,7 @@ fn an_engine_serves_only_after_promotion() {
     assert_eq!(a.exec("SET k w").reply.code(), "MASPAUSED");
     assert_eq!(a.run("SET k w").code(), "MASPAUSED");
     assert_eq!(a.merge(2, &[]).code(), "MASPAUSED");
-    assert_eq!(a.call(&["MAS.COLLECT", &first, "0", "100", "1"]).code(), "MASPAUSED");
+    assert_eq!(a.call(&["MAS.COLLECT", &first, "0", "100", "1", "1"]).code(), "MASPAUSED");
     assert_eq!((a.run("GET k"), a.identity("seq")), (Value::Bulk(b"v".to_vec()), before));
     assert_eq!(a.call(&["MAS.PAUSE", &first, "0"]), ok());
     assert_eq!(a.exec("SET k v").reply, ok());
