@@ -274,7 +274,7 @@ fn people_see_what_their_rights_reach() {
     // Without the right to Secrets or to change stores, a plan says what it does not know.
     let reader = role
         .replace("multiactive-inspect", "multiactive-reader")
-        .replace("[get, list, create, update]", "[get, list]")
+        .replace("[get, list, create, update, patch]", "[get, list]")
         .replace("[secrets]", "[nothings]")
         .replace("pods/portforward", "pods/nothing");
     cluster.apply("default", &reader).unwrap();
