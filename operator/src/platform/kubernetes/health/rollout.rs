@@ -1,4 +1,4 @@
-//! Rolling changes of one store: what is seen of its pods and engines becomes the next step ([`rolling`]), which is carried out here.
+//! Rolling changes of one store: what is seen of its pods and engines becomes the next step ([`crate::platform::kubernetes::rolling`]), which is carried out here.
 //! What is remembered is only what people were told, and the handover that is waited for.
 
 use std::collections::BTreeMap;
