@@ -52,6 +52,7 @@ pub(crate) fn by_path() -> Vec<(&'static str, Value)> {
         ("spec.verification.repair", json!(crate::VerificationRepair::default())),
         ("spec.deletionPolicy", json!(crate::DeletionPolicy::default())),
         ("spec.paused", json!(false)),
+        ("spec.regions[].traffic", json!(crate::Traffic::default())),
         ("spec.regions[].service", json!({})),
         ("spec.regions[].service.type", json!(crate::ServiceKind::default())),
     ]

@@ -59,6 +59,8 @@ fn first() -> u32 {
 pub enum OperationType {
     /// A region joins while the others serve.
     ScaleOut,
+    /// A region leaves while the others serve.
+    Remove,
 }
 
 /// What is to be done with an operation.

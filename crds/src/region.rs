@@ -63,10 +63,23 @@ pub enum RegionPhase {
     CatchingUp,
     /// A shard has no serving master here: another region serves it meanwhile.
     Evacuated,
+    /// Its clients are being handed to another region.
+    Draining,
+    /// Another region serves its clients, as the manifest says.
+    Drained,
+    /// It leaves the store.
+    Removing,
     /// Effects are gone from a stream before they were read: it needs a rebuild.
     Lapsed,
     /// Nothing of it answers. Nothing is done about it: unreachable is not gone.
     Unknown,
+}
+
+impl RegionPhase {
+    /// Nothing is wrong with it, and nothing under way: it does what the manifest says.
+    pub fn is_settled(self) -> bool {
+        matches!(self, Self::Active | Self::Drained)
+    }
 }
 
 /// State of a region.

@@ -97,6 +97,11 @@ pub(crate) fn all() -> Vec<Rule> {
         "is not a DNS label: write lower-case letters, digits and '-', starting with a letter and not ending with '-'",
     ]));
     all.extend([
+        rule(
+            "spec.regions",
+            "self.exists(r, !has(r.traffic) || r.traffic == 'Active')",
+            "are all Drained: leave one whose traffic is Active",
+        ),
         rule("spec.shards", "self >= 1 && self <= 64", "is out of range: write 1 to 64"),
         rule("spec.shards", "self == oldSelf", "cannot change: resharding does not exist yet; write what was there before"),
         rule(

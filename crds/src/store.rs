@@ -111,12 +111,24 @@ pub struct MultiActiveStoreSpec {
 pub struct RegionSpec {
     /// Its name: a DNS label without `--`, unique in the store.
     pub name: String,
+    /// Whether its clients are served by its own shards. Default `Active`.
+    pub traffic: Traffic,
     /// Where its pods may run.
     pub placement: Option<Placement>,
     /// The Service that clients connect to.
     pub service: Option<ServiceSpec>,
     /// Where this region differs from the store.
     pub overrides: Option<Overrides>,
+}
+
+/// Who serves a region's clients.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Traffic {
+    /// Its own shards.
+    #[default]
+    Active,
+    /// Another region: its proxies send all requests there, and its shards go on being replicated.
+    Drained,
 }
 
 /// Where pods may run; each field is Kubernetes' own.

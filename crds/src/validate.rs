@@ -6,7 +6,7 @@ use crate::defaults;
 use crate::validated::{Broker, Proxy, Redis, Region, Replication, Verification};
 use crate::{
     Ack, AppendOnly, BrokerSpec, Invalid, Manifest, Problem, ProxySpec, Quantity, RedisSpec, RegionSpec,
-    ReplicationSpec, Resources, Span, Storage, Validated, VerificationSpec,
+    ReplicationSpec, Resources, Span, Storage, Traffic, Validated, VerificationSpec,
 };
 
 /// Longest name of a store or a region: children are called `<store>--<region>--shard-63-redis` and must stay
@@ -137,10 +137,14 @@ fn regions(store: &str, specs: &[RegionSpec], faults: &mut Faults) -> Vec<Region
             );
         }
     }
+    if !specs.is_empty() && specs.iter().all(|spec| spec.traffic == Traffic::Drained) {
+        faults.add("spec.regions", "are all Drained: leave one whose traffic is Active".to_owned());
+    }
     specs
         .iter()
         .map(|spec| Region {
             name: spec.name.clone(),
+            traffic: spec.traffic,
             placement: spec.placement.clone().unwrap_or_default(),
             service: spec.service.clone().unwrap_or_default(),
             storage_class: spec.overrides.as_ref().and_then(|o| o.storage_class_name.clone()),

@@ -2,7 +2,7 @@
 
 use crate::{
     Ack, AppendOnly, DeletionPolicy, Image, OnBrokerLoss, Placement, Quantity, Resources, ServiceSpec, Span,
-    VerificationRepair,
+    Traffic, VerificationRepair,
 };
 
 /// A store that may be built.
@@ -46,6 +46,8 @@ pub struct Validated {
 pub struct Region {
     /// Its name.
     pub name: String,
+    /// Who serves its clients.
+    pub traffic: Traffic,
     /// Where its pods may run.
     pub placement: Placement,
     /// The Service that clients connect to.

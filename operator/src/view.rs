@@ -157,9 +157,9 @@ impl Condition {
 }
 
 impl StoreStatus {
-    /// Every region is active.
+    /// Every region is active, or drained as the manifest says.
     pub fn is_active(&self) -> bool {
-        self.regions.iter().all(|region| region.phase == RegionPhase::Active)
+        self.regions.iter().all(|region| region.phase.is_settled())
     }
 }
 

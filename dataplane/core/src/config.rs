@@ -66,6 +66,9 @@ pub struct ProxyConfig {
     /// should be over by then, and no client have been told that there is no master.
     #[serde(default = "evacuate_after_ms")]
     pub evacuate_after_ms: u64,
+    /// Requests go to a peer region though the shards here could serve them: the region is drained, or leaves the store.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub drained: bool,
     /// File with the password of the engines' `default` user; absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine_password_file: Option<PathBuf>,

@@ -53,6 +53,11 @@ impl Collector for Front {
             ("connections", "Client connections that are open", totals.connections.load(Ordering::Relaxed)),
             ("replies_owed", "Requests whose reply has not left yet", sum(&totals.owed)),
             ("requests_held", "Requests that wait for their shard to get a master", sum(&totals.held)),
+            (
+                "drained",
+                "1 while all requests go to another region, as the manifest says",
+                i64::from(totals.drained.load(Ordering::Relaxed)),
+            ),
         ];
         for (name, help, value) in gauges {
             encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)?;
@@ -64,11 +69,12 @@ impl Collector for Front {
             let labels = [("shard", shard.to_string()), ("peer", peer.clone())];
             metric.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&numbers.requests, None)?;
         }
+        let drained = totals.drained.load(Ordering::Relaxed);
         let help = "1 while a shard's requests go to another region, for it has no serving master here";
         let mut metric = encoder.encode_descriptor("shard_evacuated", help, None, MetricType::Gauge)?;
         for ((shard, peer), numbers) in &ways {
             let labels = [("shard", shard.to_string()), ("peer", peer.clone())];
-            metric.encode_family(&labels)?.encode_gauge(&i64::from(numbers.open > 0))?;
+            metric.encode_family(&labels)?.encode_gauge(&i64::from(numbers.open > 0 && !drained))?;
         }
         let acks = "Time from the shard's reply to the acknowledgement of a write at its level";
         let forwards = "Time until a request was sent to another region: for that to be chosen, and to have what the connection wrote";

@@ -180,7 +180,16 @@ pub(crate) struct PhaseInput<'a> {
     pub(crate) any_engine_answers: bool,
     pub(crate) any_proxy_ready: bool,
     pub(crate) was_active: bool,
+    /// The manifest says that others serve its clients; whether they do.
+    pub(crate) drained: Option<bool>,
     pub(crate) max_lag_ms: u64,
+}
+
+/// Whether every proxy that is ready sends the requests of every shard to another region.
+pub(crate) fn is_away(shards: u16, reports: &[ProxyReport]) -> bool {
+    let mut ready = reports.iter().filter(|report| report.ready).peekable();
+    let of = |report: &ProxyReport| report.shards.iter().filter(|s| s.evacuated_to.is_some()).count();
+    ready.peek().is_some() && ready.all(|report| of(report) >= usize::from(shards))
 }
 
 pub(crate) fn build_phase(input: &PhaseInput<'_>) -> RegionPhase {
@@ -189,7 +198,11 @@ pub(crate) fn build_phase(input: &PhaseInput<'_>) -> RegionPhase {
         .links
         .iter()
         .all(|link| !is_broken(&link.state) && link.lag_millis.is_some_and(|lag| lag <= input.max_lag_ms));
-    if input.shards.iter().any(|shard| shard.evacuated_to.is_some()) {
+    if let Some(drained) = input.drained
+        && input.any_proxy_ready
+    {
+        if drained { RegionPhase::Drained } else { RegionPhase::Draining }
+    } else if input.shards.iter().any(|shard| shard.evacuated_to.is_some()) {
         RegionPhase::Evacuated
     } else if !input.any_engine_answers && input.was_active {
         RegionPhase::Unknown
@@ -266,6 +279,7 @@ mod tests {
                 any_engine_answers: answers,
                 any_proxy_ready,
                 was_active,
+                drained: None,
                 max_lag_ms: 1000,
             })
         };
@@ -283,5 +297,31 @@ mod tests {
         assert_eq!(away.evacuated_to.as_deref(), Some("b"));
         assert_eq!(phase(&[away], &link("Standby", None), false, true), RegionPhase::Evacuated);
         assert_eq!(build_shard(1, &[], None, &[], &reports).evacuated_to, None);
+    }
+
+    #[test]
+    fn a_region_is_drained_once_every_proxy_sends_every_shard_elsewhere() {
+        let of = |ready, away: &[bool]| ProxyReport {
+            ready,
+            shards: (away.iter())
+                .map(|away| ShardReport { evacuated_to: away.then(|| "b".into()), ..ShardReport::default() })
+                .collect(),
+            ..ProxyReport::default()
+        };
+        assert!(is_away(2, &[of(true, &[true, true]), of(false, &[])]));
+        assert!(!is_away(2, &[of(true, &[true, true]), of(true, &[true, false])]));
+        assert!(!is_away(2, &[of(false, &[])]), "nothing is known");
+        let phase = |drained| {
+            build_phase(&PhaseInput {
+                shards: &[shard("serving", true)],
+                links: &[],
+                any_engine_answers: true,
+                any_proxy_ready: true,
+                was_active: true,
+                drained: Some(drained),
+                max_lag_ms: 1000,
+            })
+        };
+        assert_eq!((phase(false), phase(true)), (RegionPhase::Draining, RegionPhase::Drained));
     }
 }

@@ -8,7 +8,7 @@ use mas_core::procedures::operation::{Obstacle, Operation, Phase, Progress, Step
 /// Units and reasons are words of the procedures; those read back are among them, or were of an older version.
 const WORDS: [&str; 4] = ["bytes", "effects", "markers", "keys"];
 /// See [`WORDS`].
-const REASONS: [&str; 7] = [
+const REASONS: [&str; 10] = [
     "MembershipNotConfirmed",
     "NoSource",
     "MarkerUnderWay",
@@ -16,6 +16,9 @@ const REASONS: [&str; 7] = [
     "SourceHasLess",
     "LogRanOut",
     "WaitsForAnother",
+    "RegionAway",
+    "RegionRecovering",
+    "MemberAway",
 ];
 
 fn word(of: &'static [&'static str], text: &str) -> &'static str {

@@ -4,6 +4,7 @@ pub mod handover;
 pub mod identity;
 pub mod marker;
 pub mod operation;
+pub mod removal;
 pub mod scale_out;
 pub mod shard;
 

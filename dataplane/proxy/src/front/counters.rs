@@ -2,7 +2,7 @@
 //! second, so that the way of a request touches nothing that another core touches.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// Declares the counters: name in code, name of the metric, unit, help.
@@ -174,6 +174,8 @@ pub struct Totals {
     pub forwards: TotalTimes,
     /// Shards whose requests go to another region, or went.
     pub detours: Detours,
+    /// The region is drained: requests go to another one as they should.
+    pub drained: AtomicBool,
     /// Client connections that are open.
     pub connections: AtomicI64,
     /// Replies that clients are owed, by worker.
@@ -195,6 +197,7 @@ impl Totals {
             acks: TotalTimes::default(),
             forwards: TotalTimes::default(),
             detours: Detours::default(),
+            drained: AtomicBool::default(),
             connections: AtomicI64::new(0),
             owed: gauges(),
             held: gauges(),

@@ -1,5 +1,5 @@
-//! Carries a shard's requests to a proxy of another region while no engine of the shard serves here, as an ordinary client of that
-//! region's endpoint. What is sent when, [`super::detour`] decides.
+//! Carries a shard's requests to a proxy of another region while no engine of the shard serves here, or the region is drained, as an
+//! ordinary client of that region's endpoint. What is sent when, [`super::detour`] decides.
 
 use std::future::poll_fn;
 use std::io;
@@ -39,12 +39,7 @@ pub(super) async fn run(cell: &Cell, up: usize) {
         let (name, endpoint) = (peer.name.clone(), peer.endpoint.clone());
         match open(cell, up, peer).await {
             Ok((stream, detour)) => {
-                info!(
-                    shard = shard.0,
-                    peer = name,
-                    endpoint,
-                    "no master here: requests go to the other region"
-                );
+                info!(shard = shard.0, peer = name, endpoint, "the shard's requests go to the other region");
                 serve(cell, up, stream, detour).await;
                 break;
             }
@@ -138,8 +133,13 @@ fn drive(
         upstream.waker = Some(cx.waker().clone());
     }
     let now = Instant::now();
-    let here = state.masters.master(upstream.shard).is_some();
+    let config = &state.settings.config;
+    let here = !config.drained && state.masters.master(upstream.shard).is_some();
     let Some(detour) = &mut upstream.detour else { return Poll::Ready(End::Lost("nothing is sent there")) };
+    let region = detour.peer.region.0;
+    if !config.peers.iter().any(|peer| peer.region.id == region && peer.endpoint.is_some()) {
+        return Poll::Ready(End::Lost("the other region takes no more requests of this one"));
+    }
     let mut step = detour.step(now, here);
     for _ in 0..limits::READS_IN_A_ROW {
         match carry_out(state, up, step, now) {

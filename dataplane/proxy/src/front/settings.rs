@@ -286,6 +286,7 @@ pub(crate) mod tests {
             retention: Retention { seconds: 60, bytes: 1 << 20 },
             max_lag_ms: 1000,
             evacuate_after_ms: mas_core::config::evacuate_after_ms(),
+            drained: false,
             engine_password_file: None,
             client_auth: None,
             max_connections: 100,

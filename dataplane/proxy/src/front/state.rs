@@ -286,12 +286,20 @@ impl State {
             && config.peers.iter().any(|peer| peer.endpoint.is_some())
     }
 
+    /// Whether the region is drained, and there is another one.
+    pub fn is_drained(&self) -> bool {
+        let config = &self.settings.config;
+        config.drained && config.peers.iter().any(|peer| peer.endpoint.is_some())
+    }
+
     /// Whether the requests of a connection that is down may go to another region. The two connections of a shard go there
     /// together: a client that changes the version of RESP must not be back here before what it wrote there.
     pub fn may_leave(&self, up: usize) -> bool {
         let upstream = &self.upstreams[up];
         let now = Instant::now();
-        let away = self.upstreams[up ^ 1].detour.is_some() || self.has_no_master(upstream.shard);
+        let away = self.upstreams[up ^ 1].detour.is_some()
+            || self.has_no_master(upstream.shard)
+            || self.is_drained();
         away && upstream.wanted && upstream.detour_after.is_none_or(|after| now >= after)
     }
 

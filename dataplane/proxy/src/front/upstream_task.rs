@@ -64,7 +64,7 @@ pub(super) async fn run(cell: Cell, up: usize) {
     }
 }
 
-const HANDOVER: &str = "the master changed";
+const HANDOVER: &str = "others serve the shard now";
 
 /// Where a shard's requests are to go.
 enum Target {
@@ -173,6 +173,7 @@ fn drive(
 ) -> Poll<&'static str> {
     let now = state.now();
     let no_master = state.has_no_master(state.upstreams[up].shard);
+    let drained = state.is_drained() && state.may_leave(up);
     let upstream = &mut state.upstreams[up];
     upstream.woken = false;
     if upstream.waker.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
@@ -180,6 +181,9 @@ fn drive(
     }
     if no_master {
         return Poll::Ready("the shard had no serving master for too long");
+    }
+    if drained && let Link::Up(master) = &upstream.link {
+        upstream.link = Link::Leaving { since: now, incarnation: master.incarnation };
     }
     if !upstream.pipe.is_empty() && now.wrapping_sub(upstream.heard) > limits::micros(limits::ENGINE_STUCK) {
         return Poll::Ready("the engine does not answer");

@@ -176,7 +176,7 @@ fn on_tick(state: &mut State) {
     }
     for up in 0..state.upstreams.len() {
         // Nobody else wakes them when the time has come.
-        if state.has_no_master(state.upstreams[up].shard) {
+        if state.is_drained() || state.has_no_master(state.upstreams[up].shard) {
             state.upstreams[up].wake();
         }
     }
@@ -184,6 +184,7 @@ fn on_tick(state: &mut State) {
     let held: usize = state.upstreams.iter().map(super::state::Upstream::held).sum();
     let worker = usize::from(state.worker);
     let shared = state.shared.clone();
+    shared.totals.drained.store(state.settings.config.drained, Ordering::Relaxed);
     if let (Some(owed_now), Some(held_now)) = (shared.totals.owed.get(worker), shared.totals.held.get(worker))
     {
         owed_now.store(owed as i64, Ordering::Relaxed);

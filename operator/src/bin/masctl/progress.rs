@@ -99,6 +99,8 @@ fn step(status: &StoreStatus, name: &str) -> Step {
     let total = redis.1 + brokers.1 + proxies.1 + region.shards.len() + region.links.len();
     let words = if region.phase == RegionPhase::Active {
         format!("active at {}", region.endpoint)
+    } else if matches!(region.phase, RegionPhase::Draining | RegionPhase::Drained) {
+        format!("{:?}: another region serves the clients of {}", region.phase, region.endpoint).to_lowercase()
     } else if redis.0 < redis.1 {
         format!("starting engines ({} of {})", redis.0, redis.1)
     } else if brokers.0 < brokers.1 {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crds::{
-    Binding, MultiActiveStore, MultiActiveStoreStatus, RegionPhase, RegionSummary, StoreRegionStatus,
+    Binding, MultiActiveStore, MultiActiveStoreStatus, RegionSummary, StoreRegionStatus,
     VerificationStatus,
 };
 use jiff::Timestamp;
@@ -70,7 +70,7 @@ pub(crate) fn build_store(
         || last.regions.clone(),
         |store| store.regions.iter().map(|region| summary(rows, store, region, &last)).collect(),
     );
-    let active = regions.iter().filter(|region| region.phase == RegionPhase::Active).count();
+    let active = regions.iter().filter(|region| region.phase.is_settled()).count();
     let verification = verified.cloned().or(last.verification);
     let mut wanted = conditions(rows, round, &regions, active, rolling);
     wanted.extend(verification.as_ref().map(verified_condition));
@@ -172,7 +172,7 @@ fn conditions(
 ) -> Vec<Wanted> {
     let waiting: Vec<String> = regions
         .iter()
-        .filter(|region| region.phase != RegionPhase::Active)
+        .filter(|region| !region.phase.is_settled())
         .map(|region| {
             let row = rows.get(&region.name).and_then(|row| row.why.clone());
             format!(

@@ -16,7 +16,7 @@ use super::component::Component;
 use super::layout::{Layout, LayoutError, make_private_folder, write_private};
 use super::process::{Keeper, Order, ProcessSpec, ProcessStatus, Spawner};
 use super::proxies::{self, PasswordFiles};
-use super::record::{self, RecordFile, ShardLedger};
+use super::record::{self, Leaving, RecordFile, ShardLedger};
 use super::secrets::{self, Secret};
 use super::shared::{Gates, Members, Parts, ShardAccess, Shared};
 use super::stale::{self, Roster};
@@ -106,6 +106,7 @@ pub(super) async fn assemble(
         tracing::warn!(swept, "ended processes that an earlier supervisor had left");
     }
     let mut record = record::open(&layout, &store)?;
+    let store = record.with_leaving(&store);
     if options.new_ports {
         record.ports.clear();
     }
@@ -216,20 +217,23 @@ impl Workshop {
             let spec = broker::prepare(&self.layout, &self.binaries, region, node, epmd, password, cookie)?;
             parts.keepers.insert(node.component.clone(), self.keep(spec, false));
         }
+        let settled = record.leaving(&region.name) == Some(Leaving::Settled);
         for (shard, nodes) in (0u16..).zip(&region.shards) {
             let mut of_shard = Vec::new();
             for node in nodes {
                 let spec = redis(&self.layout, &self.binaries, &parts.store, node, passwords)?;
-                let keeper = self.keep(spec, false);
+                let keeper = self.keep(spec, settled);
                 parts.keepers.insert(node.component.clone(), Arc::clone(&keeper));
                 of_shard.push((node.component.clone(), Arc::new(member(node, &keeper, &passwords.engine))));
             }
             // Who joins is no shard of its own before its operation has made it one.
-            let open = founded && !record.joining().contains(&region.name);
+            let open = founded && !settled && !record.joining().contains(&region.name);
             self.start_controller(parts, region, shard, of_shard, open);
         }
         start_broker_probes(region, parts, &self.nursery);
-        start_gate(&self.layout, region, parts, &self.nursery);
+        if !settled {
+            start_gate(&self.layout, region, parts, &self.nursery);
+        }
         start_proxy_probes(region, parts, &self.nursery);
         parts.was_active.insert(region.name.clone(), Arc::default());
         Ok(())

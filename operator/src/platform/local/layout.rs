@@ -124,6 +124,16 @@ impl Layout {
         self.root.join("set-aside")
     }
 
+    /// What a region has.
+    pub fn region(&self, region: &str) -> PathBuf {
+        self.root.join(region)
+    }
+
+    /// What regions had that were removed, by region and id.
+    pub fn removed(&self) -> PathBuf {
+        self.root.join("removed")
+    }
+
     /// The folder of one component.
     pub fn component(&self, component: &Component) -> PathBuf {
         self.root.join(component.folder())

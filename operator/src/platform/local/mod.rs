@@ -18,6 +18,7 @@ mod process;
 mod proxies;
 mod record;
 mod relay;
+mod removal;
 mod secrets;
 mod set_aside;
 mod shared;

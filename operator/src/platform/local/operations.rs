@@ -15,7 +15,7 @@ use super::record::{OperationRecord, Record, RecordError, is_over};
 use super::shared::{Parts, ShardAccess, Shared};
 use super::store::StartError;
 use super::world::{RegionPlan, address};
-use super::{ports, secrets, world};
+use super::{ports, removal, secrets, world};
 use crate::health::proxy::ProxyReport;
 use crate::health::status::build_link;
 use crate::operations::scale_out::{
@@ -45,9 +45,13 @@ pub(super) async fn run(shared: Arc<Shared>) {
         for other in waiting {
             wait_for(&shared, other, &first.name).await;
         }
-        let outcome = match first.spec.action {
-            OperationAction::Run => step(&shared, &record, first, &mut written).await,
-            OperationAction::Rollback => roll_back(&shared, first).await,
+        let outcome = match (first.spec.kind, first.spec.action) {
+            (OperationType::ScaleOut, OperationAction::Run) => {
+                step(&shared, &record, first, &mut written).await
+            }
+            (OperationType::ScaleOut, OperationAction::Rollback) => roll_back(&shared, first).await,
+            (OperationType::Remove, OperationAction::Run) => removal::step(&shared, first).await,
+            (OperationType::Remove, OperationAction::Rollback) => removal::roll_back(&shared, first).await,
         };
         // What fails again and again is logged once.
         let words = outcome.err().map(|error| error.to_string()).unwrap_or_default();
@@ -65,11 +69,24 @@ async fn wait_for(shared: &Shared, operation: &OperationRecord, first: &str) {
         let obstacle = Obstacle::new("WaitsForAnother", format!("{first} has to end first"));
         state.blocked = Some((obstacle, now_ms()));
         let _ =
-            keep(shared, &operation.name, show(&state, &scale_out::names(), operation.spec.attempt)).await;
+            keep(shared, &operation.name, show(&state, &names(operation.spec.kind), operation.spec.attempt))
+                .await;
     }
 }
 
-async fn keep(shared: &Shared, name: &str, status: StoreOperationStatus) -> Result<(), RecordError> {
+/// The names of a procedure's steps.
+fn names(kind: OperationType) -> Vec<&'static str> {
+    match kind {
+        OperationType::ScaleOut => scale_out::names(),
+        OperationType::Remove => removal::names(),
+    }
+}
+
+pub(super) async fn keep(
+    shared: &Shared,
+    name: &str,
+    status: StoreOperationStatus,
+) -> Result<(), RecordError> {
     let change = |record: &mut Record| {
         if let Some(row) = record.operations.iter_mut().find(|row| row.name == name) {
             row.status = status;
@@ -85,7 +102,6 @@ async fn step(
     row: &OperationRecord,
     written: &mut Instant,
 ) -> Result<(), ActionError> {
-    let OperationType::ScaleOut = row.spec.kind;
     let mut operation = restore(&row.status);
     if row.status.attempt != row.spec.attempt {
         operation.retry();
@@ -333,7 +349,7 @@ async fn stop_region(shared: &Shared, parts: &Parts, region: &str) {
     shared.stop_all(|component| component.region() == Some(region)).await;
 }
 
-fn forget_region(parts: &mut Parts, region: &str) {
+pub(super) fn forget_region(parts: &mut Parts, region: &str) {
     parts.keepers.retain(|component, _| component.region() != Some(region));
     parts.brokers.retain(|component, _| component.region() != Some(region));
     parts.proxies.retain(|component, _| component.region() != Some(region));
@@ -353,13 +369,16 @@ pub(super) async fn apply(shared: &Arc<Shared>, manifest: &str) -> Result<Vec<St
     let _turn = shared.changing.lock().await;
     let mut parts = Parts::clone(&shared.parts());
     let mut record = shared.workshop.record.get().await;
-    let before = record.operations.len();
+    let before = record.clone();
     record.apply(&store)?;
+    let store = record.with_leaving(&store);
     let mut others = store.clone();
     others.regions.clone_from(&parts.store.regions);
+    others.cluster_only.clone_from(&parts.store.cluster_only);
     if others != parts.store {
         return Err(RecordError::Immutable(
-            "only regions can be added while the store runs: for other changes `masctl down` and `masctl up` it".into(),
+            "only regions can be added, drained and removed while the store runs: for other changes `masctl down` and `masctl up` it"
+                .into(),
         )
         .into());
     }
@@ -370,9 +389,10 @@ pub(super) async fn apply(shared: &Arc<Shared>, manifest: &str) -> Result<Vec<St
         )
         .into());
     }
-    let started = record.operations[before.min(record.operations.len())..].iter();
+    let started = record.operations.iter().filter(|row| !before.operations.contains(row));
     let started = started.map(|operation| operation.name.clone()).collect::<Vec<_>>();
-    if started.is_empty() {
+    write_private(&shared.layout.manifest(), manifest.as_bytes(), true)?;
+    if started.is_empty() && store.regions == parts.store.regions {
         return Ok(started);
     }
     let known: Vec<_> = record.ports.keys().cloned().collect();
@@ -382,7 +402,6 @@ pub(super) async fn apply(shared: &Arc<Shared>, manifest: &str) -> Result<Vec<St
     record.generation += 1;
     parts.world = world::plan(&store, &record);
     parts.store = store;
-    write_private(&shared.layout.manifest(), manifest.as_bytes(), true)?;
     shared
         .workshop
         .record
@@ -393,8 +412,11 @@ pub(super) async fn apply(shared: &Arc<Shared>, manifest: &str) -> Result<Vec<St
             current.ports = record.ports;
             current.generation = record.generation;
             current.membership = record.membership;
-            let new = record.operations.into_iter().filter(|operation| started.contains(&operation.name));
-            current.operations.extend(new);
+            let news = record.operations.into_iter().filter(|operation| started.contains(&operation.name));
+            for row in news {
+                current.operations.retain(|old| old.name != row.name);
+                current.operations.push(row);
+            }
             Ok(())
         })
         .await?;
@@ -433,6 +455,12 @@ pub(super) async fn order(shared: &Shared, name: &str, rollback: bool) -> Result
                 row.spec.attempt += 1;
                 row.status = StoreOperationStatus::default();
             }
+            (true, _) if row.spec.kind == OperationType::Remove => {
+                return refuse(format!(
+                    "write the region '{}' into the manifest again, and `masctl apply` it: then it stays",
+                    row.spec.region
+                ));
+            }
             (true, OperationPhase::Pending | OperationPhase::Running | OperationPhase::Failed) => {
                 row.spec.action = OperationAction::Rollback;
                 row.status.phase = OperationPhase::Running;
@@ -455,17 +483,16 @@ pub(super) fn phase(operations: &[OperationRecord], region: &str) -> RegionPhase
 }
 
 /// For tests: ends the process, as `kill -9` would, before its Nth action. What is announced is kept by then, and not done.
-mod crash {
+pub(super) mod crash {
     use std::collections::BTreeSet;
+    use std::fmt::Debug;
     use std::sync::{Mutex, PoisonError};
-
-    use mas_core::procedures::scale_out::Action;
 
     /// `N`, from 1.
     const VARIABLE: &str = "MAS_CRASH_BEFORE_ACTION";
 
     /// What is decided again, because it is not done yet, is no other action.
-    pub(super) fn before_action(action: &Action) {
+    pub(in super::super) fn before_action(action: &impl Debug) {
         static SEEN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
         let Some(most) = std::env::var(VARIABLE).ok().and_then(|text| text.parse::<usize>().ok()) else {
             return;

@@ -43,7 +43,11 @@ pub(super) fn build_config(
         PeerConfig {
             region: reference(peer),
             broker: broker(&peer.name, ways.map(address).collect()),
-            endpoint: world.way(&region.name, &world::clients(&peer.name)).map(address),
+            // One that is drained takes no requests of others either.
+            endpoint: world
+                .way(&region.name, &world::clients(&peer.name))
+                .filter(|_| !peer.drained)
+                .map(address),
         }
     });
     let shards = (0u16..).zip(&region.shards).map(|(shard, members)| ShardConfig {
@@ -70,6 +74,7 @@ pub(super) fn build_config(
         retention: render::retention(replication),
         max_lag_ms: replication.max_lag.as_millis(),
         evacuate_after_ms: mas_core::config::evacuate_after_ms(),
+        drained: region.drained,
         engine_password_file: Some(passwords.engine.clone()),
         client_auth: passwords
             .client

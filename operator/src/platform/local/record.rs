@@ -118,6 +118,18 @@ pub struct RegionRecord {
     /// It joins, and is no member yet.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub joining: bool,
+    /// It leaves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaving: Option<Leaving>,
+}
+
+/// How far a region that leaves is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Leaving {
+    /// Its clients are handed to others, which read what it has.
+    Draining,
+    /// They have it all: its engines were stopped, and are not started again.
+    Settled,
 }
 
 /// Who was made master of a shard last.
@@ -152,7 +164,7 @@ impl Record {
     fn new(store: &crds::Validated) -> Self {
         let regions: Vec<_> = (1u16..)
             .zip(&store.regions)
-            .map(|(id, region)| RegionRecord { name: region.name.clone(), id, joining: false })
+            .map(|(id, region)| RegionRecord { name: region.name.clone(), id, joining: false, leaving: None })
             .collect();
         Self {
             format: FORMAT,
@@ -181,30 +193,131 @@ impl Record {
     fn take_in(&mut self, region: &str) {
         let (id, joining) = (self.next_region_id, self.founded.is_some());
         self.next_region_id += 1;
-        self.regions.push(RegionRecord { name: region.to_owned(), id, joining });
+        self.regions.push(RegionRecord { name: region.to_owned(), id, joining, leaving: None });
         self.membership += 1;
         if joining {
-            let spec = StoreOperationSpec {
-                store_ref: StoreRef { name: self.store.clone() },
-                kind: OperationType::ScaleOut,
-                region: region.to_owned(),
-                source: None,
-                action: OperationAction::Run,
-                attempt: 1,
-            };
-            let name = format!("{}--scale-out--{region}-{id}", self.store);
-            self.operations.push(OperationRecord { name, spec, status: StoreOperationStatus::default() });
-            self.forget_operations();
+            self.start(OperationType::ScaleOut, region, id);
+        }
+    }
+
+    /// The operation for that, from its beginning; one that was taken back begins anew.
+    fn start(&mut self, kind: OperationType, region: &str, id: u16) {
+        let word = match kind {
+            OperationType::ScaleOut => "scale-out",
+            OperationType::Remove => "remove",
+        };
+        let name = format!("{}--{word}--{region}-{id}", self.store);
+        let before = self.operations.iter().position(|row| row.name == name);
+        let before = before.map(|at| self.operations.remove(at));
+        let spec = StoreOperationSpec {
+            store_ref: StoreRef { name: self.store.clone() },
+            kind,
+            region: region.to_owned(),
+            source: None,
+            action: OperationAction::Run,
+            attempt: before.map_or(1, |row| row.spec.attempt + 1),
+        };
+        self.operations.push(OperationRecord { name, spec, status: StoreOperationStatus::default() });
+        self.forget_operations();
+    }
+
+    /// A region that the store has and the manifest has not: it leaves by an operation.
+    fn send_off(&mut self, region: &str) -> Result<(), RecordError> {
+        let refuse = |words: String| Err(RecordError::Immutable(words));
+        if self.founded.is_none() {
+            return refuse(format!(
+                "region '{region}' cannot leave a store that is not founded yet: put it back, or start anew with `masctl down --delete-data`"
+            ));
+        }
+        let stays = |of: &&RegionRecord| of.name != region && !of.joining && of.leaving.is_none();
+        if !self.regions.iter().any(|of| stays(&of)) {
+            return refuse(format!(
+                "region '{region}' cannot leave: no other region has the store's data; put it back"
+            ));
+        }
+        let Some(of) = self.regions.iter_mut().find(|of| of.name == region) else { return Ok(()) };
+        if of.joining {
+            let operation = format!("{}--scale-out--{region}-{}", self.store, of.id);
+            return refuse(format!(
+                "region '{region}' joins: write `masctl op rollback {operation}`, and then take it out of the manifest"
+            ));
+        }
+        if of.leaving.is_none() {
+            of.leaving = Some(Leaving::Draining);
+            let id = of.id;
+            self.start(OperationType::Remove, region, id);
+        }
+        Ok(())
+    }
+
+    /// A region that leaves, and is in the manifest again: it stays.
+    fn keep(&mut self, region: &str) {
+        let Some(of) = self.regions.iter_mut().find(|of| of.name == region && of.leaving.is_some()) else {
+            return;
+        };
+        of.leaving = None;
+        let rows = self.operations.iter_mut();
+        for row in rows.filter(|row| row.spec.region == region && row.spec.kind == OperationType::Remove) {
+            if !matches!(row.status.phase, OperationPhase::Succeeded | OperationPhase::RolledBack) {
+                row.spec.action = OperationAction::Rollback;
+                row.status.phase = OperationPhase::Running;
+            }
+        }
+    }
+
+    /// How far a region that leaves is.
+    pub(super) fn set_leaving(&mut self, region: &str, to: Leaving) {
+        for of in self.regions.iter_mut().filter(|of| of.name == region && of.leaving.is_some()) {
+            of.leaving = Some(to);
+        }
+    }
+
+    /// Whether a region leaves.
+    pub(super) fn leaving(&self, region: &str) -> Option<Leaving> {
+        self.regions.iter().find(|of| of.name == region)?.leaving
+    }
+
+    /// The regions of `store`, and those that still leave: on one machine a region is no more than its name.
+    pub(super) fn with_leaving(&self, store: &crds::Validated) -> crds::Validated {
+        let mut store = store.clone();
+        for gone in self.regions.iter().filter(|region| region.leaving.is_some()) {
+            if let Some(like) = store.regions.first().cloned() {
+                store.regions.push(crds::Region { name: gone.name.clone(), ..like });
+            }
+        }
+        store
+    }
+
+    /// A region that has left: nobody waits for it any more.
+    pub(super) fn forget(&mut self, region: &str) {
+        if self.leaving(region).is_some() {
+            self.remove(region);
         }
     }
 
     /// A region that was to join and does not.
     pub(super) fn leave_out(&mut self, region: &str) {
-        self.regions.retain(|known| known.name != region || !known.joining);
+        if self.joining().iter().any(|joining| joining == region) {
+            self.remove(region);
+        }
+    }
+
+    fn remove(&mut self, region: &str) {
+        self.regions.retain(|known| known.name != region);
         let of = format!("{region}/");
         self.epochs.retain(|shard, _| !shard.starts_with(&of));
         self.membership += 1;
         self.generation += 1;
+    }
+
+    /// The operation that still removes a region which is no member any more.
+    fn removal_of(&self, region: &str) -> Option<&OperationRecord> {
+        let gone = !self.regions.iter().any(|of| of.name == region);
+        self.operations.iter().find(|row| {
+            gone && row.spec.region == region
+                && row.spec.kind == OperationType::Remove
+                && !is_over(row.status.phase)
+        })
     }
 
     /// Of operations that ended only the last ones are kept.
@@ -235,11 +348,6 @@ impl Record {
         }
         let old: Vec<_> = self.regions.iter().map(|r| r.name.clone()).collect();
         let new: Vec<_> = store.regions.iter().map(|r| r.name.as_str()).collect();
-        if let Some(removed) = old.iter().find(|name| !new.contains(&name.as_str())) {
-            return immutable(format!(
-                "region '{removed}' cannot leave: removing regions does not exist yet; put it back"
-            ));
-        }
         if store.redis.replicas < self.redis_replicas {
             return immutable(format!(
                 "spec.redis.replicas is {} and cannot become {}: a member that is taken away may have the most data; write at least {}",
@@ -251,6 +359,21 @@ impl Record {
                 "spec.broker.replicas is {} and cannot become {}: changing a broker's size does not exist yet; write {} again",
                 self.broker_replicas, store.broker.replicas, self.broker_replicas
             ));
+        }
+        for name in &old {
+            if new.contains(&name.as_str()) {
+                self.keep(name);
+            } else {
+                self.send_off(name)?;
+            }
+        }
+        for name in &new {
+            if let Some(row) = self.removal_of(name) {
+                return immutable(format!(
+                    "region '{name}' is being removed: wait for `masctl op wait {}`, and then add it anew",
+                    row.name
+                ));
+            }
         }
         self.redis_replicas = store.redis.replicas;
         for added in new.iter().filter(|name| !old.iter().any(|old| old == *name)) {

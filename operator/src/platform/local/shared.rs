@@ -21,7 +21,9 @@ use super::world::{RegionPlan, World, address};
 use crate::health::member::Member;
 use crate::health::proxy::ProxyReport;
 use crate::health::shard::{ShardView, Wishes};
-use crate::health::status::{PhaseInput, build_handover, build_link, build_phase, build_shard, evacuated_to};
+use crate::health::status::{
+    PhaseInput, build_handover, build_link, build_phase, build_shard, evacuated_to, is_away,
+};
 use crate::operations::scale_out::Verifying;
 use crate::procedures::handover::{Outcome, Wish};
 use crate::procedures::shard::{Notice, Seen};
@@ -152,7 +154,7 @@ impl Shared {
             let about = format!("{region}/shard-{shard}");
             conditions.extend(view.borrow().notices.iter().map(|notice| condition(&about, notice)));
         }
-        for region in &parts.world.regions {
+        for region in parts.world.regions.iter().filter(|region| !region.drained) {
             let reports = operations::reports(parts, region);
             for shard in 0..parts.store.shards {
                 if let Some(peer) = evacuated_to(shard, &reports) {
@@ -234,10 +236,14 @@ impl Shared {
             any_engine_answers,
             any_proxy_ready: reports.iter().any(|report| report.ready),
             was_active: was_active.is_some_and(|active| active.load(Ordering::Relaxed)),
+            drained: region.drained.then(|| is_away(parts.store.shards, &reports)),
             max_lag_ms: parts.store.replication.max_lag.as_millis(),
         });
+        let record = self.workshop.record.peek();
         let phase = if region.joining {
-            operations::phase(&self.workshop.record.peek().operations, &region.name)
+            operations::phase(&record.operations, &region.name)
+        } else if record.leaving(&region.name).is_some() {
+            RegionPhase::Removing
         } else {
             phase
         };

@@ -16,7 +16,7 @@ use super::ports::PortsError;
 use super::record::RecordError;
 use super::shared::Shared;
 use super::{Layout, assemble, ports};
-use crate::view::{HandoverStatus, RegionPhase, StoreStatus};
+use crate::view::{HandoverStatus, StoreStatus};
 
 /// How to start a store.
 #[derive(Clone, Debug)]
@@ -222,7 +222,7 @@ pub(super) fn what_is_missing(status: &StoreStatus) -> String {
     if !waiting.is_empty() {
         parts.push(format!("not ready: {}", waiting.join(", ")));
     }
-    for region in status.regions.iter().filter(|region| region.phase != RegionPhase::Active) {
+    for region in status.regions.iter().filter(|region| !region.phase.is_settled()) {
         parts.push(format!("{} is {:?}", region.name, region.phase));
         parts.extend(region.links.iter().map(|link| {
             let lag = link.lag_millis.map_or_else(|| "unknown".into(), |ms| format!("{ms} ms"));

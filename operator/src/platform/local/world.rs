@@ -17,6 +17,8 @@ pub(super) struct RegionPlan {
     pub(super) name: String,
     pub(super) id: u16,
     pub(super) joining: bool,
+    /// Its clients are served by another region.
+    pub(super) drained: bool,
     pub(super) client: u16,
     pub(super) shards: Vec<Vec<RedisNode>>,
     pub(super) brokers: Vec<BrokerNode>,
@@ -155,6 +157,7 @@ pub(super) fn plan(store: &crds::Validated, record: &Record) -> World {
             name: name.clone(),
             id: id(name).unwrap_or_default(),
             joining: joining.contains(name),
+            drained: region.traffic == crds::Traffic::Drained || record.leaving(name).is_some(),
             client: port(&client_port(name)),
             shards: shards.collect(),
             brokers: brokers.collect(),

@@ -63,7 +63,9 @@ pub(super) fn config(store: &Checked, region: &CheckedRegion) -> ProxyConfig {
             .map(|peer| PeerConfig {
                 region: reference(peer),
                 broker: cluster(&peer.spec.name, render::PEER_USER),
-                endpoint: Some(status::endpoint(&spec.name, &peer.spec.name, &store.namespace)),
+                // One that is drained takes no requests of others either.
+                endpoint: (peer.spec.traffic == crds::Traffic::Active)
+                    .then(|| status::endpoint(&spec.name, &peer.spec.name, &store.namespace)),
             })
             .collect(),
         membership: store.identity.membership,
@@ -73,6 +75,7 @@ pub(super) fn config(store: &Checked, region: &CheckedRegion) -> ProxyConfig {
         retention: render::retention(replication),
         max_lag_ms: replication.max_lag.as_millis(),
         evacuate_after_ms: mas_core::config::evacuate_after_ms(),
+        drained: region.spec.traffic == crds::Traffic::Drained,
         engine_password_file: Some(secret("engine")),
         client_auth: Some(ClientAuth {
             username: store.passwords.client_user.clone(),

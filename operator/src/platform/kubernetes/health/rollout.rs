@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crds::{MultiActiveStore, RegionPhase, StoreRegionStatus};
+use crds::{MultiActiveStore, StoreRegionStatus};
 use tokio::task::JoinSet;
 
 use super::Shared;
@@ -147,7 +147,7 @@ fn see(
     let pod = |name: &str, part| shared.pods.seen(&plan.namespace, name, part, &applied.revisions);
     let broker = labels::part_name(&plan.store, &region.name, Part::Broker);
     let row = rows.get(&region.name);
-    let inactive = row.filter(|row| row.phase != RegionPhase::Active).map(|row| {
+    let inactive = row.filter(|row| !row.phase.is_settled()).map(|row| {
         let why = row.why.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
         format!("is {:?}{why}", row.phase)
     });

@@ -27,6 +27,8 @@ pub(crate) struct Measured {
     pub(crate) shards: Vec<ShardMeasured>,
     pub(crate) links: Vec<LinkStatus>,
     pub(crate) any_engine_answers: bool,
+    /// Its requests are to go to another region; whether they do.
+    pub(crate) drained: Option<bool>,
     /// While it joins: what its operation does, also in words.
     pub(crate) joining: Option<(RegionPhase, Option<String>)>,
     pub(crate) ready_proxies: usize,
@@ -59,6 +61,9 @@ pub(crate) fn build(measured: &Measured, last: &StoreRegionStatus, now: Timestam
         RegionPhase::Active
         | RegionPhase::CatchingUp
         | RegionPhase::Evacuated
+        | RegionPhase::Draining
+        | RegionPhase::Drained
+        | RegionPhase::Removing
         | RegionPhase::Lapsed
         | RegionPhase::Unknown => true,
     };
@@ -69,6 +74,7 @@ pub(crate) fn build(measured: &Measured, last: &StoreRegionStatus, now: Timestam
         any_engine_answers: measured.any_engine_answers,
         any_proxy_ready: measured.ready_proxies > 0,
         was_active,
+        drained: measured.drained,
         max_lag_ms: measured.max_lag_ms,
     });
     let phase = measured.joining.as_ref().map_or(phase, |(phase, _)| *phase);
@@ -303,6 +309,9 @@ pub(crate) fn events(
             RegionPhase::Verifying => (false, "RegionVerifying"),
             RegionPhase::CatchingUp => (true, "RegionCatchingUp"),
             RegionPhase::Evacuated => (true, "RegionEvacuated"),
+            RegionPhase::Draining => (false, "RegionDraining"),
+            RegionPhase::Drained => (false, "RegionDrained"),
+            RegionPhase::Removing => (false, "RegionRemoving"),
             RegionPhase::Lapsed => (true, "RegionLapsed"),
             RegionPhase::Unknown => (true, "RegionUnknown"),
         };

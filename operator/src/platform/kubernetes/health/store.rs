@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crds::{MultiActiveStore, MultiActiveStoreStatus, RegionPhase, StoreRegionStatus, VerificationStatus};
+use crds::{MultiActiveStore, MultiActiveStoreStatus, StoreRegionStatus, VerificationStatus};
 use futures_util::future::join_all;
 use jiff::Timestamp;
 use kube::runtime::reflector::ObjectRef;
@@ -22,7 +22,7 @@ use crate::health::engine::Engine;
 use crate::health::member::{Member, look_at};
 use crate::health::proxy::{ProxyReport, fetch_report, has_declared};
 use crate::health::shard::{ShardController, ShardView, Wishes};
-use crate::health::status::{build_link, build_shard};
+use crate::health::status::{build_link, build_shard, is_away};
 use crate::operations::scale_out::Verifying;
 use crate::platform::kubernetes::build;
 use crate::platform::kubernetes::check::Checked;
@@ -338,7 +338,7 @@ impl Runner {
         rows: &BTreeMap<String, StoreRegionStatus>,
     ) {
         let phase = |name: &String| rows.get(name).map(|row| row.phase).unwrap_or_default();
-        let waits = self.plan.regions.iter().find(|(name, _)| phase(name) != RegionPhase::Active);
+        let waits = self.plan.regions.iter().find(|(name, _)| !phase(name).is_settled());
         let obstacle = waits.map(|(name, _)| {
             format!("regions are compared while all are Active, and {name} is {:?}", phase(name))
         });
@@ -447,7 +447,7 @@ impl Runner {
         generation: Option<i64>,
     ) -> BTreeMap<String, StoreRegionStatus> {
         let measured: Vec<Measured> =
-            self.regions.iter().map(|region| self.measure(shared, region, generation)).collect();
+            self.regions.iter().map(|region| self.measure(shared, region, live, generation)).collect();
         let reports = self.regions.iter_mut().zip(measured).map(|(region, measured)| async move {
             let status = region.report(shared, live, &measured).await;
             (region.name.clone(), status)
@@ -455,8 +455,16 @@ impl Runner {
         join_all(reports).await.into_iter().filter_map(|(name, status)| Some((name, status?))).collect()
     }
 
-    fn measure(&self, shared: &Shared, region: &Region, generation: Option<i64>) -> Measured {
+    fn measure(
+        &self,
+        shared: &Shared,
+        region: &Region,
+        live: &MultiActiveStore,
+        generation: Option<i64>,
+    ) -> Measured {
         let plan = &self.plan;
+        let wanted = live.spec.regions.iter().find(|spec| spec.name == region.name);
+        let drained = wanted.is_some_and(|spec| spec.traffic == crds::Traffic::Drained);
         let reports = region.proxies.borrow().clone().unwrap_or_default();
         // One that joins writes nothing yet.
         let peers = self.regions.iter().filter(|peer| peer.joining.is_none()).map(|peer| &peer.name);
@@ -474,6 +482,7 @@ impl Runner {
         Measured {
             any_engine_answers: region.shards.iter().any(answers),
             joining,
+            drained: drained.then(|| is_away(plan.shards, &reports)),
             links: peers.map(|peer| build_link(peer, plan.shards, &reports)).collect(),
             ready_proxies: reports.iter().filter(|report| report.ready).count(),
             proxies: plan.proxies,
