@@ -107,7 +107,7 @@ pub(crate) fn all() -> Vec<Rule> {
         rule(
             "spec",
             "oldSelf.regions.all(o, self.regions.exists(n, n.name == o.name))",
-            "lacks a region that the store has: removing regions does not exist yet; put it back",
+            "lacks a region that the store has: in a cluster regions cannot be removed yet; put it back, with traffic: Drained if it is to serve nobody",
         )
         .at("regions"),
         rule(

@@ -112,6 +112,7 @@ pub struct RegionSpec {
     /// Its name: a DNS label without `--`, unique in the store.
     pub name: String,
     /// Whether its clients are served by its own shards. Default `Active`.
+    #[serde(default)]
     pub traffic: Traffic,
     /// Where its pods may run.
     pub placement: Option<Placement>,

@@ -102,10 +102,20 @@ impl Store {
         self.keep = keep;
     }
 
+    /// Starts it (again), whatever becomes of it.
+    pub fn start_again(&self) -> Result<()> {
+        let manifest = self.manifest.to_string_lossy().into_owned();
+        self.masctl_within(START_LIMIT, &["up", "-f", &manifest, "--detach"]).map(drop)
+    }
+
     /// Starts it (again), and waits until all its regions are `Active`.
     pub fn up(&mut self) -> Result<()> {
-        let manifest = self.manifest.to_string_lossy().into_owned();
-        self.masctl_within(START_LIMIT, &["up", "-f", &manifest, "--detach"])?;
+        self.start_again()?;
+        self.look_again()
+    }
+
+    /// Waits until all its regions are `Active`: those that there are now.
+    pub fn look_again(&mut self) -> Result<()> {
         self.regions = self.wait_active()?.regions;
         Ok(())
     }

@@ -138,6 +138,13 @@ const COMMANDS: [(&str, How); 61] = [
     ("target/release/masctl cut beijing shanghai", Run),
     ("target/release/masctl heal beijing shanghai", Run),
     ("masctl handover beijing 0", Run),
+    (
+        "masctl apply -f store.yaml",
+        RunAs(
+            "sed 's/- name: shanghai/&\\n    traffic: Drained/' examples/two-regions.yaml > $MAS_STATE_DIR.yaml && \
+             masctl apply -f $MAS_STATE_DIR.yaml && until masctl status | grep Drained; do sleep 0.1; done",
+        ),
+    ),
     ("target/release/masctl down", Run),
 ];
 const TIDY_UP: &str = "target/release/masctl down --delete-data";

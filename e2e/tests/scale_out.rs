@@ -111,7 +111,7 @@ fn a_supervisor_that_dies_between_any_two_actions_goes_on() {
         assert!(action < 40, "it does not get on: {steps:?}");
         store.set_environment(crash(action));
         // It may end again before everything is up.
-        let _ = store.up();
+        let _ = store.start_again();
     }
     print(&store.wait_operation(OPERATION, LIMIT).unwrap());
     println!("the supervisor was killed {} times: {}", steps.len(), steps.join(", "));

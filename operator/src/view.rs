@@ -157,9 +157,9 @@ impl Condition {
 }
 
 impl StoreStatus {
-    /// Every region is active, or drained as the manifest says.
+    /// Every region is active, or drained as the manifest says, or about to leave.
     pub fn is_active(&self) -> bool {
-        self.regions.iter().all(|region| region.phase.is_settled())
+        self.regions.iter().all(|region| region.phase.is_settled() || region.phase == RegionPhase::Removing)
     }
 }
 

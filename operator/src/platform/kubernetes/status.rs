@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crds::{
-    Binding, MultiActiveStore, MultiActiveStoreStatus, RegionSummary, StoreRegionStatus,
-    VerificationStatus,
+    Binding, MultiActiveStore, MultiActiveStoreStatus, RegionSummary, StoreRegionStatus, VerificationStatus,
 };
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
