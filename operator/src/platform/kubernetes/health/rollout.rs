@@ -25,12 +25,23 @@ const AFTER_FAILURE: Duration = Duration::from_secs(30);
 /// See the module.
 #[derive(Default)]
 pub(super) struct Rollout {
-    /// People were told that it has begun.
-    told: bool,
+    told: Told,
     /// In words, who hands over to whom.
     handing_over: String,
     handover: JoinSet<Outcome>,
     not_before: Option<Instant>,
+}
+
+/// What people were told of a rollout. The status comes first: an operator that dies again and again would tell it for ever.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Told {
+    /// There is none.
+    #[default]
+    Nothing,
+    /// It is about to be in the status.
+    Begun,
+    /// It is there, and the event was sent.
+    All,
 }
 
 impl Rollout {
@@ -57,19 +68,21 @@ impl Rollout {
             runner.regions.iter().map(|region| see(shared, runner, region, applied, rows)).collect();
         let step = next(&regions);
         if step == Step::Done {
-            let last = regions.iter().find_map(not_well).filter(|_| self.told);
+            let last = regions.iter().find_map(not_well).filter(|_| self.told != Told::Nothing);
             if let Some(why) = last {
                 return Rolling { outdated, now: format!("waits: {why}") };
             }
-            if std::mem::take(&mut self.told) {
+            if std::mem::take(&mut self.told) != Told::Nothing {
                 shared.publish(live, false, "RolledOut", "all pods run the newest template".into()).await;
             }
             return Rolling { outdated, now: String::new() };
         }
-        if !std::mem::replace(&mut self.told, true) {
+        let in_status = is_pending(live);
+        if self.told == Told::Begun && in_status {
             let words = format!("{} run an older template and are restarted one by one", outdated.join(", "));
             shared.publish(live, false, "RollingOut", words).await;
         }
+        self.told = if in_status { Told::All } else { Told::Begun };
         let now = self.carry_out(shared, live, runner, step).await;
         Rolling { outdated, now }
     }
@@ -134,6 +147,12 @@ impl Rollout {
             }
         }
     }
+}
+
+/// Whether the store's status says that pods are to be restarted.
+fn is_pending(store: &MultiActiveStore) -> bool {
+    let conditions = store.status.iter().flat_map(|status| &status.conditions);
+    conditions.filter(|c| c.type_ == "RestartPending").any(|c| c.status == "True")
 }
 
 fn see(
