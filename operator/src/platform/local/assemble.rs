@@ -18,6 +18,7 @@ use super::process::{Keeper, Order, ProcessSpec, ProcessStatus, Spawner};
 use super::proxies::{self, PasswordFiles};
 use super::record::{self, RecordFile, ShardLedger};
 use super::secrets::{self, Secret};
+use super::set_aside::CONFIGURATION;
 use super::shared::{Gates, Members, Parts, ShardAccess, Shared};
 use super::stale::{self, Roster};
 use super::store::{Options, StartError};
@@ -109,7 +110,7 @@ pub(super) async fn assemble(
     if options.new_ports {
         record.ports.clear();
     }
-    let names = world::port_names(&store, &record.joining());
+    let names = world::port_names(&store, &record);
     ports::assign(&layout, &mut record.ports, &names)?;
     ports::check_free(record.ports.iter())?;
     record.generation += 1;
@@ -337,7 +338,7 @@ fn redis(
         append_only: store.redis.append_only,
         max_skew_ms: store.max_skew.as_millis(),
     });
-    let file = folder.join("redis.conf");
+    let file = folder.join(CONFIGURATION);
     write_private(&file, text.as_bytes(), false)?;
     Ok(ProcessSpec {
         component: node.component.clone(),

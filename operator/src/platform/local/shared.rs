@@ -32,7 +32,7 @@ use crate::view::{
 };
 
 /// Restarts after which a component is reported as one that does not stay up.
-const MANY_RESTARTS: u32 = 5;
+pub(super) const MANY_RESTARTS: u32 = 5;
 
 /// One shard's controller, from outside.
 #[derive(Clone)]
@@ -177,7 +177,7 @@ impl Shared {
         conditions.extend(parts.keepers.keys().filter_map(|component| {
             let kept = find_set_aside(&self.layout, component)?;
             let words = format!(
-                "was superseded while it held effects that no broker had confirmed; a copy is in {}: delete it when it has been looked at",
+                "was superseded while it held effects that no broker had confirmed, or could not be used; a copy is in {}: delete it when it has been looked at",
                 kept.display()
             );
             Some(Condition::note(&component.to_string(), "SetAside", words))
