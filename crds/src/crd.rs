@@ -64,7 +64,8 @@ pub fn definitions() -> Vec<CustomResourceDefinition> {
             "message": "a Rebuild needs the shard, and nothing else has one",
             "fieldPath": ".shard",
         });
-        spec["x-kubernetes-validations"] = json!(fixed.into_iter().chain([raised, shard]).collect::<Vec<_>>());
+        spec["x-kubernetes-validations"] =
+            json!(fixed.into_iter().chain([raised, shard]).collect::<Vec<_>>());
     });
     vec![store, region, operation]
 }

@@ -18,7 +18,8 @@ pub mod wait;
 
 pub use parts::Parts;
 pub use status::{
-    Blocked, Broker, Link, Operation, OperationSpec, OperationStatus, Outcome, Process, Region, Shard, Status, Step,
+    Blocked, Broker, Link, Operation, OperationSpec, OperationStatus, Outcome, Process, Region, Shard,
+    Status, Step,
 };
 pub use store::{Keep, Store, manifest};
 pub use wait::{wait_for, wait_until};

@@ -125,11 +125,7 @@ pub(crate) enum ActionError {
 /// What only the platform can do.
 pub(crate) trait Hands: Sync {
     /// Puts what a member of the region's shard holds out of the way.
-    fn set_aside(
-        &self,
-        _shard: u16,
-        _member: usize,
-    ) -> impl Future<Output = Result<(), ActionError>> + Send {
+    fn set_aside(&self, _shard: u16, _member: usize) -> impl Future<Output = Result<(), ActionError>> + Send {
         async { Err(ActionError::Platform("files cannot be set aside here".into())) }
     }
     /// Keeps that `epoch` was issued to the first member of the region's shard: compare-and-swap.

@@ -27,7 +27,10 @@ pub const STEPS: [Step<Observed, Action>; 8] = [
 
 fn clear(o: &Observed) -> Look<Action> {
     let of_shard = |(shard, of): (usize, &super::scale_out::Shard)| {
-        of.in_the_way.iter().map(move |member| Action::SetAside { shard, member: *member }).collect::<Vec<_>>()
+        of.in_the_way
+            .iter()
+            .map(move |member| Action::SetAside { shard, member: *member })
+            .collect::<Vec<_>>()
     };
     Look { actions: o.shards.iter().enumerate().flat_map(of_shard).collect(), ..provision(o) }
 }

@@ -74,10 +74,15 @@ fn what_it_brought_must_be_safe_at_its_source_before_it_serves() {
 fn it_is_done_when_its_own_stream_was_read_back_and_the_loss_is_measured() {
     let mut opened = Observed { verification: Verification::Equal, ..replaying(lost()) };
     assert_eq!(from("Serve", &opened).1, [Action::Open { shard: 0 }]);
-    let own = |serving| Copy::Own { ticket: opened.ticket, joining: None, promoted: true, serving, saved: true };
+    let own =
+        |serving| Copy::Own { ticket: opened.ticket, joining: None, promoted: true, serving, saved: true };
     let (reading, read) = (own(false), own(true));
     opened.shards[0].copy = reading;
-    assert_eq!(from("Serve", &opened).1, [], "what was published and its source had not read is still missing");
+    assert_eq!(
+        from("Serve", &opened).1,
+        [],
+        "what was published and its source had not read is still missing"
+    );
     opened.shards[0].copy = read;
     assert_eq!(from("Serve", &opened).1, [Action::Finish]);
     opened.joined = true;

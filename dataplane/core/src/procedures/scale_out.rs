@@ -469,11 +469,13 @@ pub(super) fn replay(o: &Observed) -> Look<Action> {
             Copy::Silent(why) => return Verdict::wait(format!("its server of shard {number} {why}")).into(),
             Copy::Loading(_) => return Verdict::wait(format!("shard {number} loads its files")).into(),
             Copy::Blank { .. } | Copy::Foreign { .. } => {
-                return Verdict::Back { to: SYNC, why: format!("shard {number} has lost what it had") }.into();
+                return Verdict::Back { to: SYNC, why: format!("shard {number} has lost what it had") }
+                    .into();
             }
         };
         if *ticket != o.ticket {
-            return Verdict::Back { to: SYNC, why: format!("shard {number} is of an earlier attempt") }.into();
+            return Verdict::Back { to: SYNC, why: format!("shard {number} is of an earlier attempt") }
+                .into();
         }
         if !promoted {
             return Verdict::wait(format!("shard {number} is being promoted again")).into();
@@ -533,7 +535,8 @@ fn ungrounded(o: &Observed, at: usize, joining: &Joining) -> Option<Verdict> {
     let waiting = master.waiting.iter().any(|(incarnation, first)| {
         joining.brought.contains(Origin { region: joining.source, incarnation: *incarnation }, *first)
     });
-    waiting.then(|| Verdict::wait(format!("what shard {number} brought is not all in the stream of {name} yet")))
+    waiting
+        .then(|| Verdict::wait(format!("what shard {number} brought is not all in the stream of {name} yet")))
 }
 
 pub(super) fn verify(o: &Observed) -> Look<Action> {

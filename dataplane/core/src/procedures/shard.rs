@@ -399,7 +399,10 @@ fn promote(control: &mut Control, record: &Record, members: &[Seen], waited: u64
         return;
     }
     if record.rebuilt && record.is_lost(members) {
-        plan.notice("AllCopiesLost", "no member holds anything: the shard is rebuilt from another region".into());
+        plan.notice(
+            "AllCopiesLost",
+            "no member holds anything: the shard is rebuilt from another region".into(),
+        );
         return;
     }
     if control.last_attempt.is_some_and(|last| now.saturating_sub(last) < RETRY_MS) {

@@ -47,8 +47,7 @@ pub(crate) async fn op(place: &Place, command: &OpCommand) -> Result<(), Failure
         }
         OpCommand::Show { name, output, watch } => show(place, name, *output, *watch).await,
         OpCommand::Start(StartCommand::Rebuild { region, shard, source }) => {
-            let request =
-                Request::Rebuild { region: region.clone(), shard: *shard, source: source.clone() };
+            let request = Request::Rebuild { region: region.clone(), shard: *shard, source: source.clone() };
             let name = Client::new(&locate::existing(place)?).ask(&request).await?;
             let name = name.as_str().unwrap_or_default();
             say(&format!("{name} has begun: `masctl op show {name} --watch`"));
@@ -224,8 +223,10 @@ fn describe(row: &OperationRow, rate: Option<f64>) -> String {
 /// What a rebuild has measured; nothing of other operations.
 fn measured(outcome: &OperationOutcome) -> String {
     let Some(lost) = outcome.rpo_effects else { return String::new() };
-    let time = |ms: Option<u64>| ms.map_or("unknown".to_owned(), |ms| format!("{}.{} s", ms / 1000, ms % 1000 / 100));
-    let span = if lost == 0 { String::new() } else { format!(", of {}", time(outcome.rpo_millis)) };
+    let time = |ms: Option<u64>| {
+        ms.map_or("unknown".to_owned(), |ms| format!("{}.{} s", ms / 1000, ms % 1000 / 100))
+    };
+    let span = if lost == 0 { String::new() } else { format!(", of at most {}", time(outcome.rpo_millis)) };
     format!(
         "  lost for good (RPO): {lost} effects{span}\n  until clients were served again (RTO): {}\n  from then to full repair (WRT): {}\n",
         time(outcome.rto_millis),
@@ -287,7 +288,7 @@ mod tests {
         };
         assert_eq!(
             measured(&some),
-            "  lost for good (RPO): 3 effects, of 0.2 s\n  until clients were served again (RTO): 1.8 s\n  from then to full repair (WRT): unknown\n"
+            "  lost for good (RPO): 3 effects, of at most 0.2 s\n  until clients were served again (RTO): 1.8 s\n  from then to full repair (WRT): unknown\n"
         );
         let none = measured(&OperationOutcome { rpo_effects: Some(0), ..some });
         assert!(none.starts_with("  lost for good (RPO): 0 effects\n"), "{none}");

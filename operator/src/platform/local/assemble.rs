@@ -16,6 +16,7 @@ use super::component::Component;
 use super::layout::{Layout, LayoutError, make_private_folder, write_private};
 use super::process::{Keeper, Order, ProcessSpec, ProcessStatus, Spawner};
 use super::proxies::{self, PasswordFiles};
+use super::rebuild::Watches;
 use super::record::{self, RecordFile, ShardLedger};
 use super::secrets::{self, Secret};
 use super::set_aside::CONFIGURATION;
@@ -149,6 +150,7 @@ pub(super) async fn assemble(
         workshop,
         founding,
         changing: Mutex::default(),
+        watches: Watches::default(),
         verifying: Verifying::default(),
         end_wanted: Notify::new(),
     });

@@ -14,9 +14,9 @@ use tokio::time::timeout;
 
 use super::component::Component;
 use super::layout::Layout;
-use super::{operations, rebuild};
 use super::shared::Shared;
 use super::store::StartError;
+use super::{operations, rebuild};
 use crate::procedures::handover::HANDOVER_MS;
 use crate::verify::{Ask, Report};
 use crate::view::{HandoverStatus, StoreStatus};

@@ -12,10 +12,10 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::component::Component;
 use super::layout::write_private;
+use super::rebuild::{self, Watcher};
 use super::record::{OperationRecord, Record, RecordError, is_over};
 use super::shared::{Parts, ShardAccess, Shared};
 use super::store::StartError;
-use super::rebuild::{self, Watcher};
 use super::world::{RegionPlan, address};
 use super::{ports, secrets, world};
 use crate::health::proxy::ProxyReport;
@@ -68,8 +68,15 @@ async fn wait_for(shared: &Shared, operation: &OperationRecord, first: &str) {
     if state.blocked.is_none() {
         let obstacle = Obstacle::new("WaitsForAnother", format!("{first} has to end first"));
         state.blocked = Some((obstacle, now_ms()));
-        let shown = show(&state, &names(operation.spec.kind), operation.spec.attempt);
-        let _ = keep(shared, &operation.name, with_measures(shown, &operation.status)).await;
+    }
+    let shown = show(&state, &names(operation.spec.kind), operation.spec.attempt);
+    let mut shown = with_measures(shown, &operation.status);
+    let parts = shared.parts();
+    if let Some(region) = parts.world.region(&operation.spec.region) {
+        rebuild::learn(&parts, region, operation, &mut shown);
+    }
+    if shown != operation.status {
+        let _ = keep(shared, &operation.name, shown).await;
     }
 }
 
@@ -204,7 +211,15 @@ fn ground(
         let engine = Arc::clone(engine) as Arc<dyn AsEngine>;
         let first = Arc::clone(&first.1) as Arc<dyn AsEngine>;
         let in_the_way = rebuild::in_the_way(parts, region, row, shard);
-        Some(ShardGround { number: shard, in_the_way, first, engine, absent, epoch, links: own_links.clone() })
+        Some(ShardGround {
+            number: shard,
+            in_the_way,
+            first,
+            engine,
+            absent,
+            epoch,
+            links: own_links.clone(),
+        })
     });
     let source = row.spec.source.as_deref().and_then(|name| parts.world.region(name));
     Ground {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crds::{OperationOutcome, OperationPhase, StoreOperationStatus};
 use mas_core::stamp::RegionId;
@@ -16,7 +16,7 @@ use super::shared::{MANY_RESTARTS, Parts, Shared};
 use super::store::StartError;
 use super::world::RegionPlan;
 use super::{ports, world};
-use crate::health::status::evacuated_to;
+use crate::health::status::{build_link_of, evacuated_to};
 use crate::operations::now_ms;
 use crate::operations::rebuild::{self, Sight, Told, Watch};
 use crate::operations::scale_out::ActionError;
@@ -24,10 +24,12 @@ use crate::procedures::identity::Identity;
 use crate::procedures::shard::Seen;
 use crate::view::ProcessPhase;
 
-/// All shards over time.
+/// All shards over time, by region and number.
+pub(super) type Watches = Mutex<BTreeMap<(String, u16), Watch>>;
+
+/// Begins rebuilds.
 #[derive(Default)]
 pub(super) struct Watcher {
-    watches: BTreeMap<(String, u16), Watch>,
     /// What fails again and again is logged once.
     said: String,
 }
@@ -45,9 +47,7 @@ impl Watcher {
         for shard in 0..parts.store.shards {
             let mut lost = Vec::new();
             for region in &regions {
-                let watch = self.watches.entry((region.name.clone(), shard)).or_default();
-                watch.see(sight(&parts, &record, region, shard), now_ms);
-                if watch.is_certain(now_ms) {
+                if see(shared, &parts, &record, region, shard).is_certain(now_ms) {
                     lost.push(region.name.clone());
                 }
             }
@@ -55,29 +55,10 @@ impl Watcher {
             let outcome = if lost.len() == regions.len() {
                 begin_from_streams(shared, &lost, shard).await
             } else {
-                self.rebuild_all(shared, &record, &lost, shard).await
+                rebuild_all(shared, &record, &lost, shard).await
             };
             self.tell(outcome.err());
         }
-    }
-
-    async fn rebuild_all(
-        &self,
-        shared: &Arc<Shared>,
-        record: &Record,
-        lost: &[String],
-        shard: u16,
-    ) -> Result<(), StartError> {
-        for region in lost {
-            // One that was given up is a person's to try again.
-            let name = record.rebuild_name(region, shard);
-            let known = record.operations.iter().any(|row| row.name == name);
-            if !known && record.rebuilding(region, shard).is_none() {
-                let watch = self.watches.get(&(region.clone(), shard)).cloned().unwrap_or_default();
-                begin(shared, region, shard, None, &watch).await?;
-            }
-        }
-        Ok(())
     }
 
     fn tell(&mut self, error: Option<StartError>) {
@@ -90,6 +71,32 @@ impl Watcher {
     }
 }
 
+async fn rebuild_all(
+    shared: &Arc<Shared>,
+    record: &Record,
+    lost: &[String],
+    shard: u16,
+) -> Result<(), StartError> {
+    for region in lost {
+        // One that was given up is a person's to try again.
+        let name = record.rebuild_name(region, shard);
+        let known = record.operations.iter().any(|row| row.name == name);
+        if !known && record.rebuilding(region, shard).is_none() {
+            begin(shared, region, shard, None).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes another look at a shard.
+fn see(shared: &Shared, parts: &Parts, record: &Record, region: &RegionPlan, shard: u16) -> Watch {
+    let sight = sight(parts, record, region, shard);
+    let mut watches = shared.watches.lock().unwrap_or_else(PoisonError::into_inner);
+    let watch = watches.entry((region.name.clone(), shard)).or_default();
+    watch.see(sight, now_ms());
+    watch.clone()
+}
+
 fn name_of(region: &str, shard: u16) -> String {
     format!("{region}/shard-{shard}")
 }
@@ -97,8 +104,12 @@ fn name_of(region: &str, shard: u16) -> String {
 fn sight(parts: &Parts, record: &Record, region: &RegionPlan, shard: u16) -> Sight {
     let view = parts.shards.get(&(region.name.clone(), shard)).map(|of| of.view.borrow().clone());
     let view = view.unwrap_or_default();
+    let master = view.master.and_then(|master| seen_identity(view.members.get(master)?));
+    let others = parts.world.regions.iter().filter(|other| !other.joining && other.name != region.name);
+    let links = others.map(|other| build_link_of(&region.name, shard..shard + 1, &reports(parts, other)));
     Sight {
-        has_master: view.master.is_some(),
+        master: master.map(|id| (id.incarnation.clone(), id.seq)),
+        lag_ms: links.filter_map(|link| link.lag_millis).min(),
         is_evacuated: evacuated_to(shard, &reports(parts, region)).is_some(),
         is_lost: record.shard(&name_of(&region.name, shard)).is_lost(&view.members),
     }
@@ -122,7 +133,8 @@ async fn begin_from_streams(shared: &Shared, regions: &[String], shard: u16) -> 
         let under_way = record.operations.iter_mut().filter(|row| row.spec.shard == Some(shard));
         for row in under_way.filter(|row| !is_over(row.status.phase)) {
             row.status.phase = OperationPhase::Failed;
-            row.status.message = Some("no region has the shard any more: it begins with what its stream holds".into());
+            row.status.message =
+                Some("no region has the shard any more: it begins with what its stream holds".into());
         }
         Ok(())
     };
@@ -135,9 +147,10 @@ async fn begin(
     region: &str,
     shard: u16,
     source: Option<&str>,
-    watch: &Watch,
 ) -> Result<String, StartError> {
     let _turn = shared.changing.lock().await;
+    let watches = || shared.watches.lock().unwrap_or_else(PoisonError::into_inner);
+    let watch = watches().get(&(region.to_owned(), shard)).cloned().unwrap_or_default();
     let mut parts = Parts::clone(&shared.parts());
     let mut record = shared.workshop.record.get().await;
     let epoch = record.shard(&name_of(region, shard)).epoch;
@@ -179,7 +192,8 @@ pub(super) async fn order(
         plan(source)?;
     }
     if shard >= parts.store.shards {
-        let words = format!("there is no shard {shard}: the store has {}, numbered from 0", parts.store.shards);
+        let words =
+            format!("there is no shard {shard}: the store has {}, numbered from 0", parts.store.shards);
         return Err(words);
     }
     if record.founded.is_none() || of.joining {
@@ -193,9 +207,7 @@ pub(super) async fn order(
     if let Some(why) = refusal(&wanted(&parts, of, shard, source)) {
         return Err(why);
     }
-    let mut watch = Watch::default();
-    watch.see(sight(&parts, &record, of, shard), now_ms());
-    begin(shared, region, shard, source, &watch).await.map_err(|error| error.to_string())
+    begin(shared, region, shard, source).await.map_err(|error| error.to_string())
 }
 
 /// What decides whether an order to rebuild is carried out.
@@ -267,7 +279,9 @@ fn refusal(of: &Wanted) -> Option<String> {
         return Some(format!("{about} is served by a copy of its own: there is nothing to rebuild"));
     }
     if of.sources == 0 {
-        return Some(format!("no other region that could be copied serves the shard now: {about} stays as it is"));
+        return Some(format!(
+            "no other region that could be copied serves the shard now: {about} stays as it is"
+        ));
     }
     if of.lapsed {
         return None;
@@ -302,7 +316,12 @@ pub(super) fn missing(parts: &Parts, region: &RegionPlan, shards: Range<u16>) ->
 }
 
 /// Members that hold what was there before the rebuild began, or cannot start with it.
-pub(super) fn in_the_way(parts: &Parts, region: &RegionPlan, row: &OperationRecord, shard: u16) -> Vec<usize> {
+pub(super) fn in_the_way(
+    parts: &Parts,
+    region: &RegionPlan,
+    row: &OperationRecord,
+    shard: u16,
+) -> Vec<usize> {
     let Some(loss) = row.status.loss.as_ref().filter(|_| row.spec.shard == Some(shard)) else {
         return Vec::new();
     };
@@ -421,7 +440,11 @@ mod tests {
         says(words(Seen::Absent, ProcessPhase::Held, 0), "masctl fault resume a/shard-0/redis-0");
         says(words(Seen::Paused, ProcessPhase::Running, 0), "masctl fault resume a/shard-0/redis-0");
         says(words(Seen::Absent, ProcessPhase::Restarting, 1), "is being started");
-        assert_eq!(words(Seen::Absent, ProcessPhase::Restarting, MANY_RESTARTS), None, "its files are damaged");
+        assert_eq!(
+            words(Seen::Absent, ProcessPhase::Restarting, MANY_RESTARTS),
+            None,
+            "its files are damaged"
+        );
         assert_eq!(words(answers(), ProcessPhase::Running, 0), None, "data of another store");
         let good = || Member { holds: true, ..member(answers(), process(ProcessPhase::Running, 0)) };
         says(refusal(&lost(good())), "may be promoted");

@@ -52,7 +52,8 @@ pub(super) fn move_aside(layout: &Layout, component: &Component, label: &str) ->
     std::fs::rename(&folder, &target).map_err(|e| io_error("moving", &folder, e))?;
     make_private_folder(&folder)?;
     let configuration = target.join(CONFIGURATION);
-    std::fs::copy(&configuration, folder.join(CONFIGURATION)).map_err(|e| io_error("copying", &configuration, e))?;
+    std::fs::copy(&configuration, folder.join(CONFIGURATION))
+        .map_err(|e| io_error("copying", &configuration, e))?;
     Ok(())
 }
 

@@ -14,6 +14,7 @@ use super::cuts::build_cuts;
 use super::layout::Layout;
 use super::operations;
 use super::process::{Keeper, Order, ProcessStatus};
+use super::rebuild::Watches;
 use super::record::is_over;
 use super::set_aside::find_set_aside;
 use super::store::StoreError;
@@ -125,6 +126,8 @@ pub(super) struct Shared {
     /// Asks for a verification, and what came of the last one.
     pub(super) verify: Asks,
     pub(super) verified: std::sync::Mutex<Option<Condition>>,
+    /// Shards that may have to be rebuilt.
+    pub(super) watches: Watches,
     /// The comparison that an operation has asked for.
     pub(super) verifying: Verifying,
     /// Somebody has asked for the store's end.
