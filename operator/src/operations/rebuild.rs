@@ -94,16 +94,16 @@ pub(crate) fn served(loss: &mut Loss, now_ms: u64) {
 
 /// What the loss has cost, now that the shard serves again. `recovered`: what the regions have.
 pub(crate) fn measure(loss: &Loss, region: RegionId, recovered: &[Cover], now_ms: u64) -> OperationOutcome {
-    let lost: u64 =
+    let gone: u64 =
         loss.issued.iter().map(|(incarnation, last)| missing(region, incarnation, *last, recovered)).sum();
     let (failed, served) = (millis(loss.failed_at.as_ref()), millis(loss.served_at.as_ref()));
     // Without another region clients had to wait for the shard itself.
     let again = served.unwrap_or(now_ms);
     OperationOutcome {
         total_millis: None,
-        rpo_effects: Some(lost),
+        rpo_effects: Some(gone),
         // What was told is told once a heartbeat.
-        rpo_millis: if lost == 0 { Some(0) } else { loss.behind_millis.map(|ms| ms.max(HEARTBEAT_MS)) },
+        rpo_millis: if gone == 0 { Some(0) } else { loss.behind_millis.map(|ms| ms.max(HEARTBEAT_MS)) },
         rto_millis: failed.map(|failed| again.saturating_sub(failed)),
         wrt_millis: Some(now_ms.saturating_sub(again)),
     }

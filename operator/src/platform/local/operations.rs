@@ -177,7 +177,7 @@ fn ground(
     ticket: u64,
 ) -> Ground {
     let shards = match row.spec.shard {
-        Some(shard) => shard..shard + 1,
+        Some(number) => number..number + 1,
         None => 0..parts.store.shards,
     };
     let serving = || parts.world.regions.iter().filter(|other| !other.joining && other.name != region.name);

@@ -44,18 +44,18 @@ impl Watcher {
         let parts = shared.parts();
         let now_ms = now_ms();
         let regions: Vec<&RegionPlan> = parts.world.regions.iter().filter(|of| !of.joining).collect();
-        for shard in 0..parts.store.shards {
+        for number in 0..parts.store.shards {
             let mut lost = Vec::new();
             for region in &regions {
-                if see(shared, &parts, &record, region, shard).is_certain(now_ms) {
+                if see(shared, &parts, &record, region, number).is_certain(now_ms) {
                     lost.push(region.name.clone());
                 }
             }
-            open_gates(&parts, &record, &regions, shard);
+            open_gates(&parts, &record, &regions, number);
             let outcome = if lost.len() == regions.len() {
-                begin_from_streams(shared, &lost, shard).await
+                begin_from_streams(shared, &lost, number).await
             } else {
-                rebuild_all(shared, &record, &lost, shard).await
+                rebuild_all(shared, &record, &lost, number).await
             };
             self.tell(outcome.err());
         }
@@ -75,24 +75,24 @@ async fn rebuild_all(
     shared: &Arc<Shared>,
     record: &Record,
     lost: &[String],
-    shard: u16,
+    number: u16,
 ) -> Result<(), StartError> {
     for region in lost {
         // One that was given up is a person's to try again.
-        let name = record.rebuild_name(region, shard);
+        let name = record.rebuild_name(region, number);
         let known = record.operations.iter().any(|row| row.name == name);
-        if !known && record.rebuilding(region, shard).is_none() {
-            begin(shared, region, shard, None).await?;
+        if !known && record.rebuilding(region, number).is_none() {
+            begin(shared, region, number, None).await?;
         }
     }
     Ok(())
 }
 
 /// Takes another look at a shard.
-fn see(shared: &Shared, parts: &Parts, record: &Record, region: &RegionPlan, shard: u16) -> Watch {
-    let sight = sight(parts, record, region, shard);
+fn see(shared: &Shared, parts: &Parts, record: &Record, region: &RegionPlan, number: u16) -> Watch {
+    let sight = sight(parts, record, region, number);
     let mut watches = shared.watches.lock().unwrap_or_else(PoisonError::into_inner);
-    let watch = watches.entry((region.name.clone(), shard)).or_default();
+    let watch = watches.entry((region.name.clone(), number)).or_default();
     watch.see(sight, now_ms());
     watch.clone()
 }
@@ -125,12 +125,12 @@ fn open_gates(parts: &Parts, record: &Record, regions: &[&RegionPlan], shard: u1
 }
 
 /// No region has the shard: each begins with what its own stream holds.
-async fn begin_from_streams(shared: &Shared, regions: &[String], shard: u16) -> Result<(), StartError> {
+async fn begin_from_streams(shared: &Shared, regions: &[String], number: u16) -> Result<(), StartError> {
     let change = |record: &mut Record| {
         for region in regions {
-            record.epochs.entry(name_of(region, shard)).or_default().from_stream = true;
+            record.epochs.entry(name_of(region, number)).or_default().from_stream = true;
         }
-        let under_way = record.operations.iter_mut().filter(|row| row.spec.shard == Some(shard));
+        let under_way = record.operations.iter_mut().filter(|row| row.spec.shard == Some(number));
         for row in under_way.filter(|row| !is_over(row.status.phase)) {
             row.status.phase = OperationPhase::Failed;
             row.status.message =
@@ -145,16 +145,16 @@ async fn begin_from_streams(shared: &Shared, regions: &[String], shard: u16) -> 
 async fn begin(
     shared: &Arc<Shared>,
     region: &str,
-    shard: u16,
+    number: u16,
     source: Option<&str>,
 ) -> Result<String, StartError> {
     let _turn = shared.changing.lock().await;
     let watches = || shared.watches.lock().unwrap_or_else(PoisonError::into_inner);
-    let watch = watches().get(&(region.to_owned(), shard)).cloned().unwrap_or_default();
+    let watch = watches().get(&(region.to_owned(), number)).cloned().unwrap_or_default();
     let mut parts = Parts::clone(&shared.parts());
     let mut record = shared.workshop.record.get().await;
-    let epoch = record.shard(&name_of(region, shard)).epoch;
-    let name = record.rebuild(region, shard, source, watch.loss(epoch));
+    let epoch = record.shard(&name_of(region, number)).epoch;
+    let name = record.rebuild(region, number, source, watch.loss(epoch));
     let known: Vec<_> = record.ports.keys().cloned().collect();
     let names = world::port_names(&parts.store, &record);
     ports::assign(&shared.layout, &mut record.ports, &names)?;
@@ -177,7 +177,7 @@ async fn begin(
 pub(super) async fn order(
     shared: &Arc<Shared>,
     region: &str,
-    shard: u16,
+    number: u16,
     source: Option<&str>,
 ) -> Result<String, String> {
     let parts = shared.parts();
@@ -191,23 +191,23 @@ pub(super) async fn order(
     if let Some(source) = source {
         plan(source)?;
     }
-    if shard >= parts.store.shards {
+    if number >= parts.store.shards {
         let words =
-            format!("there is no shard {shard}: the store has {}, numbered from 0", parts.store.shards);
+            format!("there is no shard {number}: the store has {}, numbered from 0", parts.store.shards);
         return Err(words);
     }
     if record.founded.is_none() || of.joining {
         return Err(format!("{region} is no member of the store yet: there is nothing to rebuild"));
     }
-    let name = record.rebuild_name(region, shard);
+    let name = record.rebuild_name(region, number);
     if let Some(row) = record.operations.iter().find(|row| row.name == name) {
         let words = if is_over(row.status.phase) { "has ended" } else { "is under way" };
         return Err(format!("{name} {words}: see `masctl op show {name}`, or `masctl op retry {name}`"));
     }
-    if let Some(why) = refusal(&wanted(&parts, of, shard, source)) {
+    if let Some(why) = refusal(&wanted(&parts, of, number, source)) {
         return Err(why);
     }
-    begin(shared, region, shard, source).await.map_err(|error| error.to_string())
+    begin(shared, region, number, source).await.map_err(|error| error.to_string())
 }
 
 /// What decides whether an order to rebuild is carried out.
@@ -348,10 +348,10 @@ pub(super) async fn set_aside(
     shared: &Shared,
     parts: &Parts,
     region: &RegionPlan,
-    (shard, member): (u16, usize),
+    (number, member): (u16, usize),
     row: &OperationRecord,
 ) -> Result<(), ActionError> {
-    let members = parts.members.get(&(region.name.clone(), shard));
+    let members = parts.members.get(&(region.name.clone(), number));
     let Some((component, _)) = members.and_then(|members| members.get(member)) else { return Ok(()) };
     let Some(keeper) = parts.keepers.get(component) else { return Ok(()) };
     let epoch = row.status.loss.as_ref().map_or(0, |loss| loss.epoch);
