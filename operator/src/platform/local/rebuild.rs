@@ -292,7 +292,6 @@ fn refusal(of: &Wanted) -> Option<String> {
             Seen::Answers { .. } if *holds && !of.stuck => {
                 "holds data of this shard and may be promoted: wait, and see `masctl status`".to_owned()
             }
-            Seen::Answers { .. } => return None,
             Seen::Loading => "is loading its data: wait".to_owned(),
             Seen::Silent => "runs, and does not answer yet: wait".to_owned(),
             Seen::Paused => format!("was stopped by somebody: `masctl fault resume {component}` first"),
@@ -302,7 +301,8 @@ fn refusal(of: &Wanted) -> Option<String> {
             Seen::Absent if process.restarts < MANY_RESTARTS => {
                 format!("is being started: wait until it is up, or has failed {MANY_RESTARTS} times")
             }
-            Seen::Absent => return None,
+            // It answers with what is of no use, or does not stay up.
+            Seen::Answers { .. } | Seen::Absent => return None,
         };
         Some(format!("{component} {why}"))
     })
