@@ -47,7 +47,7 @@ pub fn definitions() -> Vec<CustomResourceDefinition> {
         spec["properties"]["attempt"]["default"] = json!(1);
         spec["properties"]["attempt"]["minimum"] = json!(1);
         // Nothing else is to be added to what people may change without a rule here.
-        let fixed = ["storeRef", "type", "region", "source"].map(|field| {
+        let fixed = ["storeRef", "type", "region", "shard", "source"].map(|field| {
             json!({
                 "rule": format!("has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})"),
                 "message": "cannot change: make another operation",
@@ -59,7 +59,13 @@ pub fn definitions() -> Vec<CustomResourceDefinition> {
             "message": "can only be raised: each attempt has its own number",
             "fieldPath": ".attempt",
         });
-        spec["x-kubernetes-validations"] = json!(fixed.into_iter().chain([raised]).collect::<Vec<_>>());
+        let shard = json!({
+            "rule": "has(self.shard) == (self.type == 'Rebuild')",
+            "message": "a Rebuild needs the shard, and nothing else has one",
+            "fieldPath": ".shard",
+        });
+        spec["x-kubernetes-validations"] =
+            json!(fixed.into_iter().chain([raised, shard]).collect::<Vec<_>>());
     });
     vec![store, region, operation]
 }

@@ -1,5 +1,7 @@
 //! `StoreOperation`: one run of a procedure, a thing to look at.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::CustomResource;
 use schemars::JsonSchema;
@@ -39,7 +41,10 @@ pub struct StoreOperationSpec {
     pub kind: OperationType,
     /// The region that it is about.
     pub region: String,
-    /// `ScaleOut`: the region that is copied; the healthiest when absent.
+    /// `Rebuild`, and only there: the shard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard: Option<u16>,
+    /// The region that is copied; the healthiest when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
     /// Go on, or take it back.
@@ -61,6 +66,8 @@ pub enum OperationType {
     ScaleOut,
     /// A region leaves while the others serve.
     Remove,
+    /// A shard of a region of which no copy is left is made again from another region's.
+    Rebuild,
 }
 
 /// What is to be done with an operation.
@@ -112,6 +119,9 @@ pub struct StoreOperationStatus {
     /// The steps, in order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<OperationStep>,
+    /// `Rebuild`: what is known of the loss.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss: Option<Loss>,
     /// What was measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outcome: Option<OperationOutcome>,
@@ -179,6 +189,26 @@ pub struct StepProgress {
     pub unit: String,
 }
 
+/// What is known of the loss of all copies of a shard, while it is mended.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Loss {
+    /// When the shard was first seen without a master.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failed_at: Option<MicroTime>,
+    /// When another region was first seen to serve its clients.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub served_at: Option<MicroTime>,
+    /// The highest epoch under which there was a copy.
+    pub epoch: u64,
+    /// What the lost copies had issued, as far as other regions were told: the last number of each incarnation.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub issued: BTreeMap<String, u64>,
+    /// For how long, of what other regions were told, none of them had everything, milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub behind_millis: Option<u64>,
+}
+
 /// What an operation measured.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
@@ -186,4 +216,16 @@ pub struct OperationOutcome {
     /// From its beginning to its end, milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub total_millis: Option<u64>,
+    /// `Rebuild`: effects that other regions were told of and that nobody has (recovery point).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rpo_effects: Option<u64>,
+    /// `Rebuild`: the time in which they were written, milliseconds; 0 when there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rpo_millis: Option<u64>,
+    /// `Rebuild`: from the first failure seen until another region served the clients, milliseconds (recovery time).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rto_millis: Option<u64>,
+    /// `Rebuild`: from then until the shard served again, milliseconds (work recovery time).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wrt_millis: Option<u64>,
 }

@@ -17,7 +17,10 @@ pub mod store;
 pub mod wait;
 
 pub use parts::Parts;
-pub use status::{Blocked, Broker, Link, Operation, OperationStatus, Process, Region, Shard, Status, Step};
+pub use status::{
+    Blocked, Broker, Link, Operation, OperationSpec, OperationStatus, Outcome, Process, Region, Shard,
+    Status, Step,
+};
 pub use store::{Keep, Store, manifest};
 pub use wait::{wait_for, wait_until};
 

@@ -21,8 +21,22 @@ pub struct Status {
 pub struct Operation {
     /// Its name.
     pub name: String,
+    /// What it is about.
+    pub spec: OperationSpec,
     /// How far it is.
     pub status: OperationStatus,
+}
+
+/// What an operation is about.
+#[derive(Clone, Debug, Deserialize)]
+pub struct OperationSpec {
+    /// `ScaleOut`, `Rebuild`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The region.
+    pub region: String,
+    /// The shard, of a rebuild.
+    pub shard: Option<u16>,
 }
 
 /// How far an operation is.
@@ -39,6 +53,22 @@ pub struct OperationStatus {
     pub blocked: Option<Blocked>,
     /// The steps.
     pub steps: Vec<Step>,
+    /// What was measured.
+    pub outcome: Option<Outcome>,
+}
+
+/// What an operation measured.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Outcome {
+    /// Effects lost for good.
+    pub rpo_effects: Option<u64>,
+    /// The time in which they were written.
+    pub rpo_millis: Option<u64>,
+    /// From the first failure seen until clients were served again.
+    pub rto_millis: Option<u64>,
+    /// From then to full repair.
+    pub wrt_millis: Option<u64>,
 }
 
 /// What an operation waits for.

@@ -297,6 +297,24 @@ impl Store {
         self.state.join(component)
     }
 
+    /// Deletes what a Redis server or a broker node that does not run has on its disk.
+    pub fn lose_volume(&self, component: &str) -> Result<()> {
+        let folder = self.folder_of(component);
+        if component.contains("/broker-") {
+            fs::remove_dir_all(folder.join("data"))?;
+            return Ok(fs::create_dir(folder.join("data"))?);
+        }
+        for entry in fs::read_dir(&folder)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                fs::remove_dir_all(entry.path())?;
+            } else if entry.file_name() != "redis.conf" {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
     /// The state directory.
     pub fn state_dir(&self) -> &Path {
         &self.state

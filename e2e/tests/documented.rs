@@ -24,7 +24,7 @@ enum How {
 use How::{Covered, Run, RunAs};
 
 /// In the order in which they are run.
-const COMMANDS: [(&str, How); 61] = [
+const COMMANDS: [(&str, How); 64] = [
     ("make test", Covered("this test is a part of it; .ci/run runs it")),
     ("make scale", Covered("eight minutes of load; its program is asked for its options below")),
     ("make scale SCALE='--running --stores 1,10'", RunAs("scale --help")),
@@ -144,6 +144,12 @@ const COMMANDS: [(&str, How); 61] = [
             "sed 's/- name: shanghai/&\\n    traffic: Drained/' examples/two-regions.yaml > $MAS_STATE_DIR.yaml && \
              masctl apply -f $MAS_STATE_DIR.yaml && until masctl status | grep Drained; do sleep 0.1; done",
         ),
+    ),
+    ("masctl op list", Run),
+    ("masctl op show shop--rebuild--beijing-0-3", Covered("rebuild.rs shows those that it has made")),
+    (
+        "masctl op start rebuild --region beijing --shard 0",
+        RunAs("masctl op start rebuild --region beijing --shard 0 2>&1 | grep 'nothing to rebuild'"),
     ),
     ("target/release/masctl down", Run),
 ];

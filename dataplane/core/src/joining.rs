@@ -1,4 +1,4 @@
-//! A region that joins: a copy of another region's shard becomes a shard of its own.
+//! A region that joins, or of which a shard is rebuilt: a copy of another region's shard becomes a shard of its own.
 //!
 //! The copy is made by Redis replication, so it has everything that its source had, in the source's name: cover, positions in every stream,
 //! tombstones, totals, and the effects that waited in the source's outbox. What it *brought* of the source's own effects may be nowhere
@@ -103,7 +103,7 @@ impl Shard {
         self.joining = Some(Joining { ticket, source: source.region, brought });
         // The source publishes what is its own.
         self.outbox = Outbox::default();
-        self.positions.remove(&to.region);
+        // The position in its own stream, of a shard that is rebuilt, stays: up to there its source had read it, and has all.
         self.identity = Identity { previous: Incarnation::NONE, ..to };
         self.seq = 0;
         self.clock.observe(Hlc::from_millis(wall_ms));

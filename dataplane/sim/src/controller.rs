@@ -208,7 +208,7 @@ impl Controller {
 
     fn issue(&self, shard: u16, epoch: u64, member: usize, basis: &Basis) {
         self.records.borrow_mut()[usize::from(shard)] =
-            Record { epoch, master: Some(member), basis: Some(basis.clone()) };
+            Record { epoch, master: Some(member), basis: Some(basis.clone()), rebuilt: false };
     }
 
     /// Somebody wants another master than the one there is.

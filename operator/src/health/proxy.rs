@@ -1,5 +1,7 @@
 //! What a proxy says about itself on its admin endpoint.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::http;
@@ -42,6 +44,11 @@ pub(crate) struct LinkReport {
     pub(crate) lag_effects: Option<u64>,
     pub(crate) backlog_bytes: Option<u64>,
     pub(crate) since: serde_json::Value,
+    /// What the peer had issued by its last word: the last number of each incarnation.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) issued: BTreeMap<String, u64>,
+    /// How much of the peer's own time is not wholly here, by that word.
+    pub(crate) behind_millis: Option<u64>,
 }
 
 /// Acknowledgement levels, wanted and in effect.

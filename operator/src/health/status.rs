@@ -150,13 +150,22 @@ fn merge_reports(rows: &[&LinkReport]) -> Option<LinkReport> {
 
 /// The link to `peer` from what all proxies of the region say: the worst of all shards.
 pub(crate) fn build_link(peer: &str, shards: u16, reports: &[ProxyReport]) -> LinkStatus {
+    build_link_of(peer, 0..shards, reports)
+}
+
+/// The same of these shards.
+pub(crate) fn build_link_of(
+    peer: &str,
+    shards: impl Iterator<Item = u16>,
+    reports: &[ProxyReport],
+) -> LinkStatus {
     let of_shard = |shard: u16| {
         let rows = reports.iter().flat_map(|report| &report.links);
         let rows: Vec<_> =
             rows.filter(|row| row.peer == peer && row.shard.is_none_or(|s| s == shard)).collect();
         merge_reports(&rows)
     };
-    let rows: Option<Vec<LinkReport>> = (0..shards).map(of_shard).collect();
+    let rows: Option<Vec<LinkReport>> = shards.map(of_shard).collect();
     let rows = rows.unwrap_or_default();
     let worst =
         rows.iter().max_by_key(|row| (is_broken(&row.state), row.lag_millis.is_none(), row.lag_millis));

@@ -1,13 +1,33 @@
 //! Operations: the procedures of [`mas_core::procedures`] carried out. What is decided is pure and the same everywhere; here the world is looked
 //! at and acted upon, through what a platform offers ([`scale_out::Ground`]); the platforms keep the state where it outlives them.
 
+pub(crate) mod rebuild;
 pub(crate) mod scale_out;
 mod state;
 
 pub(crate) use state::{restore, show};
 
-use mas_core::procedures::operation::Operation;
-use mas_core::procedures::scale_out::SYNC;
+use crds::OperationType;
+use mas_core::procedures::operation::{Operation, Step};
+use mas_core::procedures::scale_out::{Action, Observed, SYNC};
+
+/// The steps of a procedure that copies a region.
+pub(crate) fn steps(of: OperationType) -> &'static [Step<Observed, Action>] {
+    match of {
+        // It looks at another world.
+        OperationType::Remove => &[],
+        OperationType::ScaleOut => &mas_core::procedures::scale_out::STEPS,
+        OperationType::Rebuild => &mas_core::procedures::rebuild::STEPS,
+    }
+}
+
+/// Their names.
+pub(crate) fn names(of: OperationType) -> Vec<&'static str> {
+    if of == OperationType::Remove {
+        return mas_core::procedures::removal::STEPS.iter().map(|step| step.name).collect();
+    }
+    steps(of).iter().map(|step| step.name).collect()
+}
 
 /// Names an attempt: what an earlier one has left does not count. A sync that has to begin anew makes a new one.
 pub(crate) fn ticket(uid: &str, attempt: u32, operation: &Operation, sync: usize) -> u64 {
@@ -20,7 +40,12 @@ pub(crate) fn ticket(uid: &str, attempt: u32, operation: &Operation, sync: usize
 
 /// The step that a scale-out goes back to.
 pub(crate) fn sync_step() -> usize {
-    mas_core::procedures::scale_out::STEPS.iter().position(|step| step.name == SYNC).unwrap_or_default()
+    sync_step_of(OperationType::ScaleOut)
+}
+
+/// The step that a procedure goes back to.
+pub(crate) fn sync_step_of(procedure: OperationType) -> usize {
+    steps(procedure).iter().position(|step| step.name == SYNC).unwrap_or_default()
 }
 
 /// Unix milliseconds.

@@ -1,6 +1,8 @@
-//! Scale-out against real servers: what [`mas_core::procedures::scale_out`] looks at, and what it decides, through what a platform offers.
+//! Scale-out and rebuild against real servers: what [`mas_core::procedures::scale_out`] looks at, and what it decides, through what a
+//! platform offers.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -8,7 +10,7 @@ use futures_util::future::join_all;
 use mas_core::cover::Cover;
 use mas_core::procedures::identity::{EngineState, Identity, Role};
 use mas_core::procedures::marker::{self, Marker};
-use mas_core::procedures::operation::Operation;
+use mas_core::procedures::operation::{Operation, Step};
 use mas_core::procedures::scale_out::{
     Action, Copy, Link, Master, Member, Observed, STEPS, Shard, Verification,
 };
@@ -27,7 +29,7 @@ const FRONT: Duration = Duration::from_secs(5);
 /// Percentage of keys whose values are compared, besides all digests, before a region serves.
 const SAMPLE_PERCENT: u8 = 1;
 
-/// The store, as a platform gives it to be looked at for one region that joins.
+/// The store, as a platform gives it to be looked at for one region of which shards join: all, or those that are rebuilt.
 pub(crate) struct Ground {
     pub(crate) store: String,
     pub(crate) region: RegionId,
@@ -36,13 +38,21 @@ pub(crate) struct Ground {
     pub(crate) missing: Vec<String>,
     /// The regions that serve.
     pub(crate) members: Vec<MemberGround>,
-    /// First members of the region's shards.
+    /// The region's shards that join.
     pub(crate) shards: Vec<ShardGround>,
-    /// Slots of each shard.
+    /// Slots of each of the store's shards.
     pub(crate) slots: Vec<Vec<(u16, u16)>>,
     pub(crate) wanted_source: Option<RegionId>,
     pub(crate) verification: Verification,
     pub(crate) joined: bool,
+}
+
+impl Ground {
+    /// Of the shard at that place.
+    fn slots_of(&self, at: usize) -> &[(u16, u16)] {
+        let slots = self.shards.get(at).and_then(|shard| self.slots.get(usize::from(shard.number)));
+        slots.map_or(&[], Vec::as_slice)
+    }
 }
 
 /// A region that serves.
@@ -52,6 +62,7 @@ pub(crate) struct MemberGround {
     pub(crate) told: bool,
     pub(crate) links: Vec<LinkStatus>,
     pub(crate) front: Front,
+    /// As in [`Ground::shards`].
     pub(crate) shards: Vec<MasterGround>,
 }
 
@@ -64,8 +75,11 @@ pub(crate) struct MasterGround {
     pub(crate) address: Option<String>,
 }
 
-/// One shard of the region that joins.
+/// One shard that joins.
 pub(crate) struct ShardGround {
+    pub(crate) number: u16,
+    /// Members that hold what is not to be kept.
+    pub(crate) in_the_way: Vec<usize>,
     /// The first member: it becomes the copy.
     pub(crate) first: Arc<dyn AsEngine>,
     /// The master, once the shard's controller has one; until then the first member. It is the one that is looked at.
@@ -110,6 +124,10 @@ pub(crate) enum ActionError {
 
 /// What only the platform can do.
 pub(crate) trait Hands: Sync {
+    /// Puts what a member of the region's shard holds out of the way.
+    fn set_aside(&self, _shard: u16, _member: usize) -> impl Future<Output = Result<(), ActionError>> + Send {
+        async { Err(ActionError::Platform("files cannot be set aside here".into())) }
+    }
     /// Keeps that `epoch` was issued to the first member of the region's shard: compare-and-swap.
     fn issue(
         &self,
@@ -146,7 +164,7 @@ async fn look_at_member(ground: &Ground, member: &MemberGround, ticket: u64) -> 
     let shards = member.shards.iter().enumerate().map(|(shard, of)| async move {
         let engine = of.engine.as_ref()?.engine();
         let Some(Seen::Answers { identity, .. }) = of.seen.get(of.master?) else { return None };
-        let key = marker::key(ticket, member.id, &ground.slots[shard]);
+        let key = marker::key(ticket, member.id, ground.slots_of(shard));
         let (marker, cover, info) = tokio::join!(engine.get(&key), engine.cover(), engine.info());
         Some(Master {
             incarnation: Incarnation::parse(&identity.incarnation)?,
@@ -170,7 +188,11 @@ async fn look_at_member(ground: &Ground, member: &MemberGround, ticket: u64) -> 
 
 async fn look_at_shard(ground: &Ground, at: usize, ticket: u64) -> Shard {
     let of = &ground.shards[at];
-    let nothing = |copy| Shard { copy, cover: Cover::default(), markers: Vec::new(), links: Vec::new() };
+    let in_the_way = of.in_the_way.clone();
+    let nothing = |copy| {
+        let (cover, markers, links) = (Cover::default(), Vec::new(), Vec::new());
+        Shard { number: of.number, in_the_way: in_the_way.clone(), copy, cover, markers, links }
+    };
     if let Some(why) = &of.absent {
         return nothing(Copy::Silent(why.clone()));
     }
@@ -196,13 +218,15 @@ async fn look_at_shard(ground: &Ground, at: usize, ticket: u64) -> Shard {
         return nothing(Copy::Silent("does not tell what it has".into()));
     };
     let keys = ground.members.iter().map(|member| async move {
-        let key = marker::key(ticket, member.id, &ground.slots[at]);
+        let key = marker::key(ticket, member.id, ground.slots_of(at));
         let value = engine.get(&key).await.ok()??;
         Some((member.id, Marker::decode(value)?))
     });
     let markers = join_all(keys).await.into_iter().flatten().collect();
     let links = of.links.iter().map(link).collect();
     Shard {
+        number: of.number,
+        in_the_way: in_the_way.clone(),
         copy: copy(ground, at, &identity, follows.as_deref(), (received, saved), ticket),
         cover,
         markers,
@@ -265,18 +289,20 @@ pub(crate) async fn act<H: Hands>(
     action: &Action,
 ) -> Result<(), ActionError> {
     match action {
+        Action::SetAside { shard, member } => hands.set_aside(ground.shards[*shard].number, *member).await,
         Action::Follow { shard, source } => follow(ground, *shard, *source).await,
         Action::Mark { shard, member } => mark(ground, *shard, *member, ticket).await,
         Action::Join { shard, source, incarnation, seq, epoch } => {
+            let number = ground.shards[*shard].number;
             let epoch = ground.shards[*shard].epoch.max(*epoch) + 1;
             // Recorded before it is used.
-            hands.issue(*shard, epoch, *incarnation, *seq).await?;
+            hands.issue(usize::from(number), epoch, *incarnation, *seq).await?;
             let join = Join {
                 ticket,
                 epoch,
                 store: &ground.store,
                 region: ground.region.0,
-                shard: u16::try_from(*shard).unwrap_or_default(),
+                shard: number,
                 source: source.0,
                 incarnation: *incarnation,
                 seq: *seq,
@@ -318,7 +344,7 @@ async fn mark(ground: &Ground, shard: usize, member: RegionId, ticket: u64) -> R
     let Answer::Identity { identity, .. } = engine.ask().await? else { return Ok(()) };
     let Some(incarnation) = Incarnation::parse(&identity.incarnation) else { return Ok(()) };
     let marker = Marker { incarnation, cover: engine.cover().await? };
-    let key = marker::key(ticket, member, &ground.slots[shard]);
+    let key = marker::key(ticket, member, ground.slots_of(shard));
     let mut set = cmd("SET");
     set.arg(key).arg(&marker.encode()[..]).arg("EX").arg(marker::EXPIRES_S);
     through(&of.front, &set).await
@@ -343,11 +369,11 @@ async fn through(front: &Front, command: &redis::Cmd) -> Result<(), ActionError>
 
 /// What cannot be removed expires.
 async fn remove_markers(ground: &Ground, ticket: u64) {
-    for (shard, slots) in ground.slots.iter().enumerate() {
+    for (at, of) in ground.shards.iter().enumerate() {
         for member in &ground.members {
-            let delete = cmd("DEL").arg(marker::key(ticket, member.id, slots)).to_owned();
+            let delete = cmd("DEL").arg(marker::key(ticket, member.id, ground.slots_of(at))).to_owned();
             if let Err(error) = through(&member.front, &delete).await {
-                tracing::debug!(%error, shard, "a marker stays until it expires");
+                tracing::debug!(%error, shard = of.number, "a marker stays until it expires");
             }
         }
     }
@@ -360,15 +386,26 @@ pub(crate) async fn step(
     ticket: u64,
     now_ms: u64,
 ) -> (Operation, Vec<Action>) {
+    step_of(&STEPS, ground, operation, ticket, now_ms).await
+}
+
+/// The same of any procedure over such a ground.
+pub(crate) async fn step_of(
+    steps: &[Step<Observed, Action>],
+    ground: &Ground,
+    operation: &Operation,
+    ticket: u64,
+    now_ms: u64,
+) -> (Operation, Vec<Action>) {
     let observed = observe(ground, ticket).await;
     let mut next = operation.clone();
-    let actions = next.advance(&STEPS, &observed, now_ms);
+    let actions = next.advance(steps, &observed, now_ms);
     (next, actions)
 }
 
 /// The names of the steps.
 pub(crate) fn names() -> Vec<&'static str> {
-    STEPS.iter().map(|step| step.name).collect()
+    super::names(crds::OperationType::ScaleOut)
 }
 
 /// The region and the members, as they are compared: with the masters that they have now.
@@ -376,6 +413,8 @@ pub(crate) struct Compared {
     pub(crate) store: String,
     pub(crate) regions: Vec<Region>,
     pub(crate) shards: u16,
+    /// This shard alone.
+    pub(crate) only: Option<u16>,
     pub(crate) password: String,
     /// Where the masters answer.
     pub(crate) masters: HashMap<(String, u16), String>,
@@ -392,6 +431,10 @@ impl Place for Compared {
 
     fn shards(&self) -> u16 {
         self.shards
+    }
+
+    fn compared(&self) -> Range<u16> {
+        self.only.map_or(0..self.shards, |only| only..only + 1)
     }
 
     fn master(&self, region: &str, shard: u16) -> Option<String> {

@@ -77,10 +77,10 @@ pub(crate) fn show(operation: &Operation, names: &[&str], attempt: u32) -> Store
             since: time(*since),
         }),
         steps,
-        outcome: started
-            .zip(finished)
-            .filter(|_| operation.phase == Phase::Succeeded)
-            .map(|(from, to)| OperationOutcome { total_millis: Some(to.saturating_sub(from)) }),
+        outcome: started.zip(finished).filter(|_| operation.phase == Phase::Succeeded).map(|(from, to)| {
+            OperationOutcome { total_millis: Some(to.saturating_sub(from)), ..OperationOutcome::default() }
+        }),
+        loss: None,
         started_at: started.and_then(time),
         finished_at: finished.and_then(time),
         moved_at: time(operation.moved_at),

@@ -54,8 +54,12 @@ fn the_master_pauses_its_replica_catches_up_and_takes_over() {
     assert_eq!(promoted(&plan), None);
     let plan = shard.look(&[paused(21, 2300), replica(0, 3, "a", 21)], 200);
     assert_eq!((promoted(&plan), plan.handover), (Some((1, 4, true)), None));
-    shard.record =
-        Record { epoch: 4, master: Some(1), basis: Some(Basis { incarnation: "a".into(), seq: 21 }) };
+    shard.record = Record {
+        epoch: 4,
+        master: Some(1),
+        basis: Some(Basis { incarnation: "a".into(), seq: 21 }),
+        rebuilt: false,
+    };
     let plan = shard.look(&[paused(21, 2200), serving(4, "b", 0)], 300);
     assert_eq!(plan.actions, [Action::Fence { member: 0 }]);
     assert_eq!(plan.handover, Some(Outcome::Done { from: 0, to: 1, pause_ms: 300 }));

@@ -19,17 +19,24 @@ use crate::procedures::operation::{Look, Progress, Step, Verdict};
 use crate::stamp::{Incarnation, Origin, RegionId};
 
 /// Servers have to start, and volumes to be provisioned.
-const PROVISION_MS: u64 = 20 * 60_000;
+pub(super) const PROVISION_MS: u64 = 20 * 60_000;
 /// A sync may have to begin anew some times before it moves.
-const SYNC_MS: u64 = 10 * 60_000;
+pub(super) const SYNC_MS: u64 = 10 * 60_000;
 /// A shard that was opened serves; the rest, a broker that comes back, may take its time.
-const SERVE_MS: u64 = 24 * 3600 * 1000;
+pub(super) const SERVE_MS: u64 = 24 * 3600 * 1000;
 /// Everything else moves within seconds.
-const STEP_MS: u64 = 5 * 60_000;
+pub(super) const STEP_MS: u64 = 5 * 60_000;
 
-/// What is done.
+/// What is done. Shards are named by their place in [`Observed::shards`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
+    /// What this member holds is put out of the way, so that it holds nothing.
+    SetAside {
+        /// The shard.
+        shard: usize,
+        /// The member.
+        member: usize,
+    },
     /// The first member of this shard becomes a replica of the source's master.
     Follow {
         /// The shard.
@@ -71,7 +78,7 @@ pub enum Action {
 /// Everything that is looked at.
 #[derive(Clone, Debug)]
 pub struct Observed {
-    /// The region that joins.
+    /// The region of which shards join.
     pub region: RegionId,
     /// Names this attempt; what an earlier one has left does not count.
     pub ticket: u64,
@@ -79,9 +86,9 @@ pub struct Observed {
     pub membership: u64,
     /// Parts of it that are not ready, in words.
     pub missing: Vec<String>,
-    /// The regions that serve.
+    /// The other regions, which serve.
     pub members: Vec<Member>,
-    /// Its shards.
+    /// Its shards that join.
     pub shards: Vec<Shard>,
     /// Which region to copy; `None`: the healthiest.
     pub wanted_source: Option<RegionId>,
@@ -102,7 +109,7 @@ pub struct Member {
     pub told: bool,
     /// Peers whose streams it cannot read to the end at the moment, in words.
     pub behind: Vec<String>,
-    /// The masters of its shards; `None`: there is none now.
+    /// The masters of its shards, as in [`Observed::shards`]; `None`: there is none now.
     pub shards: Vec<Option<Master>>,
 }
 
@@ -125,9 +132,13 @@ pub struct Master {
     pub bytes: u64,
 }
 
-/// A shard of the joining region.
+/// A shard that joins.
 #[derive(Clone, Debug)]
 pub struct Shard {
+    /// Its number.
+    pub number: u16,
+    /// Members that hold what is not to be kept: they are set aside before anything is copied.
+    pub in_the_way: Vec<usize>,
     /// What its first member is now.
     pub copy: Copy,
     /// What it has.
@@ -224,7 +235,7 @@ pub const STEPS: [Step<Observed, Action>; 9] = [
 /// The step that a copy that turned out void goes back to.
 pub const SYNC: &str = "SyncReplica";
 
-fn provision(o: &Observed) -> Look<Action> {
+pub(super) fn provision(o: &Observed) -> Look<Action> {
     if o.missing.is_empty() {
         return Verdict::Done.into();
     }
@@ -244,10 +255,10 @@ fn unconfirmed(o: &Observed) -> Option<String> {
                 member.name
             ));
         }
-        member.shards.iter().enumerate().find_map(|(shard, master)| match master {
-            None => Some(format!("shard {shard} of {} has no master that answers", member.name)),
+        member.shards.iter().zip(&o.shards).find_map(|(master, Shard { number, .. })| match master {
+            None => Some(format!("shard {number} of {} has no master that answers", member.name)),
             Some(master) if master.membership < o.membership => {
-                Some(format!("shard {shard} of {} has not been told of it yet", member.name))
+                Some(format!("shard {number} of {} has not been told of it yet", member.name))
             }
             Some(_) => None,
         })
@@ -255,7 +266,7 @@ fn unconfirmed(o: &Observed) -> Option<String> {
     late.map(|words| format!("waiting until every member counts the region: {words}"))
 }
 
-fn hold_logs(o: &Observed) -> Look<Action> {
+pub(super) fn hold_logs(o: &Observed) -> Look<Action> {
     let without = (0..o.shards.len()).find_map(|shard| source(o, shard).err());
     without.map_or(Verdict::Done, |words| Verdict::blocked("NoSource", words)).into()
 }
@@ -263,6 +274,7 @@ fn hold_logs(o: &Observed) -> Look<Action> {
 /// The region that a shard is copied from: the one that it is a copy of already, or else the first healthy one.
 fn source(o: &Observed, shard: usize) -> Result<&Member, String> {
     let mut why = Vec::new();
+    let number = o.shards[shard].number;
     let mut fit = |member: &&Member| {
         let words = match member.shards.get(shard).and_then(Option::as_ref) {
             None => "has no master that answers".to_owned(),
@@ -270,7 +282,7 @@ fn source(o: &Observed, shard: usize) -> Result<&Member, String> {
             Some(_) if !member.behind.is_empty() => member.behind.join(", "),
             Some(_) => return true,
         };
-        why.push(format!("shard {shard} of {} {words}", member.name));
+        why.push(format!("shard {number} of {} {words}", member.name));
         false
     };
     if let Some(wanted) = o.wanted_source {
@@ -278,9 +290,9 @@ fn source(o: &Observed, shard: usize) -> Result<&Member, String> {
         let member = member.ok_or_else(|| "the source that was asked for is no member".to_owned())?;
         return if fit(&member) { Ok(member) } else { Err(why.join("; ")) };
     }
-    let copied = match o.shards.get(shard).map(|s| &s.copy) {
-        Some(Copy::Foreign { region, .. }) => Some(*region),
-        Some(Copy::Silent(_) | Copy::Loading(_) | Copy::Blank { .. } | Copy::Own { .. }) | None => None,
+    let copied = match &o.shards[shard].copy {
+        Copy::Foreign { region, .. } => Some(*region),
+        Copy::Silent(_) | Copy::Loading(_) | Copy::Blank { .. } | Copy::Own { .. } => None,
     };
     let copied = o.members.iter().find(|member| Some(member.id) == copied).filter(&mut fit);
     copied
@@ -319,16 +331,17 @@ fn need(o: &Observed, at: usize) -> Need {
         let total = master.bytes.max(done).max(1);
         Need::Sync { action, done, total, why }
     };
+    let number = shard.number;
     match &shard.copy {
-        Copy::Silent(why) => sync(None, 0, format!("its server of shard {at} {why}")),
-        Copy::Loading(done) => sync(None, *done, format!("shard {at} loads the copy of {}", source.name)),
+        Copy::Silent(why) => sync(None, 0, format!("its server of shard {number} {why}")),
+        Copy::Loading(done) => sync(None, *done, format!("shard {number} loads the copy of {}", source.name)),
         Copy::Blank { received } => {
-            sync(follow(), *received, format!("shard {at} receives the copy of {}", source.name))
+            sync(follow(), *received, format!("shard {number} receives the copy of {}", source.name))
         }
-        Copy::Own { .. } => sync(follow(), 0, format!("shard {at} is copied anew from {}", source.name)),
+        Copy::Own { .. } => sync(follow(), 0, format!("shard {number} is copied anew from {}", source.name)),
         Copy::Foreign { region, incarnation, seq, epoch, in_sync, received } => {
             if *region != source.id || !in_sync || *incarnation != master.incarnation {
-                return sync(follow(), *received, format!("shard {at} follows {} anew", source.name));
+                return sync(follow(), *received, format!("shard {number} follows {} anew", source.name));
             }
             if let Some((action, shown, why)) = missing_marker(o, at) {
                 return Need::Marker { action, shown, why };
@@ -342,11 +355,12 @@ fn need(o: &Observed, at: usize) -> Need {
 /// The first member whose marker the copy does not show with all that it names; how many it does show.
 fn missing_marker(o: &Observed, at: usize) -> Option<(Option<Action>, u64, String)> {
     let shard = &o.shards[at];
+    let number = shard.number;
     let mut shown = 0;
     let mut actions = None;
     for member in &o.members {
         let Some(master) = &member.shards[at] else {
-            let words = format!("shard {at} of {} has no master that could write a marker", member.name);
+            let words = format!("shard {number} of {} has no master that could write a marker", member.name);
             return Some((None, shown, words));
         };
         let at_copy = shard.markers.iter().find(|(of, _)| *of == member.id).map(|(_, marker)| marker);
@@ -361,7 +375,7 @@ fn missing_marker(o: &Observed, at: usize) -> Option<(Option<Action>, u64, Strin
                     Some(_) => "has come, and not all that it names",
                     None => "has not come through yet",
                 };
-                let words = format!("the marker of {} in shard {at} {words}", member.name);
+                let words = format!("the marker of {} in shard {number} {words}", member.name);
                 actions.get_or_insert((action, words));
             }
         }
@@ -369,7 +383,7 @@ fn missing_marker(o: &Observed, at: usize) -> Option<(Option<Action>, u64, Strin
     actions.map(|(action, words)| (action, shown, words))
 }
 
-fn sync(o: &Observed) -> Look<Action> {
+pub(super) fn sync(o: &Observed) -> Look<Action> {
     let mut actions = Vec::new();
     let (mut done_all, mut total_all) = (0, 0);
     let mut waits = None;
@@ -397,11 +411,11 @@ fn sync(o: &Observed) -> Look<Action> {
     Look { verdict, actions }
 }
 
-fn mark(o: &Observed) -> Look<Action> {
+pub(super) fn mark(o: &Observed) -> Look<Action> {
     towards(o, |_| None)
 }
 
-fn promote(o: &Observed) -> Look<Action> {
+pub(super) fn promote(o: &Observed) -> Look<Action> {
     towards(o, Some)
 }
 
@@ -418,7 +432,8 @@ fn towards(o: &Observed, ready: fn(Action) -> Option<Action>) -> Look<Action> {
                 markers.done += each;
                 if let Some(join) = ready(join) {
                     actions.push(join);
-                    waits.get_or_insert(Verdict::wait(format!("shard {at} takes an identity of its own")));
+                    let words = format!("shard {} takes an identity of its own", o.shards[at].number);
+                    waits.get_or_insert(Verdict::wait(words));
                 }
             }
             Need::Source(words) => waits = Some(Verdict::blocked("NoSource", words)),
@@ -445,25 +460,28 @@ fn towards(o: &Observed, ready: fn(Action) -> Option<Action>) -> Look<Action> {
     Look { verdict, actions }
 }
 
-fn replay(o: &Observed) -> Look<Action> {
+pub(super) fn replay(o: &Observed) -> Look<Action> {
     for (at, shard) in o.shards.iter().enumerate() {
+        let number = shard.number;
         let (ticket, joining, promoted, saved) = match &shard.copy {
             Copy::Own { ticket, joining, promoted, saved, .. } => (ticket, joining, promoted, saved),
             // Restarted, perhaps: what comes back decides.
-            Copy::Silent(why) => return Verdict::wait(format!("its server of shard {at} {why}")).into(),
-            Copy::Loading(_) => return Verdict::wait(format!("shard {at} loads its files")).into(),
+            Copy::Silent(why) => return Verdict::wait(format!("its server of shard {number} {why}")).into(),
+            Copy::Loading(_) => return Verdict::wait(format!("shard {number} loads its files")).into(),
             Copy::Blank { .. } | Copy::Foreign { .. } => {
-                return Verdict::Back { to: SYNC, why: format!("shard {at} has lost what it had") }.into();
+                return Verdict::Back { to: SYNC, why: format!("shard {number} has lost what it had") }
+                    .into();
             }
         };
         if *ticket != o.ticket {
-            return Verdict::Back { to: SYNC, why: format!("shard {at} is of an earlier attempt") }.into();
+            return Verdict::Back { to: SYNC, why: format!("shard {number} is of an earlier attempt") }
+                .into();
         }
         if !promoted {
-            return Verdict::wait(format!("shard {at} is being promoted again")).into();
+            return Verdict::wait(format!("shard {number} is being promoted again")).into();
         }
         if !saved {
-            return Verdict::wait(format!("shard {at} writes what it copied to its own files")).into();
+            return Verdict::wait(format!("shard {number} writes what it copied to its own files")).into();
         }
         if let Some(verdict) = joining.as_ref().and_then(|joining| ungrounded(o, at, joining)) {
             return verdict.into();
@@ -495,9 +513,9 @@ fn links(o: &Observed) -> impl Iterator<Item = &Link> {
 fn ungrounded(o: &Observed, at: usize, joining: &Joining) -> Option<Verdict> {
     // A source that is gone for good was published by its own region, or by nobody: then this copy is as good as any.
     let source = o.members.iter().find(|member| member.id == joining.source)?;
-    let name = &source.name;
+    let (name, number) = (&source.name, o.shards[at].number);
     let Some(master) = source.shards[at].as_ref().filter(|master| master.recovered) else {
-        let words = format!("shard {at} of {name} has to read its own stream back first");
+        let words = format!("shard {number} of {name} has to read its own stream back first");
         return Some(Verdict::blocked("SourceRecovering", words));
     };
     if !master.cover.includes(&joining.brought) {
@@ -506,21 +524,22 @@ fn ungrounded(o: &Observed, at: usize, joining: &Joining) -> Option<Verdict> {
             !has && master.cover.is_sealed(origin)
         });
         if void {
-            let why = format!("shard {at} holds effects that {name} lost and has sealed");
+            let why = format!("shard {number} holds effects that {name} lost and has sealed");
             return Some(Verdict::Back { to: SYNC, why });
         }
         let words = format!(
-            "shard {at} brought effects that {name} lost when it failed over; it fetches them from here"
+            "shard {number} brought effects that {name} lost when it failed over; it fetches them from here"
         );
         return Some(Verdict::blocked("SourceHasLess", words));
     }
     let waiting = master.waiting.iter().any(|(incarnation, first)| {
         joining.brought.contains(Origin { region: joining.source, incarnation: *incarnation }, *first)
     });
-    waiting.then(|| Verdict::wait(format!("what shard {at} brought is not all in the stream of {name} yet")))
+    waiting
+        .then(|| Verdict::wait(format!("what shard {number} brought is not all in the stream of {name} yet")))
 }
 
-fn verify(o: &Observed) -> Look<Action> {
+pub(super) fn verify(o: &Observed) -> Look<Action> {
     match &o.verification {
         Verification::None => Look { verdict: Verdict::wait("comparing"), actions: vec![Action::Verify] },
         Verification::Running => Verdict::wait("being compared with the members").into(),
@@ -531,7 +550,7 @@ fn verify(o: &Observed) -> Look<Action> {
     }
 }
 
-fn serve(o: &Observed) -> Look<Action> {
+pub(super) fn serve(o: &Observed) -> Look<Action> {
     if o.joined {
         return Verdict::Done.into();
     }
@@ -547,7 +566,7 @@ fn serve(o: &Observed) -> Look<Action> {
             Copy::Own { joining: None, serving: true, .. } => continue,
             Copy::Own { .. } | Copy::Silent(_) | Copy::Loading(_) => {}
             Copy::Blank { .. } | Copy::Foreign { .. } => {
-                let why = format!("shard {shard} has lost what it had");
+                let why = format!("shard {} has lost what it had", of.number);
                 return Verdict::Back { to: SYNC, why }.into();
             }
         }

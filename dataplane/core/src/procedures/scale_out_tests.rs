@@ -1,14 +1,14 @@
 //! What each step of a scale-out is for: the procedure waits, or goes back, where leaving it out would lose something.
 
 use super::marker::Marker;
-use super::operation::{Operation, Phase};
+use super::operation::{Operation, Phase, Step};
 use super::scale_out::*;
 use crate::cover::{Cover, SeqSet};
 use crate::joining::Joining;
 use crate::stamp::{Incarnation, Origin, RegionId};
 
-const A: RegionId = RegionId(1);
-const B: RegionId = RegionId(2);
+pub(super) const A: RegionId = RegionId(1);
+pub(super) const B: RegionId = RegionId(2);
 const NEW: RegionId = RegionId(3);
 const TICKET: u64 = 7;
 
@@ -34,8 +34,10 @@ fn member(id: RegionId, name: &str, incarnation: u64) -> Member {
 }
 
 /// Two members, and a region that is provisioned and holds nothing.
-fn world() -> Observed {
+pub(super) fn world() -> Observed {
     let shard = Shard {
+        number: 0,
+        in_the_way: Vec::new(),
         copy: Copy::Blank { received: 0 },
         cover: Cover::default(),
         markers: Vec::new(),
@@ -54,12 +56,12 @@ fn world() -> Observed {
     }
 }
 
-fn master(world: &mut Observed, member: usize) -> &mut Master {
+pub(super) fn master(world: &mut Observed, member: usize) -> &mut Master {
     world.members[member].shards[0].as_mut().unwrap()
 }
 
 /// The shard is a copy of A, in sync.
-fn copied(mut world: Observed) -> Observed {
+pub(super) fn copied(mut world: Observed) -> Observed {
     world.shards[0].copy = Copy::Foreign {
         region: A,
         incarnation: Incarnation(10),
@@ -85,7 +87,7 @@ fn marked(world: Observed) -> Observed {
 }
 
 /// The shard has an identity of its own, reads everybody, and is not opened.
-fn replaying(world: Observed) -> Observed {
+pub(super) fn replaying(world: Observed) -> Observed {
     let mut world = marked(world);
     let joining = Some(Joining { ticket: TICKET, source: A, brought: cover(&[(A, 10, 100)]) });
     world.shards[0].copy = Copy::Own { ticket: TICKET, joining, promoted: true, serving: false, saved: true };
@@ -111,15 +113,28 @@ fn look(world: &Observed) -> (Operation, Vec<Action>) {
 
 /// The step that an operation that was at `from` is at after one look.
 fn from(from: &str, world: &Observed) -> (Operation, Vec<Action>) {
-    let step = STEPS.iter().position(|step| step.name == from).unwrap();
+    from_of(&STEPS, from, world)
+}
+
+/// The same of any procedure over this world.
+pub(super) fn from_of(
+    steps: &[Step<Observed, Action>],
+    from: &str,
+    world: &Observed,
+) -> (Operation, Vec<Action>) {
+    let step = steps.iter().position(|step| step.name == from).unwrap();
     let mut operation = Operation { phase: Phase::Running, step, moved_at: 1000, ..Operation::default() };
-    operation.steps.resize_with(STEPS.len(), Default::default);
-    let actions = operation.advance(&STEPS, world, 1000);
+    operation.steps.resize_with(steps.len(), Default::default);
+    let actions = operation.advance(steps, world, 1000);
     (operation, actions)
 }
 
 fn at(operation: &Operation) -> &'static str {
-    STEPS.get(operation.step).map_or("end", |step| step.name)
+    at_of(&STEPS, operation)
+}
+
+pub(super) fn at_of(steps: &[Step<Observed, Action>], operation: &Operation) -> &'static str {
+    steps.get(operation.step).map_or("end", |step| step.name)
 }
 
 fn blocked(operation: &Operation) -> &'static str {

@@ -2,7 +2,8 @@
 //!
 //! SEMANTICS, "Every promotion begins a new incarnation": all reachable members are compared by the highest persisted
 //! epoch, then by how much of that epoch's incarnation they hold. An engine that is empty or below the recorded epoch
-//! is promoted only if every member answers and none has more. The recorded epoch is raised before it is acted upon.
+//! is promoted only if every member answers and none has more, and an empty one only if no other region has the shard: else it is made
+//! again from theirs ([`super::rebuild`]). The recorded epoch is raised before it is acted upon.
 
 use super::handover::{self, Outcome, UnderWay, Wish};
 use super::identity::{EngineState, Identity, Role};
@@ -25,6 +26,16 @@ pub struct Record {
     pub master: Option<usize>,
     /// What that member held when it was promoted: what a superseded member has beyond this is only its own.
     pub basis: Option<Basis>,
+    /// When no copy is left, the shard is rebuilt from another region's: no empty member is promoted.
+    pub rebuilt: bool,
+}
+
+impl Record {
+    /// Every member answers, and none holds anything of a shard that there was: all copies are gone.
+    pub fn is_lost(&self, members: &[Seen]) -> bool {
+        let blank = |seen: &Seen| seen.identity().is_some_and(|id| id.empty && id.epoch == 0);
+        self.epoch > 0 && !members.is_empty() && members.iter().all(blank)
+    }
 }
 
 /// A point in an incarnation.
@@ -240,7 +251,7 @@ pub fn reconstruct(epoch: u64, members: &[Seen]) -> Record {
         id.role == Role::Master && id.state != EngineState::Fenced && id.epoch == epoch && epoch > 0
     };
     let master = members.iter().position(|seen| seen.identity().is_some_and(serves));
-    Record { epoch, master, basis: None }
+    Record { epoch, master, basis: None, rebuilt: false }
 }
 
 /// The members whose cover should be compared with the master's: making them replicas might discard something.
@@ -384,6 +395,13 @@ fn promote(control: &mut Control, record: &Record, members: &[Seen], waited: u64
                 if identity.empty { "is empty" } else { "is behind the recorded epoch" },
                 names.join(" and ")
             ),
+        );
+        return;
+    }
+    if record.rebuilt && record.is_lost(members) {
+        plan.notice(
+            "AllCopiesLost",
+            "no member holds anything: the shard is rebuilt from another region".into(),
         );
         return;
     }

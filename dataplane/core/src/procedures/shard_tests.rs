@@ -51,7 +51,8 @@ pub(super) fn answers(identity: Identity, follows: Option<usize>) -> Seen {
 }
 
 pub(super) fn record(epoch: u64, master: usize) -> Record {
-    Record { epoch, master: Some(master), basis: Some(Basis { incarnation: "a".into(), seq: 10 }) }
+    let basis = Some(Basis { incarnation: "a".into(), seq: 10 });
+    Record { epoch, master: Some(master), basis, rebuilt: false }
 }
 
 fn look(record: &Record, members: &[Seen]) -> Plan {
@@ -174,6 +175,21 @@ fn one_that_lacks_something_is_promoted_only_if_all_answer() {
 }
 
 #[test]
+fn where_others_have_the_shard_nothing_is_made_of_nothing() {
+    let record = Record { rebuilt: true, ..record(3, 1) };
+    let all_empty = [fenced(0, "0", 0), fenced(0, "0", 0)];
+    let plan = look_long(&record, &all_empty);
+    assert_eq!((promoted(&plan), reasons(&plan)), (None, vec!["AllCopiesLost"]));
+    assert!(record.is_lost(&all_empty));
+    let behind = [fenced(2, "z", 50), fenced(0, "0", 0)];
+    assert_eq!(promoted(&look_long(&record, &behind)), Some((0, 4, false)), "some is more than nothing");
+    assert!(!record.is_lost(&behind));
+    assert!(!record.is_lost(&[fenced(0, "0", 0), Seen::Absent]), "who does not answer may have it");
+    assert!(!Record { epoch: 0, ..record.clone() }.is_lost(&all_empty), "a beginning is no loss");
+    assert_eq!(promoted(&look(&Record { epoch: 0, ..record }, &all_empty)), Some((0, 1, false)));
+}
+
+#[test]
 fn a_superseded_master_is_fenced_and_exported_before_it_follows() {
     let mut old = engine(Role::Master, EngineState::Serving, 3, "a", 14);
     old.outbox_effects = 4;
@@ -252,7 +268,7 @@ proptest! {
         master in 0usize..3,
         times in prop::collection::vec(0u64..200_000, 1..6),
     ) {
-        let record = Record { epoch, master: Some(master.min(members.len() - 1)), basis: None };
+        let record = Record { epoch, master: Some(master.min(members.len() - 1)), ..Record::default() };
         let mut control = Control::default();
         let mut times = times;
         times.sort_unstable();
@@ -304,7 +320,7 @@ proptest! {
 fn a_lost_record_is_taken_from_who_serves_under_the_highest_epoch() {
     let members = [fenced(3, "a", 7), serving(4, "b", 9)];
     let record = reconstruct(4, &members);
-    assert_eq!(record, Record { epoch: 4, master: Some(1), basis: None });
+    assert_eq!(record, Record { epoch: 4, master: Some(1), ..Record::default() });
     assert_eq!(look(&record, &members).master, Some(1), "and it goes on serving");
     assert_eq!(reconstruct(5, &members).master, None, "5 was issued and not used");
     assert_eq!(reconstruct(0, &[fenced(0, "", 0)]), Record::default());

@@ -206,17 +206,28 @@ impl Health {
         self.behind
     }
 
+    /// The incarnations of the peer that its last heartbeat names, with the last number of each that is or was there.
+    pub fn issued(&self) -> impl Iterator<Item = (Incarnation, u64)> {
+        let of_peer = self.issued.iter().filter(|(origin, _)| origin.region == self.peer);
+        of_peer.map(|(origin, set)| (origin.incarnation, set.last()))
+    }
+
+    /// How much of the peer's own time is not wholly here, by its last heartbeat, milliseconds.
+    pub fn behind_ms(&self) -> u64 {
+        if self.behind == 0 {
+            return 0;
+        }
+        self.clock_ms.saturating_sub(self.level_clock_ms.max(self.first_clock_ms()))
+    }
+
     /// How old the state here is against the peer's, milliseconds: 0 when everything that the last heartbeat names is
     /// here and heartbeats flow.
     pub fn lag_ms(&self, now_ms: u64) -> u64 {
         let Some(heard_ms) = self.heard_ms else { return 0 };
         let silent_ms = now_ms.saturating_sub(heard_ms);
         let silent_ms = if silent_ms > STALE_MS { silent_ms } else { 0 };
-        if self.behind == 0 {
-            return silent_ms;
-        }
         // Against the peer's clock: the two regions' clocks need not agree.
-        self.clock_ms.saturating_sub(self.level_clock_ms.max(self.first_clock_ms())) + silent_ms
+        self.behind_ms() + silent_ms
     }
 
     fn first_clock_ms(&self) -> u64 {
@@ -318,10 +329,12 @@ mod tests {
         h.beat(LIVE, &beat(1, 4000, 9), 3050);
         h.covered(&own(&[(1, 6), (8, 8)]), Incarnation(1));
         assert_eq!((h.lag_effects(), h.lag_ms(3060)), (2, 3000));
+        assert_eq!((h.issued().collect::<Vec<_>>(), h.behind_ms()), (vec![(LIVE.incarnation, 9)], 3000));
         assert_eq!(h.state(LINK, 3060), (LinkState::CatchingUp, 3060));
         h.covered(&own(&[(1, 9)]), Incarnation(1));
         assert_eq!((h.lag_ms(3070), h.state(LINK, 3070)), (0, (LinkState::Connected, 3070)));
         assert_eq!(h.state(LINK, 3070 + STALE_MS).0, LinkState::Silent);
+        assert_eq!(h.behind_ms(), 0, "silence loses nothing");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! through each worker's event queue, and the rare questions are futures. The real implementation is
 //! `crate::replication`; tests of the front bring a small one of their own.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -105,6 +106,11 @@ pub struct LinkStatus {
     pub backlog_bytes: u64,
     /// Since when the state holds, unix milliseconds.
     pub since: u64,
+    /// What the peer had issued by its last word: the last number of each incarnation.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub issued: BTreeMap<String, u64>,
+    /// How much of the peer's own time is not wholly here, by that word, milliseconds.
+    pub behind_millis: u64,
 }
 
 /// The highest clock seen for each shard, in either direction. Every `MAS.EXEC` carries it, so that a later

@@ -37,6 +37,8 @@ fn links(hub: &Hub) -> Vec<LinkStatus> {
                 lag_effects: row.health.lag_effects(),
                 backlog_bytes: row.backlog_bytes,
                 since,
+                issued: row.health.issued().map(|(of, last)| (of.to_string(), last)).collect(),
+                behind_millis: row.health.behind_ms(),
             };
             let of = OfLink { peer: row.name.clone(), shard: shard.id.0 };
             let metrics = &hub.metrics;

@@ -197,7 +197,7 @@ pub(crate) enum Command {
     Verify(Verify),
     /// Change a store that runs on this machine to what a manifest says: regions that are new in it join while the others serve
     Apply(Apply),
-    /// Look at operations (a region that joins), try them again, take them back
+    /// Look at operations (a region that joins, a shard that is rebuilt), begin one, try them again, take them back
     #[command(subcommand)]
     Op(OpCommand),
     /// Show live rates and lags
@@ -274,6 +274,9 @@ pub(crate) enum OpCommand {
         #[arg(short, long)]
         watch: bool,
     },
+    /// Begin one
+    #[command(subcommand)]
+    Start(StartCommand),
     /// Wait until it has succeeded; exit code 1 when it has not
     Wait {
         /// Its name
@@ -287,10 +290,33 @@ pub(crate) enum OpCommand {
         /// Its name
         name: String,
     },
-    /// Take one back that has not ended: a region that was to join is stopped and forgotten
+    /// Take one back that has not ended: a region that was to join is stopped and forgotten, a shard that was to be rebuilt stays served by
+    /// another region
     Rollback {
         /// Its name
         name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StartCommand {
+    /// Make a shard of a region again from another region's copy
+    ///
+    /// By itself this begins when all copies of a shard are gone. It is to be ordered when copies are there and cannot be used: their files
+    /// are damaged, they are of another store, or the region was away so long that others refuse it (`Lapsed`). Their
+    /// files are moved to `set-aside` in the state directory, and what only they had stays there. Clients are served by another region meanwhile.
+    /// Refused: a shard with a copy that may be good, and one that no other region serves.
+    #[command(after_help = "For example: masctl op start rebuild --region beijing --shard 0")]
+    Rebuild {
+        /// The region
+        #[arg(long, value_name = "REGION")]
+        region: String,
+        /// The shard, from 0
+        #[arg(long, value_name = "N")]
+        shard: u16,
+        /// The region that is copied [default: the healthiest]
+        #[arg(long, value_name = "REGION")]
+        source: Option<String>,
     },
 }
 

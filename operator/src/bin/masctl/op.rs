@@ -5,13 +5,13 @@ use std::fs;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use crds::{OperationPhase, StepProgress};
+use crds::{OperationOutcome, OperationPhase, StepProgress};
 use jiff::Timestamp;
 use operator::platform::local::{Client, Request};
 use operator::view::OperationRow;
 use tokio::time::sleep;
 
-use crate::args::{self, OpCommand, Output, Place};
+use crate::args::{self, OpCommand, Output, Place, StartCommand};
 use crate::failure::{Failure, say};
 use crate::inspect::print;
 use crate::locate;
@@ -46,6 +46,13 @@ pub(crate) async fn op(place: &Place, command: &OpCommand) -> Result<(), Failure
             print(&render(&rows, *output, table)?)
         }
         OpCommand::Show { name, output, watch } => show(place, name, *output, *watch).await,
+        OpCommand::Start(StartCommand::Rebuild { region, shard, source }) => {
+            let request = Request::Rebuild { region: region.clone(), shard: *shard, source: source.clone() };
+            let name = Client::new(&locate::existing(place)?).ask(&request).await?;
+            let name = name.as_str().unwrap_or_default();
+            say(&format!("{name} has begun: `masctl op show {name} --watch`"));
+            Ok(())
+        }
         OpCommand::Wait { name, timeout } => wait(place, name, Duration::from_secs(*timeout)).await,
         OpCommand::Retry { name } => order(place, name, false).await,
         OpCommand::Rollback { name } => order(place, name, true).await,
@@ -153,7 +160,7 @@ fn table(rows: &Vec<OperationRow>) -> String {
     }
     let wide = rows.iter().map(|row| row.name.len()).max().unwrap_or_default().max(4);
     let mut text =
-        format!("{:wide$}  TYPE      REGION        PHASE       STEP         PROGRESS  BLOCKED\n", "NAME");
+        format!("{:wide$}  TYPE      ABOUT         PHASE       STEP         PROGRESS  BLOCKED\n", "NAME");
     for row in rows {
         let status = &row.status;
         let _ = writeln!(
@@ -161,7 +168,7 @@ fn table(rows: &Vec<OperationRow>) -> String {
             "{:wide$}  {:8}  {:12}  {:10}  {:11}  {:8}  {}",
             row.name,
             format!("{:?}", row.spec.kind),
-            row.spec.region,
+            about(row),
             format!("{:?}", status.phase),
             status.step.as_deref().unwrap_or("-"),
             status.progress.as_deref().unwrap_or("-"),
@@ -173,7 +180,7 @@ fn table(rows: &Vec<OperationRow>) -> String {
 
 fn describe(row: &OperationRow, rate: Option<f64>) -> String {
     let status = &row.status;
-    let mut text = format!("{}  {:?} of {}: {:?}", row.name, row.spec.kind, row.spec.region, status.phase);
+    let mut text = format!("{}  {:?} of {}: {:?}", row.name, row.spec.kind, about(row), status.phase);
     if let (Some(from), Some(to)) = (&status.started_at, &status.finished_at) {
         let _ = write!(text, " after {}", seconds(from.0, to.0));
     }
@@ -209,7 +216,28 @@ fn describe(row: &OperationRow, rate: Option<f64>) -> String {
     if let Some(message) = status.message.as_ref().filter(|_| is_over(status.phase)) {
         let _ = writeln!(text, "  {message}");
     }
+    text.push_str(&status.outcome.as_ref().map(measured).unwrap_or_default());
     text
+}
+
+/// What a rebuild has measured; nothing of other operations.
+fn measured(outcome: &OperationOutcome) -> String {
+    let Some(lost) = outcome.rpo_effects else { return String::new() };
+    let time = |ms: Option<u64>| {
+        ms.map_or("unknown".to_owned(), |ms| format!("{}.{} s", ms / 1000, ms % 1000 / 100))
+    };
+    let span = if lost == 0 { String::new() } else { format!(", of at most {}", time(outcome.rpo_millis)) };
+    format!(
+        "  lost for good (RPO): {lost} effects{span}\n  until clients were served again (RTO): {}\n  from then to full repair (WRT): {}\n",
+        time(outcome.rto_millis),
+        time(outcome.wrt_millis)
+    )
+}
+
+/// The region, or the shard.
+fn about(row: &OperationRow) -> String {
+    let region = &row.spec.region;
+    row.spec.shard.map_or_else(|| region.clone(), |shard| format!("{region}/shard-{shard}"))
 }
 
 fn seconds(from: Timestamp, to: Timestamp) -> String {
@@ -247,6 +275,24 @@ fn bytes(n: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_loss_has_cost_is_told() {
+        assert_eq!(measured(&OperationOutcome { total_millis: Some(5), ..OperationOutcome::default() }), "");
+        let some = OperationOutcome {
+            total_millis: None,
+            rpo_effects: Some(3),
+            rpo_millis: Some(250),
+            rto_millis: Some(1840),
+            wrt_millis: None,
+        };
+        assert_eq!(
+            measured(&some),
+            "  lost for good (RPO): 3 effects, of at most 0.2 s\n  until clients were served again (RTO): 1.8 s\n  from then to full repair (WRT): unknown\n"
+        );
+        let none = measured(&OperationOutcome { rpo_effects: Some(0), ..some });
+        assert!(none.starts_with("  lost for good (RPO): 0 effects\n"), "{none}");
+    }
 
     #[test]
     fn a_bar_says_how_much_how_fast_and_how_long() {

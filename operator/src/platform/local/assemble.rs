@@ -16,8 +16,10 @@ use super::component::Component;
 use super::layout::{Layout, LayoutError, make_private_folder, write_private};
 use super::process::{Keeper, Order, ProcessSpec, ProcessStatus, Spawner};
 use super::proxies::{self, PasswordFiles};
+use super::rebuild::Watches;
 use super::record::{self, Leaving, RecordFile, ShardLedger};
 use super::secrets::{self, Secret};
+use super::set_aside::CONFIGURATION;
 use super::shared::{Gates, Members, Parts, ShardAccess, Shared};
 use super::stale::{self, Roster};
 use super::store::{Options, StartError};
@@ -110,7 +112,7 @@ pub(super) async fn assemble(
     if options.new_ports {
         record.ports.clear();
     }
-    let names = world::port_names(&store, &record.joining());
+    let names = world::port_names(&store, &record);
     ports::assign(&layout, &mut record.ports, &names)?;
     ports::check_free(record.ports.iter())?;
     record.generation += 1;
@@ -149,6 +151,7 @@ pub(super) async fn assemble(
         workshop,
         founding,
         changing: Mutex::default(),
+        watches: Watches::default(),
         verifying: Verifying::default(),
         end_wanted: Notify::new(),
     });
@@ -341,7 +344,7 @@ fn redis(
         append_only: store.redis.append_only,
         max_skew_ms: store.max_skew.as_millis(),
     });
-    let file = folder.join("redis.conf");
+    let file = folder.join(CONFIGURATION);
     write_private(&file, text.as_bytes(), false)?;
     Ok(ProcessSpec {
         component: node.component.clone(),

@@ -14,9 +14,9 @@ use tokio::time::timeout;
 
 use super::component::Component;
 use super::layout::Layout;
-use super::operations;
 use super::shared::Shared;
 use super::store::StartError;
+use super::{operations, rebuild};
 use crate::procedures::handover::HANDOVER_MS;
 use crate::verify::{Ask, Report};
 use crate::view::{HandoverStatus, StoreStatus};
@@ -72,6 +72,16 @@ pub enum Request {
     Apply {
         /// Its text.
         manifest: String,
+    },
+    /// Make a shard again from another region's copy.
+    Rebuild {
+        /// Its region.
+        region: String,
+        /// Its number.
+        shard: u16,
+        /// The region that is copied; nobody named: the healthiest.
+        #[serde(default)]
+        source: Option<String>,
     },
     /// Try a failed operation again, or take one back.
     Operation {
@@ -214,6 +224,12 @@ async fn answer(request: Request, shared: &Arc<Shared>) -> Reply {
             Ok(started) => Reply::Ok(serde_json::json!(started)),
             Err(error) => Reply::Error(error.to_string()),
         },
+        Request::Rebuild { region, shard, source } => {
+            match rebuild::order(shared, &region, shard, source.as_deref()).await {
+                Ok(name) => Reply::Ok(serde_json::json!(name)),
+                Err(why) => Reply::Error(why),
+            }
+        }
         Request::Operation { name, rollback } => match operations::order(shared, &name, rollback).await {
             Ok(()) => Reply::Ok(serde_json::Value::Null),
             Err(why) => Reply::Error(why),

@@ -16,6 +16,7 @@ mod plan;
 mod ports;
 mod process;
 mod proxies;
+mod rebuild;
 mod record;
 mod relay;
 mod removal;

@@ -1,27 +1,29 @@
-//! Operations of a local store: each is a row of the record. They run one after the other; a change of the manifest starts them.
+//! Operations of a local store: each is a row of the record. They run one after the other; a change of the manifest starts them, a loss
+//! ([`super::rebuild`]), or a person.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crds::{OperationAction, OperationPhase, OperationType, StoreOperationStatus};
+use crds::{OperationAction, OperationOutcome, OperationPhase, OperationType, StoreOperationStatus};
 use mas_core::procedures::operation::{Obstacle, Operation, Phase};
 use mas_core::stamp::{Incarnation, RegionId};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::component::Component;
 use super::layout::write_private;
+use super::rebuild::{self, Watcher};
 use super::record::{OperationRecord, Record, RecordError, is_over};
 use super::shared::{Parts, ShardAccess, Shared};
 use super::store::StartError;
 use super::world::{RegionPlan, address};
 use super::{ports, removal, secrets, world};
 use crate::health::proxy::ProxyReport;
-use crate::health::status::build_link;
+use crate::health::status::build_link_of;
 use crate::operations::scale_out::{
     self, ActionError, AsEngine, Compared, Front, Ground, Hands, MasterGround, MemberGround, ShardGround,
 };
-use crate::operations::{now_ms, restore, show, sync_step, ticket};
+use crate::operations::{names, now_ms, restore, show, steps, sync_step_of, ticket};
 use crate::procedures::shard::Basis;
 use crate::verify;
 use crate::view::{OperationRow, ProcessPhase, RegionPhase};
@@ -37,8 +39,10 @@ pub(super) async fn run(shared: Arc<Shared>) {
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut written = Instant::now();
     let mut said = String::new();
+    let mut watcher = Watcher::default();
     loop {
         tick.tick().await;
+        watcher.look(&shared).await;
         let record = shared.workshop.record.get().await;
         let mut waiting = record.operations.iter().filter(|operation| !is_over(operation.status.phase));
         let Some(first) = waiting.next() else { continue };
@@ -46,10 +50,12 @@ pub(super) async fn run(shared: Arc<Shared>) {
             wait_for(&shared, other, &first.name).await;
         }
         let outcome = match (first.spec.kind, first.spec.action) {
-            (OperationType::ScaleOut, OperationAction::Run) => {
+            (OperationType::ScaleOut | OperationType::Rebuild, OperationAction::Run) => {
                 step(&shared, &record, first, &mut written).await
             }
-            (OperationType::ScaleOut, OperationAction::Rollback) => roll_back(&shared, first).await,
+            (OperationType::ScaleOut | OperationType::Rebuild, OperationAction::Rollback) => {
+                roll_back(&shared, first).await
+            }
             (OperationType::Remove, OperationAction::Run) => removal::step(&shared, first).await,
             (OperationType::Remove, OperationAction::Rollback) => removal::roll_back(&shared, first).await,
         };
@@ -68,18 +74,23 @@ async fn wait_for(shared: &Shared, operation: &OperationRecord, first: &str) {
     if state.blocked.is_none() {
         let obstacle = Obstacle::new("WaitsForAnother", format!("{first} has to end first"));
         state.blocked = Some((obstacle, now_ms()));
-        let _ =
-            keep(shared, &operation.name, show(&state, &names(operation.spec.kind), operation.spec.attempt))
-                .await;
+    }
+    let shown = show(&state, &names(operation.spec.kind), operation.spec.attempt);
+    let mut shown = with_measures(shown, &operation.status);
+    let parts = shared.parts();
+    if let Some(region) = parts.world.region(&operation.spec.region) {
+        rebuild::learn(&parts, region, operation, &mut shown);
+    }
+    if shown != operation.status {
+        let _ = keep(shared, &operation.name, shown).await;
     }
 }
 
-/// The names of a procedure's steps.
-fn names(kind: OperationType) -> Vec<&'static str> {
-    match kind {
-        OperationType::ScaleOut => scale_out::names(),
-        OperationType::Remove => removal::names(),
-    }
+/// A state as it is shown, with what was measured until now.
+fn with_measures(shown: StoreOperationStatus, before: &StoreOperationStatus) -> StoreOperationStatus {
+    let total_millis = shown.outcome.as_ref().and_then(|outcome| outcome.total_millis);
+    let measured = before.outcome.clone().map(|outcome| OperationOutcome { total_millis, ..outcome });
+    StoreOperationStatus { loss: before.loss.clone(), outcome: measured.or(shown.outcome.clone()), ..shown }
 }
 
 pub(super) async fn keep(
@@ -102,17 +113,20 @@ async fn step(
     row: &OperationRecord,
     written: &mut Instant,
 ) -> Result<(), ActionError> {
+    let kind = row.spec.kind;
     let mut operation = restore(&row.status);
     if row.status.attempt != row.spec.attempt {
         operation.retry();
     }
-    let ticket = ticket(&format!("{}/{}", record.store, row.name), row.spec.attempt, &operation, sync_step());
+    let uid = format!("{}/{}", record.store, row.name);
+    let ticket = ticket(&uid, row.spec.attempt, &operation, sync_step_of(kind));
     let parts = shared.parts();
     let Some(region) = parts.world.region(&row.spec.region) else { return Ok(()) };
     let ground = ground(shared, &parts, record, region, row, ticket);
-    let (next, actions) = scale_out::step(&ground, &operation, ticket, now_ms()).await;
-    open_gates(&parts, &ground, region).await;
-    let shown = show(&next, &scale_out::names(), row.spec.attempt);
+    let (next, actions) = scale_out::step_of(steps(kind), &ground, &operation, ticket, now_ms()).await;
+    open_gates(&parts, &ground, region, row.status.loss.as_ref().map_or(0, |loss| loss.epoch)).await;
+    let mut shown = with_measures(show(&next, &names(kind), row.spec.attempt), &row.status);
+    rebuild::learn(&parts, region, row, &mut shown);
     let moved = |a: &Operation, b: &Operation| {
         (a.phase, a.step) != (b.phase, b.step)
             || a.blocked.as_ref().map(|b| b.0.reason) != b.blocked.as_ref().map(|b| b.0.reason)
@@ -124,10 +138,10 @@ async fn step(
         *written = Instant::now();
     }
     if (operation.phase, operation.step) != (next.phase, next.step) {
-        let step = next.phase.is_final().then_some("").or_else(|| scale_out::names().get(next.step).copied());
+        let step = next.phase.is_final().then_some("").or_else(|| names(kind).get(next.step).copied());
         tracing::info!(operation = row.name, phase = ?next.phase, step, why = next.message, "operation");
     }
-    let hands = LocalHands { shared, parts: &parts, region: &region.name, ticket };
+    let hands = LocalHands { shared, parts: &parts, region, row, ticket };
     let mut outcome = Ok(());
     for action in &actions {
         tracing::debug!(operation = row.name, ?action, "acting");
@@ -140,15 +154,15 @@ async fn step(
     outcome
 }
 
-/// A shard's controller acts from the moment that an engine has the region's identity.
-async fn open_gates(parts: &Parts, ground: &Ground, region: &RegionPlan) {
-    for (number, shard) in (0u16..).zip(&ground.shards) {
-        let Some(gate) = parts.gates.get(&(region.name.clone(), number)) else { continue };
+/// A shard's controller acts from the moment that an engine has the region's identity, above the epoch of what was lost.
+async fn open_gates(parts: &Parts, ground: &Ground, region: &RegionPlan, lost: u64) {
+    for shard in &ground.shards {
+        let Some(gate) = parts.gates.get(&(region.name.clone(), shard.number)) else { continue };
         let Ok(crate::health::engine::Answer::Identity { identity, .. }) = shard.first.engine().ask().await
         else {
             continue; // as it was
         };
-        let own = identity.region == region.id;
+        let own = identity.region == region.id && identity.epoch > lost;
         gate.send_if_modified(|open| std::mem::replace(open, own) != own);
     }
 }
@@ -159,7 +173,7 @@ pub(super) fn reports(parts: &Parts, region: &RegionPlan) -> Vec<ProxyReport> {
     region.proxies.iter().filter_map(of).collect()
 }
 
-fn runs(parts: &Parts, component: &Component) -> bool {
+pub(super) fn runs(parts: &Parts, component: &Component) -> bool {
     let status = parts.keepers.get(component).map(|keeper| keeper.status().borrow().clone());
     status.is_some_and(|status| status.phase == ProcessPhase::Running && !status.paused)
 }
@@ -172,14 +186,17 @@ fn ground(
     row: &OperationRecord,
     ticket: u64,
 ) -> Ground {
-    let shards = parts.store.shards;
+    let shards = match row.spec.shard {
+        Some(number) => number..number + 1,
+        None => 0..parts.store.shards,
+    };
+    let serving = || parts.world.regions.iter().filter(|other| !other.joining && other.name != region.name);
     let links = |of: &RegionPlan| {
         let reports = reports(parts, of);
-        let peers = parts.world.regions.iter().filter(|peer| peer.name != of.name && !peer.joining);
-        peers.map(|peer| build_link(&peer.name, shards, &reports)).collect::<Vec<_>>()
+        let peers = serving().filter(|peer| peer.name != of.name);
+        peers.map(|peer| build_link_of(&peer.name, shards.clone(), &reports)).collect::<Vec<_>>()
     };
-    let members = parts.world.regions.iter().filter(|other| !other.joining);
-    let members = members.map(|member| {
+    let members = serving().map(|member| {
         let reports = reports(parts, member);
         MemberGround {
             id: RegionId(member.id),
@@ -188,12 +205,12 @@ fn ground(
                 && reports.iter().all(|report| !report.ready || report.generation >= record.generation),
             links: links(member),
             front: front(shared, parts, member),
-            shards: (0..shards).map(|shard| master(parts, region, member, shard)).collect(),
+            shards: shards.clone().map(|shard| master(parts, region, member, shard)).collect(),
         }
     });
     let members = members.collect();
     let own_links = links(region);
-    let shards = (0..shards).filter_map(|shard| {
+    let grounds = shards.clone().filter_map(|shard| {
         let key = (region.name.clone(), shard);
         let members = parts.members.get(&key)?;
         let first = members.first()?;
@@ -203,20 +220,35 @@ fn ground(
         let epoch = record.epochs.get(&format!("{}/shard-{shard}", region.name)).map_or(0, |of| of.epoch);
         let engine = Arc::clone(engine) as Arc<dyn AsEngine>;
         let first = Arc::clone(&first.1) as Arc<dyn AsEngine>;
-        Some(ShardGround { first, engine, absent, epoch, links: own_links.clone() })
+        let in_the_way = rebuild::in_the_way(parts, region, row, shard);
+        Some(ShardGround {
+            number: shard,
+            in_the_way,
+            first,
+            engine,
+            absent,
+            epoch,
+            links: own_links.clone(),
+        })
     });
     let source = row.spec.source.as_deref().and_then(|name| parts.world.region(name));
     Ground {
         store: parts.store.name.clone(),
         region: RegionId(region.id),
         membership: record.membership,
-        missing: missing(parts, region),
+        missing: match row.spec.kind {
+            OperationType::ScaleOut | OperationType::Remove => missing(parts, region),
+            OperationType::Rebuild => rebuild::missing(parts, region, shards.clone()),
+        },
         members,
-        shards: shards.collect(),
+        shards: grounds.collect(),
         slots: record.slots.clone(),
         wanted_source: source.map(|source| RegionId(source.id)),
         verification: shared.verifying.of(ticket),
-        joined: !region.joining,
+        joined: match row.spec.kind {
+            OperationType::ScaleOut | OperationType::Remove => !region.joining,
+            OperationType::Rebuild => row.status.outcome.is_some(),
+        },
     }
 }
 
@@ -257,11 +289,16 @@ fn master(parts: &Parts, joining: &RegionPlan, member: &RegionPlan, shard: u16) 
 struct LocalHands<'a> {
     shared: &'a Arc<Shared>,
     parts: &'a Parts,
-    region: &'a str,
+    region: &'a RegionPlan,
+    row: &'a OperationRecord,
     ticket: u64,
 }
 
 impl Hands for LocalHands<'_> {
+    async fn set_aside(&self, shard: u16, member: usize) -> Result<(), ActionError> {
+        rebuild::set_aside(self.shared, self.parts, self.region, (shard, member), self.row).await
+    }
+
     async fn issue(
         &self,
         shard: usize,
@@ -269,7 +306,7 @@ impl Hands for LocalHands<'_> {
         incarnation: Incarnation,
         seq: u64,
     ) -> Result<(), ActionError> {
-        let name = format!("{}/shard-{shard}", self.region);
+        let name = format!("{}/shard-{shard}", self.region.name);
         let basis = Basis { incarnation: incarnation.to_string(), seq };
         let issued = self.shared.workshop.record.issue(&name, epoch, 0, &basis).await;
         issued.map_err(|error| ActionError::Platform(error.to_string()))
@@ -277,7 +314,7 @@ impl Hands for LocalHands<'_> {
 
     async fn verify(&self) -> Result<(), ActionError> {
         let parts = self.parts;
-        let regions = || parts.world.regions.iter().filter(|of| !of.joining || of.name == self.region);
+        let regions = || parts.world.regions.iter().filter(|of| !of.joining || of.name == self.region.name);
         let mut masters = HashMap::new();
         for ((region, shard), ShardAccess { view, .. }) in &parts.shards {
             let nodes = parts.world.region(region).and_then(|of| of.shards.get(usize::from(*shard)));
@@ -290,6 +327,7 @@ impl Hands for LocalHands<'_> {
             store: parts.store.name.clone(),
             regions: regions().map(|of| verify::Region { name: of.name.clone(), id: of.id }).collect(),
             shards: parts.store.shards,
+            only: self.row.spec.shard,
             password: password.map_err(|error| ActionError::Platform(error.to_string()))?.value,
             masters,
         };
@@ -299,22 +337,36 @@ impl Hands for LocalHands<'_> {
     }
 
     async fn finish(&self) -> Result<(), ActionError> {
+        match self.row.spec.kind {
+            OperationType::ScaleOut => self.become_member().await,
+            OperationType::Rebuild => {
+                let outcome = rebuild::measure(self.parts, self.region, self.row).await?;
+                let status = StoreOperationStatus { outcome: Some(outcome), ..self.row.status.clone() };
+                let kept = keep(self.shared, &self.row.name, status).await;
+                kept.map_err(|error| ActionError::Platform(error.to_string()))
+            }
+        }
+    }
+}
+
+impl LocalHands<'_> {
+    async fn become_member(&self) -> Result<(), ActionError> {
         let fail = |error: &dyn std::fmt::Display| ActionError::Platform(error.to_string());
         let _turn = self.shared.changing.lock().await;
         let change = |record: &mut Record| {
-            record.regions.iter_mut().filter(|r| r.name == self.region).for_each(|r| r.joining = false);
+            record.regions.iter_mut().filter(|r| r.name == self.region.name).for_each(|r| r.joining = false);
             Ok(())
         };
         self.shared.workshop.record.update(change).await.map_err(|e| fail(&e))?;
         // The ways that only a joining region has stay until the store is started again: replication over them has ended.
         let mut parts = Parts::clone(&self.shared.parts());
-        parts.world.regions.iter_mut().filter(|r| r.name == self.region).for_each(|r| r.joining = false);
+        parts.world.regions.iter_mut().filter(|r| r.name == self.region.name).for_each(|r| r.joining = false);
         self.shared.set_parts(parts);
         Ok(())
     }
 }
 
-/// Takes back a region that was to join: the others never noticed.
+/// Takes back a region that was to join: the others never noticed. A shard that was to be rebuilt stays as it is.
 async fn roll_back(shared: &Arc<Shared>, row: &OperationRecord) -> Result<(), ActionError> {
     let fail = |error: &dyn std::fmt::Display| ActionError::Platform(error.to_string());
     let _turn = shared.changing.lock().await;
@@ -335,9 +387,13 @@ async fn roll_back(shared: &Arc<Shared>, row: &OperationRecord) -> Result<(), Ac
     }
     let mut operation = restore(&row.status);
     operation.moved_at = now_ms();
-    operation.end(Phase::RolledBack, "taken back; the others never noticed".into());
-    let status = show(&operation, &scale_out::names(), row.spec.attempt);
-    keep(shared, &row.name, status).await.map_err(|e| fail(&e))
+    let words = match row.spec.kind {
+        OperationType::ScaleOut => "taken back; the others never noticed",
+        OperationType::Rebuild => "given up; another region goes on serving the shard",
+    };
+    operation.end(Phase::RolledBack, words.into());
+    let status = show(&operation, &names(row.spec.kind), row.spec.attempt);
+    keep(shared, &row.name, with_measures(status, &row.status)).await.map_err(|e| fail(&e))
 }
 
 async fn stop_region(shared: &Shared, parts: &Parts, region: &str) {
@@ -396,7 +452,7 @@ pub(super) async fn apply(shared: &Arc<Shared>, manifest: &str) -> Result<Vec<St
         return Ok(started);
     }
     let known: Vec<_> = record.ports.keys().cloned().collect();
-    let names = world::port_names(&store, &record.joining());
+    let names = world::port_names(&store, &record);
     ports::assign(&shared.layout, &mut record.ports, &names)?;
     ports::check_free(record.ports.iter().filter(|(name, _)| !known.contains(name)))?;
     record.generation += 1;
@@ -453,7 +509,8 @@ pub(super) async fn order(shared: &Shared, name: &str, rollback: bool) -> Result
             }
             (false, OperationPhase::Failed) => {
                 row.spec.attempt += 1;
-                row.status = StoreOperationStatus::default();
+                let loss = row.status.loss.take();
+                row.status = StoreOperationStatus { loss, ..StoreOperationStatus::default() };
             }
             (true, _) if row.spec.kind == OperationType::Remove => {
                 return refuse(format!(

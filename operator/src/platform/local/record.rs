@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crds::{
-    OperationAction, OperationPhase, OperationType, StoreOperationSpec, StoreOperationStatus, StoreRef,
+    Loss, OperationAction, OperationPhase, OperationType, StoreOperationSpec, StoreOperationStatus, StoreRef,
 };
 use mas_core::slot::even_ranges;
 use serde::{Deserialize, Serialize};
@@ -144,12 +144,16 @@ pub struct ShardRecord {
     pub basis_incarnation: String,
     /// And how much of it.
     pub basis_seq: u64,
+    /// No region has a copy: it begins with what its own stream holds.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub from_stream: bool,
 }
 
 impl ShardRecord {
-    /// As the procedure takes it.
-    pub(super) fn for_procedure(&self) -> shard::Record {
+    /// As the procedure takes it; `others`: other regions have the shard.
+    pub(super) fn for_procedure(&self, others: bool) -> shard::Record {
         shard::Record {
+            rebuilt: others && !self.from_stream,
             epoch: self.epoch,
             master: self.master,
             basis: self
@@ -196,16 +200,12 @@ impl Record {
         self.regions.push(RegionRecord { name: region.to_owned(), id, joining, leaving: None });
         self.membership += 1;
         if joining {
-            self.start(OperationType::ScaleOut, region, id);
+            self.start("scale-out", OperationType::ScaleOut, region, id);
         }
     }
 
     /// The operation for that, from its beginning; one that was taken back begins anew.
-    fn start(&mut self, kind: OperationType, region: &str, id: u16) {
-        let word = match kind {
-            OperationType::ScaleOut => "scale-out",
-            OperationType::Remove => "remove",
-        };
+    fn start(&mut self, word: &str, kind: OperationType, region: &str, id: u16) {
         let name = format!("{}--{word}--{region}-{id}", self.store);
         let before = self.operations.iter().position(|row| row.name == name);
         let before = before.map(|at| self.operations.remove(at));
@@ -213,6 +213,7 @@ impl Record {
             store_ref: StoreRef { name: self.store.clone() },
             kind,
             region: region.to_owned(),
+            shard: None,
             source: None,
             action: OperationAction::Run,
             attempt: before.map_or(1, |row| row.spec.attempt + 1),
@@ -245,7 +246,7 @@ impl Record {
         if of.leaving.is_none() {
             of.leaving = Some(Leaving::Draining);
             let id = of.id;
-            self.start(OperationType::Remove, region, id);
+            self.start("remove", OperationType::Remove, region, id);
         }
         Ok(())
     }
@@ -293,6 +294,48 @@ impl Record {
         if self.leaving(region).is_some() {
             self.remove(region);
         }
+    }
+
+    /// Who was made master of `shard` (`beijing/shard-0`) last, as the procedure takes it.
+    pub(super) fn shard(&self, shard: &str) -> shard::Record {
+        let members = self.regions.iter().filter(|region| !region.joining).count();
+        self.epochs.get(shard).cloned().unwrap_or_default().for_procedure(members > 1)
+    }
+
+    /// The name of the rebuild of a shard as it is lost now: there is one for each epoch.
+    pub(super) fn rebuild_name(&self, region: &str, shard: u16) -> String {
+        let epoch = self.shard(&format!("{region}/shard-{shard}")).epoch;
+        format!("{}--rebuild--{region}-{shard}-{epoch}", self.store)
+    }
+
+    /// Begins to rebuild a shard. Returns the operation's name.
+    pub(super) fn rebuild(&mut self, region: &str, shard: u16, source: Option<&str>, loss: Loss) -> String {
+        let name = self.rebuild_name(region, shard);
+        let spec = StoreOperationSpec {
+            store_ref: StoreRef { name: self.store.clone() },
+            kind: OperationType::Rebuild,
+            region: region.to_owned(),
+            shard: Some(shard),
+            source: source.map(ToOwned::to_owned),
+            action: OperationAction::Run,
+            attempt: 1,
+        };
+        let status = StoreOperationStatus { loss: Some(loss), ..StoreOperationStatus::default() };
+        self.operations.push(OperationRecord { name: name.clone(), spec, status });
+        self.forget_operations();
+        name
+    }
+
+    /// The rebuild of a shard that is under way, if one is.
+    pub(super) fn rebuilding(&self, region: &str, shard: u16) -> Option<&OperationRecord> {
+        let of = |row: &&OperationRecord| row.spec.region == region && row.spec.shard == Some(shard);
+        self.operations.iter().filter(|row| !is_over(row.status.phase)).find(of)
+    }
+
+    /// Whether a region copies a shard of others.
+    pub(super) fn copies(&self, region: &str, shard: u16) -> bool {
+        let joins = |of: &RegionRecord| of.name == region && of.joining;
+        self.regions.iter().any(joins) || self.rebuilding(region, shard).is_some()
     }
 
     /// A region that was to join and does not.
@@ -441,9 +484,9 @@ impl RecordFile {
         self.record.lock().await.clone()
     }
 
-    /// Who was made master of `shard` last.
-    pub(super) async fn shard(&self, shard: &str) -> ShardRecord {
-        self.record.lock().await.epochs.get(shard).cloned().unwrap_or_default()
+    /// Who was made master of `shard` last, as the procedure takes it.
+    pub(super) async fn shard(&self, shard: &str) -> shard::Record {
+        self.record.lock().await.shard(shard)
     }
 
     /// Changes the record; the change is on the disk when this returns, or has not happened.
@@ -487,6 +530,7 @@ impl RecordFile {
                 master: Some(member),
                 basis_incarnation: basis.incarnation.clone(),
                 basis_seq: basis.seq,
+                from_stream: false,
             };
             Ok(())
         })
@@ -506,7 +550,7 @@ impl Ledger for ShardLedger {
     type Error = RecordError;
 
     async fn record(&self, _: &[shard::Seen]) -> Result<shard::Record, RecordError> {
-        Ok(self.record.shard(&self.shard).await.for_procedure())
+        Ok(self.record.shard(&self.shard).await)
     }
 
     async fn issue(&self, epoch: u64, member: usize, basis: &shard::Basis) -> Result<(), RecordError> {
@@ -589,7 +633,7 @@ mod tests {
         ));
         let again = open(&layout, &store(TWO)).unwrap();
         assert_eq!(again, file.get().await);
-        assert_eq!(again.epochs["a/shard-0"].for_procedure().basis, Some(basis));
+        assert_eq!(again.shard("a/shard-0").basis, Some(basis));
     }
 
     #[test]

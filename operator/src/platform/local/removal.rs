@@ -19,13 +19,8 @@ use super::world::RegionPlan;
 use crate::health::engine::Answer;
 use crate::health::status::is_away;
 use crate::operations::scale_out::{ActionError, AsEngine};
-use crate::operations::{now_ms, restore, show};
+use crate::operations::{names, now_ms, restore, show};
 use crate::view::ProcessPhase;
-
-/// The steps' names.
-pub(super) fn names() -> Vec<&'static str> {
-    STEPS.iter().map(|step| step.name).collect()
-}
 
 /// One look, and what follows from it.
 pub(super) async fn step(shared: &Arc<Shared>, row: &OperationRecord) -> Result<(), ActionError> {
@@ -39,12 +34,12 @@ pub(super) async fn step(shared: &Arc<Shared>, row: &OperationRecord) -> Result<
     let world = observe(shared, &parts, &record, row).await;
     let mut next = operation.clone();
     let actions = next.advance(&STEPS, &world, now_ms());
-    let shown = show(&next, &names(), row.spec.attempt);
+    let shown = show(&next, &names(row.spec.kind), row.spec.attempt);
     if shown != row.status {
         keep(shared, &row.name, shown).await.map_err(platform)?;
     }
     if (operation.phase, operation.step) != (next.phase, next.step) {
-        let step = names().get(next.step).copied();
+        let step = names(row.spec.kind).get(next.step).copied();
         tracing::info!(operation = row.name, phase = ?next.phase, step, why = next.message, "operation");
     }
     for action in &actions {
@@ -243,5 +238,5 @@ pub(super) async fn roll_back(shared: &Arc<Shared>, row: &OperationRecord) -> Re
     let mut operation: Operation = restore(&row.status);
     operation.moved_at = now_ms();
     operation.end(Phase::RolledBack, "the manifest has the region again: it stays".into());
-    keep(shared, &row.name, show(&operation, &names(), row.spec.attempt)).await.map_err(platform)
+    keep(shared, &row.name, show(&operation, &names(row.spec.kind), row.spec.attempt)).await.map_err(platform)
 }

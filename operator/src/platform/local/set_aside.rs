@@ -1,4 +1,4 @@
-//! Copies of superseded members' files: what only they may have can be looked at later.
+//! Files of members that are superseded, or cannot be used: what only they may have can be looked at later.
 
 use std::path::{Path, PathBuf};
 
@@ -7,6 +7,8 @@ use super::layout::{Layout, LayoutError, io_error, make_private_folder};
 
 /// Most copies that are kept of one member.
 const MAX_COPIES: usize = 3;
+/// What a Redis server cannot start without.
+pub(super) const CONFIGURATION: &str = "redis.conf";
 
 /// Why no copy was made.
 #[derive(Debug, thiserror::Error)]
@@ -30,8 +32,8 @@ fn folder_for_copies(layout: &Layout, component: &Component) -> PathBuf {
     layout.set_aside().join(component.to_string().replace('/', "."))
 }
 
-/// Copies a member's files, so that what only it has can be looked at later.
-pub(super) fn set_aside(layout: &Layout, component: &Component, label: &str) -> Result<(), SetAsideError> {
+/// Where a member's files go, if there is room.
+fn target(layout: &Layout, component: &Component, label: &str) -> Result<PathBuf, SetAsideError> {
     let kept = folder_for_copies(layout, component);
     make_private_folder(&kept)?;
     let count = std::fs::read_dir(&kept).map_err(|e| io_error("reading", &kept, e))?.count();
@@ -39,6 +41,25 @@ pub(super) fn set_aside(layout: &Layout, component: &Component, label: &str) -> 
     if count >= MAX_COPIES && !target.exists() {
         return Err(SetAsideError::Full { component: component.to_string(), kept });
     }
+    Ok(target)
+}
+
+/// Moves the files of a member that does not run, so that it begins with nothing. Its configuration stays.
+pub(super) fn move_aside(layout: &Layout, component: &Component, label: &str) -> Result<(), SetAsideError> {
+    let target = target(layout, component, label)?;
+    let folder = layout.component(component);
+    tracing::warn!(component = %component, copy = %target.display(), "set aside what cannot be used");
+    std::fs::rename(&folder, &target).map_err(|e| io_error("moving", &folder, e))?;
+    make_private_folder(&folder)?;
+    let configuration = target.join(CONFIGURATION);
+    std::fs::copy(&configuration, folder.join(CONFIGURATION))
+        .map_err(|e| io_error("copying", &configuration, e))?;
+    Ok(())
+}
+
+/// Copies a member's files, so that what only it has can be looked at later.
+pub(super) fn set_aside(layout: &Layout, component: &Component, label: &str) -> Result<(), SetAsideError> {
+    let target = target(layout, component, label)?;
     tracing::warn!(component = %component, copy = %target.display(), "set aside what a superseded member alone may have");
     Ok(copy_folder(&layout.component(component), &target)?)
 }
@@ -61,6 +82,23 @@ fn copy_folder(from: &Path, to: &Path) -> Result<(), LayoutError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_moved_is_there_and_the_configuration_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(folder.path()).unwrap();
+        let component: Component = "a/shard-0/redis-0".parse().unwrap();
+        let data = layout.component(&component);
+        std::fs::create_dir_all(&data).unwrap();
+        std::fs::write(data.join(CONFIGURATION), "port 1").unwrap();
+        std::fs::write(data.join("dump.rdb"), "damaged").unwrap();
+        move_aside(&layout, &component, "before-rebuild-4").unwrap();
+        assert_eq!(std::fs::read_to_string(data.join(CONFIGURATION)).unwrap(), "port 1");
+        assert!(!data.join("dump.rdb").exists());
+        let kept = layout.set_aside().join("a.shard-0.redis-0/before-rebuild-4/dump.rdb");
+        assert_eq!(std::fs::read_to_string(kept).unwrap(), "damaged");
+        assert!(move_aside(&layout, &component, "before-rebuild-4").is_err(), "nothing is replaced");
+    }
 
     #[test]
     fn copies_are_made_up_to_a_bound_and_never_replaced_in_silence() {

@@ -14,6 +14,7 @@ use super::cuts::build_cuts;
 use super::layout::Layout;
 use super::operations;
 use super::process::{Keeper, Order, ProcessStatus};
+use super::rebuild::Watches;
 use super::record::is_over;
 use super::set_aside::find_set_aside;
 use super::store::StoreError;
@@ -34,7 +35,7 @@ use crate::view::{
 };
 
 /// Restarts after which a component is reported as one that does not stay up.
-const MANY_RESTARTS: u32 = 5;
+pub(super) const MANY_RESTARTS: u32 = 5;
 
 /// One shard's controller, from outside.
 #[derive(Clone)]
@@ -127,6 +128,8 @@ pub(super) struct Shared {
     /// Asks for a verification, and what came of the last one.
     pub(super) verify: Asks,
     pub(super) verified: std::sync::Mutex<Option<Condition>>,
+    /// Shards that may have to be rebuilt.
+    pub(super) watches: Watches,
     /// The comparison that an operation has asked for.
     pub(super) verifying: Verifying,
     /// Somebody has asked for the store's end.
@@ -179,7 +182,7 @@ impl Shared {
         conditions.extend(parts.keepers.keys().filter_map(|component| {
             let kept = find_set_aside(&self.layout, component)?;
             let words = format!(
-                "was superseded while it held effects that no broker had confirmed; a copy is in {}: delete it when it has been looked at",
+                "was superseded while it held effects that no broker had confirmed, or could not be used; a copy is in {}: delete it when it has been looked at",
                 kept.display()
             );
             Some(Condition::note(&component.to_string(), "SetAside", words))

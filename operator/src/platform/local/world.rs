@@ -64,8 +64,8 @@ pub(super) fn address(port: u16) -> String {
     format!("127.0.0.1:{port}")
 }
 
-/// Names of all ports that a store needs, with these of its regions joining.
-pub(super) fn port_names(store: &crds::Validated, joining: &[String]) -> Vec<String> {
+/// Names of all ports that a store needs.
+pub(super) fn port_names(store: &crds::Validated, record: &Record) -> Vec<String> {
     let mut names = vec!["epmd".to_owned()];
     for region in &store.regions {
         let region = &region.name;
@@ -86,12 +86,9 @@ pub(super) fn port_names(store: &crds::Validated, joining: &[String]) -> Vec<Str
                 names.push(relay_port(region, &broker(&peer.name, node)));
             }
             names.push(relay_port(region, &clients(&peer.name)));
-            // Who joins copies what the others have.
-            if joining.contains(region) {
-                for shard in 0..store.shards {
-                    for node in 0..=store.redis.replicas {
-                        names.push(relay_port(region, &redis(&peer.name, shard, node)));
-                    }
+            for shard in (0..store.shards).filter(|shard| record.copies(region, *shard)) {
+                for node in 0..=store.redis.replicas {
+                    names.push(relay_port(region, &redis(&peer.name, shard, node)));
                 }
             }
         }
@@ -168,7 +165,8 @@ pub(super) fn plan(store: &crds::Validated, record: &Record) -> World {
     let mut links = Vec::new();
     for from in &regions {
         for to in regions.iter().filter(|to| to.name != from.name) {
-            let redis = to.shards.iter().flatten().filter(|_| from.joining);
+            let copied = (0u16..).zip(&to.shards).filter(|(shard, _)| record.copies(&from.name, *shard));
+            let redis = copied.flat_map(|(_, nodes)| nodes);
             let servers = to.brokers.iter().map(|node| (&node.component, node.amqp));
             let servers = servers.chain(redis.map(|node| (&node.component, node.port)));
             // For shards that have no master in the region itself.

@@ -193,10 +193,12 @@ impl Runner {
         let id = |name: &str| self.regions.iter().find(|of| of.name == name).map(|of| RegionId(of.id));
         let members = self.regions.iter().filter(|of| !of.joining).map(|of| self.member(checked, of));
         let links = self.links(region);
-        let shards = region.shards.iter().map(|shard| {
+        let shards = (0u16..).zip(&region.shards).map(|(number, shard)| {
             let looked_at = shard.view.borrow().master.unwrap_or_default();
             let runs = shard.process(&self.shared, &self.namespace, looked_at).phase() == Phase::Running;
             ShardGround {
+                number,
+                in_the_way: Vec::new(),
                 first: Arc::clone(&shard.members[0]) as Arc<dyn AsEngine>,
                 engine: Arc::clone(&shard.members[looked_at]) as Arc<dyn AsEngine>,
                 absent: (!runs).then(|| "is not running".to_owned()),
@@ -343,6 +345,7 @@ impl Hands for ClusterHands<'_> {
             store: runner.store.clone(),
             regions: regions().map(|of| verify::Region { name: of.name.clone(), id: of.id }).collect(),
             shards: runner.shards,
+            only: None,
             password: runner.password.clone(),
             masters,
         };

@@ -159,6 +159,7 @@ impl Row {
                     .basis
                     .as_ref()
                     .map(|basis| Basis { incarnation: basis.incarnation.clone(), seq: basis.seq }),
+                rebuilt: false,
             });
         }
         // The row is new, or was lost: the identity record knows the highest epoch, the engines the rest.
