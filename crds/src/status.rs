@@ -24,6 +24,9 @@ pub struct MultiActiveStoreStatus {
     /// What is not well, in a few words; absent when all is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
+    /// The procedure that is under way, in a few words; see [`crate::StoreOperation`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub operation: Option<String>,
     /// The last run of verification.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verification: Option<VerificationStatus>,

@@ -21,7 +21,7 @@ use crate::health::status::build_link;
 use crate::operations::scale_out::{
     self, ActionError, AsEngine, Compared, Front, Ground, Hands, MasterGround, MemberGround, ShardGround,
 };
-use crate::operations::{now_ms, restore, show, sync_step, ticket};
+use crate::operations::{nothing_to_order, now_ms, restore, show, sync_step, ticket};
 use crate::procedures::shard::Basis;
 use crate::verify;
 use crate::view::{OperationRow, ProcessPhase, RegionPhase};
@@ -421,22 +421,15 @@ pub(super) async fn order(shared: &Shared, name: &str, rollback: bool) -> Result
         let Some(row) = record.operations.iter_mut().find(|row| row.name == name) else {
             return refuse(format!("there is no operation '{name}': there are {}", known.join(", ")));
         };
-        match (rollback, row.status.phase) {
-            (_, OperationPhase::Succeeded | OperationPhase::RolledBack) => {
-                let how = if row.status.phase == OperationPhase::Succeeded { "done" } else { "taken back" };
-                return refuse(format!("'{name}' is {how}: nothing is left to do"));
-            }
-            (false, OperationPhase::Pending | OperationPhase::Running) => {
-                return refuse(format!("'{name}' is under way: only a failed one can be tried again"));
-            }
-            (false, OperationPhase::Failed) => {
-                row.spec.attempt += 1;
-                row.status = StoreOperationStatus::default();
-            }
-            (true, OperationPhase::Pending | OperationPhase::Running | OperationPhase::Failed) => {
-                row.spec.action = OperationAction::Rollback;
-                row.status.phase = OperationPhase::Running;
-            }
+        if let Some(why) = nothing_to_order(name, row.status.phase, rollback) {
+            return refuse(why);
+        }
+        if rollback {
+            row.spec.action = OperationAction::Rollback;
+            row.status.phase = OperationPhase::Running;
+        } else {
+            row.spec.attempt += 1;
+            row.status = StoreOperationStatus::default();
         }
         Ok(())
     };
