@@ -280,6 +280,7 @@ mod tests {
         Seen {
             store: serde_yaml::from_str(&full(store, "MultiActiveStore")).unwrap(),
             rows: vec![serde_yaml::from_str(&full(row, "StoreRegion")).unwrap()],
+            operations: Vec::new(),
             pods: vec![serde_yaml::from_str(pod).unwrap()],
             reports: BTreeMap::new(),
             notes: vec![Condition::note("b", "NoLiveNumbers", "why")],
