@@ -331,7 +331,11 @@ impl Place {
         self.masctl(&["op", "retry", D]);
         self.wait("the second attempt", RECOVERY, || {
             let status = self.operation(D);
-            if status["attempt"] == 2 && status["phase"] == "Running" { Ok(()) } else { Err(status.to_string()) }
+            if status["attempt"] == 2 && status["phase"] == "Running" {
+                Ok(())
+            } else {
+                Err(status.to_string())
+            }
         });
         self.step("the operation of d failed, and was tried again");
         stopped.iter().for_each(|pid| process::resume(*pid).unwrap());
@@ -402,7 +406,8 @@ impl Place {
         self.namespace.apply(&manifest(&["a", "b", "c"], policy)).unwrap();
         self.ends(&name, "RolledBack");
         self.wait("what was made for d to go", RECOVERY, || {
-            let left = self.left("services,statefulsets,deployments,storeregions,pods,persistentvolumeclaims", 5);
+            let left =
+                self.left("services,statefulsets,deployments,storeregions,pods,persistentvolumeclaims", 5);
             if left.is_empty() { Ok(()) } else { Err(left.join(" ")) }
         });
         self.nobody_counts_d(3);

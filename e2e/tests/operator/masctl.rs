@@ -407,7 +407,10 @@ fn operations_are_shown_and_ordered() {
                        "progress": {"done": 42, "total": 100, "unit": "bytes"}}]}"#,
     );
     has(&done(masctl(&["op", "list"])), &[name, "Running", "SyncReplica", "42%", "NoSource"]);
-    has(&done(masctl(&["op", "show", name])), &["▸ SyncReplica", "42 B of 100 B", "copies", "blocked (NoSource"]);
+    has(
+        &done(masctl(&["op", "show", name])),
+        &["▸ SyncReplica", "42 B of 100 B", "copies", "blocked (NoSource"],
+    );
     has(&namespace.kubectl(&["get", "maso"]).unwrap(), &["ScaleOut", "SyncReplica", "42%", "NoSource"]);
     refused(&masctl(&["op", "retry", name]), 1, &["is under way: only a failed one"]);
     status(r#"{"phase": "Failed", "message": "it does not move"}"#);

@@ -16,7 +16,8 @@ pub(crate) fn a_region_that_leaves_before_it_has_joined_leaves_nothing(place: &P
     place.namespace.wait("maso", OPERATION, RECOVERY, phase("Running")).unwrap();
     let column = |store: &Value| store["status"]["operation"] == "scale-out c: Provision";
     place.namespace.wait("mas", "shop", RECOVERY, column).unwrap();
-    let row = place.namespace.wait("masr", "shop--c", RECOVERY, |row| row["status"]["why"].is_string()).unwrap();
+    let row =
+        place.namespace.wait("masr", "shop--c", RECOVERY, |row| row["status"]["why"].is_string()).unwrap();
     assert!(row["status"]["endpoint"].is_null(), "{row}");
     place.namespace.apply(&rolled()).unwrap();
     place.namespace.wait("maso", OPERATION, RECOVERY, phase("RolledBack")).unwrap();
@@ -59,6 +60,9 @@ pub(crate) fn operations_that_ended_long_ago_are_forgotten(place: &Place) {
     })
     .unwrap();
     let left = names();
-    assert!(left.contains(&"shop--scale-out--x-21".to_owned()) && !left.contains(&OPERATION.to_owned()), "{left:?}");
+    assert!(
+        left.contains(&"shop--scale-out--x-21".to_owned()) && !left.contains(&OPERATION.to_owned()),
+        "{left:?}"
+    );
     place.namespace.kubectl(&["delete", "maso", "--all"]).unwrap();
 }

@@ -101,7 +101,8 @@ async fn old_claim(
     let number = |number: Option<u32>, default| u16::try_from(number.unwrap_or(default)).unwrap_or(u16::MAX);
     let members = number(store.spec.redis.as_ref().and_then(|redis| redis.replicas), 1) + 1;
     let nodes = number(store.spec.broker.as_ref().and_then(|broker| broker.replicas), 3);
-    let shards = (0..number(store.spec.shards, 1)).map(|shard| (labels::shard_name(name, region, shard), members));
+    let shards =
+        (0..number(store.spec.shards, 1)).map(|shard| (labels::shard_name(name, region, shard), members));
     let broker = (labels::part_name(name, region, Part::Broker), nodes);
     for (set, replicas) in shards.chain([broker]) {
         for ordinal in 0..replicas {

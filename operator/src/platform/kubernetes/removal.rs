@@ -45,17 +45,18 @@ async fn remove(
     }
     if !deleted.is_empty() {
         let deleted = deleted.join(", ");
-        tracing::info!(store = owner.name, region = region.spec.name, deleted, "a region does not join: deleted");
+        tracing::info!(
+            store = owner.name,
+            region = region.spec.name,
+            deleted,
+            "a region does not join: deleted"
+        );
         return Ok(true);
     }
     Ok(false)
 }
 
-async fn forget(
-    namespace: &Namespace,
-    store: &Checked,
-    region: &CheckedRegion,
-) -> Result<bool, ClientError> {
+async fn forget(namespace: &Namespace, store: &Checked, region: &CheckedRegion) -> Result<bool, ClientError> {
     let name = labels::identity_name(&store.spec.name);
     let Some((text, version)) = namespace.identity(&name).await? else { return Ok(false) };
     let Ok(mut identity) = Identity::parse(&text) else { return Ok(false) };

@@ -242,9 +242,9 @@ fn conditions(
         ],
     };
     // A region that joins, or does not yet, is missing nowhere.
-    let joining = round.store().map_or(0, |store| {
-        store.regions.iter().filter(|region| region.joining || !region.is_member).count()
-    });
+    let joining = round
+        .store()
+        .map_or(0, |store| store.regions.iter().filter(|region| region.joining || !region.is_member).count());
     list.push(Wanted::new("Degraded", active > 0 && active + joining < all, "Regions", words));
     if !rolling.outdated.is_empty() {
         let pods = rolling.outdated.join(", ");

@@ -144,7 +144,8 @@ impl Runner {
                 Some(Fate::Gone) => {
                     let mut operation = restore(&object.status.clone().unwrap_or_default());
                     operation.moved_at = now_ms();
-                    operation.end(operation::Phase::RolledBack, "taken back; the others never noticed".into());
+                    operation
+                        .end(operation::Phase::RolledBack, "taken back; the others never noticed".into());
                     self.keep(&object, held, &operation).await?;
                 }
                 Some(Fate::Leaves) => self.say_leaving(&object, held).await?,
@@ -222,7 +223,12 @@ impl Runner {
         self.keep(object, held, &operation).await
     }
 
-    async fn wait_for(&self, object: &StoreOperation, held: &mut Held, first: &str) -> Result<(), ActionError> {
+    async fn wait_for(
+        &self,
+        object: &StoreOperation,
+        held: &mut Held,
+        first: &str,
+    ) -> Result<(), ActionError> {
         let mut operation = restore(&object.status.clone().unwrap_or_default());
         if operation.blocked.is_some() {
             return Ok(());
@@ -562,7 +568,8 @@ pub(super) fn summary(operations: &[Arc<StoreOperation>]) -> Option<String> {
             (OperationPhase::Failed, _) => "failed".to_owned(),
             (_, Some(blocked)) => format!("waits ({})", blocked.reason),
             (OperationPhase::Pending | OperationPhase::Running, None) => {
-                let of = [status.step.as_deref().unwrap_or("begins"), status.progress.as_deref().unwrap_or("")];
+                let of =
+                    [status.step.as_deref().unwrap_or("begins"), status.progress.as_deref().unwrap_or("")];
                 of.join(" ").trim_end().to_owned()
             }
         };

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crds::{LinkState, MultiActiveStore, RegionPhase, ShardState, StoreOperation, StoreRegion, StoreRegionStatus};
+use crds::{
+    LinkState, MultiActiveStore, RegionPhase, ShardState, StoreOperation, StoreRegion, StoreRegionStatus,
+};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 
 use crate::health::proxy::ProxyReport;
@@ -12,7 +14,8 @@ use crate::platform::kubernetes::health::PodProcess;
 use crate::platform::kubernetes::labels::{self, Part};
 use crate::platform::kubernetes::status::endpoint;
 use crate::view::{
-    BrokerStatus, Condition, LinkStatus, OperationRow, ProcessPhase, ProcessRow, RegionStatus, ShardStatus, StoreStatus,
+    BrokerStatus, Condition, LinkStatus, OperationRow, ProcessPhase, ProcessRow, RegionStatus, ShardStatus,
+    StoreStatus,
 };
 
 /// What was read of a store.
