@@ -35,8 +35,8 @@ async fn remove(
     for object in of_region(store, region) {
         let Some(live) = namespace.get(object.kind, &object.name).await? else { continue };
         let of = live.metadata.labels.as_ref().and_then(|labels| labels.get(labels::REGION_ID));
-        let owners = live.metadata.owner_references.iter().flatten();
-        let ours = owners.clone().any(|of| of.controller == Some(true) && of.uid == owner.uid);
+        let mut owners = live.metadata.owner_references.iter().flatten();
+        let ours = owners.any(|of| of.controller == Some(true) && of.uid == owner.uid);
         if !ours || of != Some(&id) {
             continue;
         }

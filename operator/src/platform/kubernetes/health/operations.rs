@@ -157,7 +157,7 @@ impl Runner {
                     self.wait_for(&object, held, first.as_deref().unwrap_or_default()).await?;
                 }
                 Some(Fate::Joins(region) | Fate::Joined(region)) => {
-                    let goes_on = self.step(checked, region, object, held).await?;
+                    let goes_on = self.step(checked, region, &object, held).await?;
                     first = first.or_else(|| goes_on.then_some(name));
                 }
             }
@@ -272,7 +272,7 @@ impl Runner {
         &self,
         checked: &Checked,
         region: &RegionHandle,
-        object: StoreOperation,
+        object: &StoreOperation,
         held: &mut Held,
     ) -> Result<bool, ActionError> {
         let status = object.status.clone().unwrap_or_default();
@@ -286,7 +286,7 @@ impl Runner {
         }
         let uid = object.metadata.uid.clone().unwrap_or_default();
         let ticket = ticket(&uid, attempt, &operation, sync_step());
-        let ground = self.ground(checked, region, &object, ticket).await?;
+        let ground = self.ground(checked, region, object, ticket).await?;
         let (next, actions) = scale_out::step(&ground, &operation, ticket, now_ms()).await;
         open_gates(&ground, region, ticket).await;
         let reason = |of: &Operation| of.blocked.as_ref().map(|blocked| blocked.0.reason);
@@ -294,14 +294,14 @@ impl Runner {
             (operation.phase, operation.step, reason(&operation)) != (next.phase, next.step, reason(&next));
         let due = held.at.is_none_or(|at| at.elapsed() > WRITTEN_EVERY);
         if moved || !actions.is_empty() || due {
-            self.keep(&object, held, &next).await?;
+            self.keep(object, held, &next).await?;
         }
         let name = object.name_any();
         if moved {
             let step = scale_out::names().get(next.step).copied();
             tracing::info!(operation = name, phase = ?next.phase, step, why = next.message, "operation");
         }
-        self.tell_obstacle(&object, held, &next).await;
+        self.tell_obstacle(object, held, &next).await;
         let hands = ClusterHands { runner: self, region, ticket };
         let mut outcome = Ok(());
         for action in &actions {
@@ -590,11 +590,10 @@ fn event(
     }
     let words = next.message.as_deref().unwrap_or_default();
     match next.phase {
-        OperationPhase::Pending => None,
         OperationPhase::Running if last.phase == OperationPhase::Pending => {
             Some((false, "ScaleOutBegan", format!("{region} joins while the others serve")))
         }
-        OperationPhase::Running => None,
+        OperationPhase::Pending | OperationPhase::Running => None,
         OperationPhase::Succeeded => {
             let ms = next.outcome.as_ref().and_then(|outcome| outcome.total_millis).unwrap_or_default();
             let words = format!("{region} is a member like the others, after {} s", ms / 1000);
@@ -639,8 +638,8 @@ mod tests {
 
     #[test]
     fn begin_and_end_are_events() {
-        let reason = |from, to| event("c", &status(from), &status(to)).map(|(bad, reason, _)| (bad, reason));
         use OperationPhase::{Failed, Pending, RolledBack, Running, Succeeded};
+        let reason = |from, to| event("c", &status(from), &status(to)).map(|(bad, reason, _)| (bad, reason));
         assert_eq!(reason(Pending, Running), Some((false, "ScaleOutBegan")));
         assert_eq!(reason(Running, Running), None);
         assert_eq!(reason(Running, Succeeded), Some((false, "ScaleOutSucceeded")));

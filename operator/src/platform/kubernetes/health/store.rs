@@ -96,10 +96,7 @@ pub(super) async fn run(shared: Shared, mut latest: watch::Receiver<Arc<Latest>>
                 rolling = rollout.advance(&shared, &live, runner, applied, &rows).await;
             }
         }
-        let name = live.metadata.name.as_deref().unwrap_or_default();
-        let namespace = live.metadata.namespace.as_deref().unwrap_or_default();
-        let operation = operations::summary(&operations::of_store(&shared, namespace, name));
-        report.write(&shared, &live, &now, &rows, verified.as_ref(), &rolling, operation).await;
+        report.write(&shared, &live, &now, &rows, verified.as_ref(), &rolling).await;
     }
 }
 
@@ -120,7 +117,6 @@ impl StoreReport {
         rows: &BTreeMap<String, StoreRegionStatus>,
         verified: Option<&VerificationStatus>,
         rolling: &Rolling,
-        operation: Option<String>,
     ) {
         // The watch may not have brought our own last write yet.
         let base = match &self.written {
@@ -136,6 +132,9 @@ impl StoreReport {
             rolling,
             Timestamp::now(),
         );
+        let name = live.metadata.name.as_deref().unwrap_or_default();
+        let namespace = live.metadata.namespace.as_deref().unwrap_or_default();
+        let operation = operations::summary(&operations::of_store(shared, namespace, name));
         let next = MultiActiveStoreStatus { operation, ..next };
         if base.status.as_ref() == Some(&next) {
             return;
