@@ -30,6 +30,9 @@ pub fn definitions() -> Vec<CustomResourceDefinition> {
         (regions["minItems"], regions["maxItems"]) = (json!(1), json!(16));
         list_map(schema, "status.conditions", "type");
         list_map(schema, "status.regions", "name");
+        let known = at(schema, "status.regions");
+        known["maxItems"] = json!(16);
+        known["items"]["properties"]["name"]["maxLength"] = json!(253);
     });
     let region = change_schema(&StoreRegion::crd(), |schema| {
         schema["properties"].as_object_mut().into_iter().flat_map(serde_json::Map::values_mut).for_each(tidy);

@@ -105,7 +105,11 @@ fn rules(schema: &Value, text: &mut String) {
 fn collect(schema: &Value, path: &str, found: &mut Vec<(String, String)>) {
     for rule in schema["x-kubernetes-validations"].as_array().into_iter().flatten() {
         let field = rule["fieldPath"].as_str().unwrap_or_default();
-        found.push((format!("{path}{field}"), rule["message"].as_str().unwrap_or_default().to_owned()));
+        let at = format!("{path}{field}");
+        found.push((
+            at.trim_start_matches('.').to_owned(),
+            rule["message"].as_str().unwrap_or_default().to_owned(),
+        ));
     }
     for (name, field) in schema["properties"].as_object().into_iter().flatten() {
         let at = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };

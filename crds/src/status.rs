@@ -24,6 +24,9 @@ pub struct MultiActiveStoreStatus {
     /// What is not well, in a few words; absent when all is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
+    /// What is under way, in a few words, `scale-out chengdu: SyncReplica 42%`; the `StoreOperation` has the rest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub operation: Option<String>,
     /// The last run of verification.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verification: Option<VerificationStatus>,
@@ -40,7 +43,7 @@ pub struct RegionSummary {
     pub name: String,
     /// What it does; see [`crate::RegionPhase`].
     pub phase: crate::RegionPhase,
-    /// Where its clients connect, `host:port`.
+    /// Where its clients connect, `host:port`; absent while it joins.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
     /// The Secret with all that a client needs.

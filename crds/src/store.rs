@@ -65,6 +65,7 @@ pub struct Metadata {
         json_path = ".status.conditions[?(@.type=='Degraded')].status"
     ),
     printcolumn(name = "Max-Lag", type_ = "string", json_path = ".status.maxLag"),
+    printcolumn(name = "Operation", type_ = "string", json_path = ".status.operation"),
     printcolumn(name = "Why", type_ = "string", json_path = ".status.why"),
     printcolumn(name = "Ack", type_ = "string", json_path = ".spec.replication.ack", priority = 1),
     printcolumn(name = "Shards", type_ = "integer", json_path = ".spec.shards", priority = 1),

@@ -24,7 +24,7 @@ enum How {
 use How::{Covered, Run, RunAs};
 
 /// In the order in which they are run.
-const COMMANDS: [(&str, How); 64] = [
+const COMMANDS: [(&str, How); 73] = [
     ("make test", Covered("this test is a part of it; .ci/run runs it")),
     ("make scale", Covered("eight minutes of load; its program is asked for its options below")),
     ("make scale SCALE='--running --stores 1,10'", RunAs("scale --help")),
@@ -73,6 +73,8 @@ const COMMANDS: [(&str, How); 64] = [
     ),
     ("kubectl apply -f examples/two-regions.yaml", Covered("the operator's tests apply every example")),
     ("kubectl get mas,masr", Covered("the operator's tests read that table")),
+    ("kubectl apply -f examples/third-region.yaml", Covered("the operator's tests apply every example")),
+    ("kubectl get mas,maso,masr", Covered("the operator's tests read that table")),
     ("make images", Covered("the tests of pods build them, with buildah")),
     (
         "helm install multiactive charts/multiactive -n multiactive-system --create-namespace --set images.registry=registry.example.com/team",
@@ -144,6 +146,22 @@ const COMMANDS: [(&str, How); 64] = [
             "sed 's/- name: shanghai/&\\n    traffic: Drained/' examples/two-regions.yaml > $MAS_STATE_DIR.yaml && \
              masctl apply -f $MAS_STATE_DIR.yaml && until masctl status | grep Drained; do sleep 0.1; done",
         ),
+    ),
+    ("masctl apply -f examples/third-region.yaml", Run),
+    // The same in a cluster: the test of regions that join (make e2e).
+    ("kubectl mas op list", RunAs("masctl op list | grep chengdu")),
+    ("kubectl mas op wait shop--scale-out--chengdu-3", RunAs("masctl op wait shop--scale-out--chengdu-3")),
+    (
+        "kubectl mas op show shop--scale-out--chengdu-3 --watch",
+        RunAs("masctl op show shop--scale-out--chengdu-3 --watch | grep 'Succeeded after'"),
+    ),
+    (
+        "kubectl mas op retry shop--scale-out--chengdu-3",
+        Covered("the test of regions that join does it; this one has joined"),
+    ),
+    (
+        "kubectl mas op rollback shop--scale-out--chengdu-3",
+        Covered("the tests of regions that join do it; this one has joined"),
     ),
     ("masctl op list", Run),
     ("masctl op show shop--rebuild--beijing-0-3", Covered("rebuild.rs shows those that it has made")),

@@ -52,6 +52,18 @@ impl Cluster {
         })
     }
 
+    /// As [`Cluster::with_nodes`], with three nodes. `None`: the cluster that `KUBECONFIG` names has no `region-3`.
+    pub fn with_three_nodes() -> Option<&'static Self> {
+        static SHARED: OnceLock<Cluster> = OnceLock::new();
+        let cluster = SHARED.get_or_init(|| {
+            let cluster = Self::start(3).expect("a Kubernetes cluster with nodes for tests");
+            cluster.load_images(&["redis", "broker", "proxy"]).expect("the images on its nodes");
+            cluster
+        });
+        let third = ["get", "nodes", "-l", "topology.kubernetes.io/region=region-3", "-o", "name"];
+        cluster.kubectl(&third).is_ok_and(|nodes| !nodes.trim().is_empty()).then_some(cluster)
+    }
+
     /// The one of this process with two nodes, in regions `east` and `west`, and all images on them, for the chart to be installed on. A
     /// cluster that `KUBECONFIG` names must have all of it already.
     pub fn for_chart() -> &'static Self {

@@ -19,8 +19,7 @@ use serde_json::{Value, json};
 /// How long the operator may take for anything.
 const LIMIT: Duration = Duration::from_mins(1);
 /// All that the operator makes, and what is made of that.
-const KINDS: &str =
-    "configmaps,secrets,services,networkpolicies,poddisruptionbudgets,statefulsets,deployments,storeregions";
+const KINDS: &str = "configmaps,secrets,services,networkpolicies,poddisruptionbudgets,statefulsets,deployments,storeregions,storeoperations";
 
 /// A manifest; `spec` in YAML's flow style.
 fn manifest(name: &str, spec: &str) -> String {

@@ -379,3 +379,47 @@ fn a_support_bundle_has_everything_but_passwords() {
     has(&texts["README.txt"], &["the operator: no Deployment", "in namespace 'nowhere'"]);
     assert!(!texts["objects/Pod/shop--a--shard-0-redis-0.yaml"].contains("managedFields"));
 }
+
+/// What the operator would do with them is looked at where regions join (e2e/tests/joining.rs).
+#[test]
+fn operations_are_shown_and_ordered() {
+    let namespace = Cluster::shared().namespace("operations").unwrap();
+    namespace.apply(&small("")).unwrap();
+    let masctl = |args: &[&str]| namespace.masctl(args).unwrap();
+    has(&done(masctl(&["op", "list"])), &["no operations"]);
+    refused(&masctl(&["op", "show", "none"]), 2, &["there is no operation 'none': there are none"]);
+    refused(&masctl(&["op", "retry", "none"]), 1, &["there is no operation 'none': there are none"]);
+    let name = "shop--scale-out--c-3";
+    let kind = "apiVersion: multiactive.dev/v1alpha1\nkind: StoreOperation";
+    let meta = format!("{{name: {name}, labels: {{multiactive.dev/store: shop}}}}");
+    let spec = "{storeRef: {name: shop}, type: ScaleOut, region: c}";
+    namespace.apply(&format!("{kind}\nmetadata: {meta}\nspec: {spec}\n")).unwrap();
+    let status = |status: &str| {
+        let patch = format!("{{\"status\": {status}}}");
+        let args = ["patch", "maso", name, "--subresource=status", "--type=merge", "-p", &patch];
+        namespace.kubectl(&args).unwrap();
+    };
+    let spec = || namespace.get("maso", name).unwrap()["spec"].clone();
+
+    status(
+        r#"{"phase": "Running", "step": "SyncReplica", "progress": "42%", "blocked": {"reason": "NoSource", "message": "m"},
+            "steps": [{"name": "SyncReplica", "startedAt": "2026-01-01T00:00:00.000000Z", "message": "copies",
+                       "progress": {"done": 42, "total": 100, "unit": "bytes"}}]}"#,
+    );
+    has(&done(masctl(&["op", "list"])), &[name, "Running", "SyncReplica", "42%", "NoSource"]);
+    has(
+        &done(masctl(&["op", "show", name])),
+        &["▸ SyncReplica", "42 B of 100 B", "copies", "blocked (NoSource"],
+    );
+    has(&namespace.kubectl(&["get", "maso"]).unwrap(), &["ScaleOut", "SyncReplica", "42%", "NoSource"]);
+    refused(&masctl(&["op", "retry", name]), 1, &["is under way: only a failed one"]);
+    status(r#"{"phase": "Failed", "message": "it does not move"}"#);
+    let late = masctl(&["op", "wait", name]);
+    assert!(late.code == Some(1) && late.out.contains("it does not move"), "{late:?}");
+    has(&masctl(&["op", "retry", name]).err, &["is tried again"]);
+    assert_eq!(spec()["attempt"], 2);
+    has(&masctl(&["op", "rollback", name]).err, &["is taken back"]);
+    assert_eq!(spec()["action"], "Rollback");
+    status(r#"{"phase": "RolledBack"}"#);
+    refused(&masctl(&["op", "rollback", name]), 1, &["is taken back: nothing is left to do"]);
+}

@@ -7,7 +7,7 @@ mod state;
 
 pub(crate) use state::{restore, show};
 
-use crds::OperationType;
+use crds::{OperationPhase, OperationType};
 use mas_core::procedures::operation::{Operation, Step};
 use mas_core::procedures::scale_out::{Action, Observed, SYNC};
 
@@ -36,6 +36,19 @@ pub(crate) fn ticket(uid: &str, attempt: u32, operation: &Operation, sync: usize
     let text = format!("{uid}/{attempt}/{repeats}");
     let hash = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
     text.bytes().fold(0xcbf2_9ce4_8422_2325, hash).max(1)
+}
+
+/// Why an operation is neither tried again nor taken back, if so.
+pub(crate) fn nothing_to_order(name: &str, phase: OperationPhase, rollback: bool) -> Option<String> {
+    match (rollback, phase) {
+        (_, OperationPhase::Succeeded) => Some(format!("'{name}' is done: nothing is left to do")),
+        (_, OperationPhase::RolledBack) => Some(format!("'{name}' is taken back: nothing is left to do")),
+        (false, OperationPhase::Pending | OperationPhase::Running) => {
+            Some(format!("'{name}' is under way: only a failed one can be tried again"))
+        }
+        (false, OperationPhase::Failed)
+        | (true, OperationPhase::Pending | OperationPhase::Running | OperationPhase::Failed) => None,
+    }
 }
 
 /// The step that a scale-out goes back to.

@@ -42,7 +42,7 @@ pub(crate) async fn apply(place: &Place, args: &args::Apply) -> Result<(), Failu
 pub(crate) async fn op(place: &Place, command: &OpCommand) -> Result<(), Failure> {
     match command {
         OpCommand::List { output } => {
-            let rows = operations(place).await?;
+            let rows = Where::find(place).await?.operations().await?;
             print(&render(&rows, *output, table)?)
         }
         OpCommand::Show { name, output, watch } => show(place, name, *output, *watch).await,
@@ -59,12 +59,8 @@ pub(crate) async fn op(place: &Place, command: &OpCommand) -> Result<(), Failure
     }
 }
 
-async fn operations(place: &Place) -> Result<Vec<OperationRow>, Failure> {
-    Ok(Where::find(place).await?.status().await?.operations)
-}
-
-async fn one(place: &Place, name: &str) -> Result<OperationRow, Failure> {
-    let rows = operations(place).await?;
+async fn one(at: &Where, name: &str) -> Result<OperationRow, Failure> {
+    let rows = at.operations().await?;
     let known: Vec<_> = rows.iter().map(|row| row.name.clone()).collect();
     rows.into_iter().find(|row| row.name == name).ok_or_else(|| {
         let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
@@ -73,8 +69,7 @@ async fn one(place: &Place, name: &str) -> Result<OperationRow, Failure> {
 }
 
 async fn order(place: &Place, name: &str, rollback: bool) -> Result<(), Failure> {
-    let request = Request::Operation { name: name.to_owned(), rollback };
-    Client::new(&locate::existing(place)?).ask(&request).await?;
+    Where::find(place).await?.order(name, rollback).await?;
     say(&format!(
         "{name} is {}: `masctl op show {name} --watch`",
         if rollback { "taken back" } else { "tried again" }
@@ -83,9 +78,10 @@ async fn order(place: &Place, name: &str, rollback: bool) -> Result<(), Failure>
 }
 
 async fn show(place: &Place, name: &str, output: Output, watch: bool) -> Result<(), Failure> {
+    let at = Where::find(place).await?;
     let mut last: Option<(u64, Instant, usize)> = None;
     loop {
-        let row = one(place, name).await?;
+        let row = one(&at, name).await?;
         let rate = rate(&row, &mut last);
         let text = render(&row, output, |row| describe(row, rate))?;
         if !watch {
@@ -104,9 +100,10 @@ async fn show(place: &Place, name: &str, output: Output, watch: bool) -> Result<
 }
 
 async fn wait(place: &Place, name: &str, limit: Duration) -> Result<(), Failure> {
+    let at = Where::find(place).await?;
     let deadline = Instant::now() + limit;
     loop {
-        let row = one(place, name).await?;
+        let row = one(&at, name).await?;
         if row.status.phase == OperationPhase::Succeeded {
             return Ok(());
         }
@@ -116,7 +113,7 @@ async fn wait(place: &Place, name: &str, limit: Duration) -> Result<(), Failure>
             let how = if late { "is not done yet" } else { "has not succeeded" };
             return Err(Failure::failed(format!("{name} {how}")));
         }
-        sleep(Duration::from_millis(300)).await;
+        sleep(at.pace()).await;
     }
 }
 

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use operator::platform::kubernetes::Remote;
-use operator::platform::local::{Client, Layout, fetch_metrics};
-use operator::view::{Endpoint, ProcessRow, StoreStatus};
+use operator::platform::local::{Client, Layout, Request, fetch_metrics};
+use operator::view::{Endpoint, OperationRow, ProcessRow, StoreStatus};
 
-use crate::args::{self, Command, Place};
+use crate::args::{Command, Place};
 use crate::failure::Failure;
 use crate::locate;
 
@@ -33,6 +33,26 @@ impl Where {
         match self {
             Self::Machine(layout) => Ok(Client::new(layout).status().await?),
             Self::Cluster(remote) => Ok(remote.status().await?),
+        }
+    }
+
+    /// The runs of procedures, the oldest first.
+    pub(crate) async fn operations(&self) -> Result<Vec<OperationRow>, Failure> {
+        match self {
+            Self::Machine(layout) => Ok(Client::new(layout).status().await?.operations),
+            Self::Cluster(remote) => Ok(remote.operations().await?),
+        }
+    }
+
+    /// Has an operation tried again, or taken back.
+    pub(crate) async fn order(&self, name: &str, rollback: bool) -> Result<(), Failure> {
+        match self {
+            Self::Machine(layout) => {
+                let request = Request::Operation { name: name.to_owned(), rollback };
+                Client::new(layout).ask(&request).await?;
+                Ok(())
+            }
+            Self::Cluster(remote) => remote.order(name, rollback).await?.map_err(Failure::failed),
         }
     }
 
@@ -93,9 +113,6 @@ pub(crate) fn instead_in_a_cluster(command: &Command) -> Option<&'static str> {
         Command::Apply(_) => {
             Some("apply changes a store on this machine; in a cluster write `kubectl apply -f FILE`")
         }
-        Command::Op(args::OpCommand::Retry { .. } | args::OpCommand::Rollback { .. }) => Some(
-            "on this machine; in a cluster edit the operation: `kubectl patch storeoperation NAME --type merge -p` with spec.attempt raised, or spec.action: Rollback",
-        ),
         Command::Fault(_) => {
             Some("fault works on this machine's stores only; in a cluster write `kubectl delete pod POD`")
         }

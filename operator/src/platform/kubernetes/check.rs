@@ -37,6 +37,8 @@ pub struct Checked {
     pub(crate) passwords: Passwords,
     pub(crate) images: Images,
     pub(crate) regions: Vec<CheckedRegion>,
+    /// Regions that were to join and do not: what was made for them goes.
+    pub(crate) leaving: Vec<CheckedRegion>,
     pub(crate) operator_namespace: String,
 }
 
@@ -50,6 +52,8 @@ pub(crate) struct CheckedRegion {
     pub(crate) is_member: bool,
     /// It joins: its operation says when it is a member like the others.
     pub(crate) joining: bool,
+    /// Why it is no member, and what to do.
+    pub(crate) waits: Option<String>,
     /// What its proxies were told last.
     pub(crate) proxy_config: Option<ProxyConfig>,
     /// Proxies to run now.
@@ -136,22 +140,23 @@ pub fn check(
         broker: image(&spec.broker.image, &entry.broker),
         proxy: image(&spec.proxy.image, &entry.proxy),
     };
-    let regions = spec
-        .regions
-        .iter()
-        .map(|region| {
-            let member = identity.region(&region.name);
-            CheckedRegion {
-                spec: region.clone(),
-                id: member.map_or(0, |member| member.id),
-                is_member: member.is_some(),
-                joining: member.is_some_and(|member| member.joining),
-                proxy_config: world.proxy_configs.get(&region.name).cloned(),
-                formed: is_formed(world, &spec, &region.name),
-                proxy_replicas: proxy_replicas(world, &spec, &identity, &region.name),
-            }
-        })
-        .collect();
+    let checked = |region: &crds::Region| {
+        let member = identity.region(&region.name);
+        CheckedRegion {
+            spec: region.clone(),
+            id: member.map_or(0, |member| member.id),
+            is_member: member.is_some_and(|member| !member.leaving),
+            joining: member.is_some_and(|member| member.joining),
+            waits: waits(world, &identity, &spec.name, &region.name),
+            proxy_config: world.proxy_configs.get(&region.name).cloned(),
+            formed: is_formed(world, &spec, &region.name),
+            proxy_replicas: proxy_replicas(world, &spec, &identity, &region.name),
+        }
+    };
+    let regions = spec.regions.iter().map(checked).collect();
+    let leaving = identity.regions.iter().filter(|region| region.leaving);
+    let named = |name: &str| crds::Region { name: name.to_owned(), ..spec.regions[0].clone() };
+    let leaving = leaving.map(|region| checked(&named(&region.name))).collect();
     let passwords = passwords(world, &spec, &identity, new_password)?;
     let operator_namespace = operator_namespace.to_owned();
     let identity_version = world.identity.as_ref().map(|(_, version)| version.clone()).unwrap_or_default();
@@ -165,8 +170,27 @@ pub fn check(
         passwords,
         images,
         regions,
+        leaving,
         operator_namespace,
     })
+}
+
+/// Why a region of the manifest is no member.
+fn waits(world: &World, identity: &Identity, store: &str, region: &str) -> Option<String> {
+    if identity.region(region).is_some_and(|known| known.leaving) {
+        return Some("was taken back: what was made for it is being deleted".into());
+    }
+    if identity.taken_back.iter().any(|name| name == region) {
+        return Some("was taken back: take it out of spec.regions; to try again, add it again".into());
+    }
+    let claim = world.old_claims.get(region)?;
+    Some(format!(
+        "waits until the volumes of an earlier region of that name are gone, for what is in them is not of this one: \
+         kubectl delete pvc -l {}={store},{}={}",
+        labels::STORE,
+        labels::REGION_ID,
+        claim.region_id,
+    ))
 }
 
 /// Until a store is founded, and while a region joins: no proxy before all nodes of its region's broker are ready, and then one, which declares the streams alone.
@@ -203,15 +227,16 @@ fn identity(world: &World, spec: &crds::Validated) -> Result<Identity, Refusal> 
             identity.shards, spec.shards, identity.shards
         ));
     }
+    let is_wanted = |name: &str| spec.regions.iter().any(|region| region.name == name);
     let gone =
-        identity.regions.iter().find(|known| spec.regions.iter().all(|region| region.name != known.name));
+        identity.regions.iter().find(|known| !known.joining && !known.leaving && !is_wanted(&known.name));
     if let Some(region) = gone {
         return mismatch(format!(
             "region '{}' belongs to the store (ConfigMap {name}) and is not in the manifest: removing regions does not exist yet; put it back",
             region.name
         ));
     }
-    identity.take_in(spec);
+    identity.take_in(spec, |region| !world.old_claims.contains_key(region));
     Ok(identity)
 }
 

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::FIELD_MANAGER;
 use super::identity::KEY;
+use super::labels;
 use super::object::{Kind, Object};
 
 /// A call that failed.
@@ -50,6 +51,13 @@ impl ClientError {
     pub(crate) fn is_about(&self, kind: Kind) -> bool {
         self.kind == kind.to_string()
     }
+}
+
+/// A claim that a region has left behind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct OldClaim {
+    /// The id of that region.
+    pub(crate) region_id: String,
 }
 
 /// One namespace of a cluster.
@@ -142,6 +150,34 @@ impl Namespace {
         let patch = json!({"spec": {"resources": {"requests": {"storage": storage}}}});
         let grown = api.patch(name, &params, &Patch::Merge(&patch)).await;
         grown.map(|_| true).map_err(|source| fail("growing", source))
+    }
+
+    /// A claim, if there is one.
+    pub(crate) async fn old_claim(&self, name: &str) -> Result<Option<OldClaim>, ClientError> {
+        let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &self.name);
+        let found = api.get_opt(name).await.map_err(|source| ClientError {
+            verb: "getting",
+            kind: "PersistentVolumeClaim".into(),
+            name: name.to_owned(),
+            source: Arc::new(source),
+        })?;
+        Ok(found.map(|claim| {
+            let id = claim.metadata.labels.and_then(|mut labels| labels.remove(labels::REGION_ID));
+            OldClaim { region_id: id.unwrap_or_default() }
+        }))
+    }
+
+    /// Deletes an object, if it is still the one with this `uid`.
+    pub(crate) async fn delete(&self, kind: Kind, name: &str, uid: &str) -> Result<(), ClientError> {
+        let params = DeleteParams {
+            propagation_policy: Some(PropagationPolicy::Background),
+            preconditions: Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None }),
+            ..DeleteParams::default()
+        };
+        match self.api(kind).delete(name, &params).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            deleted => deleted.map(drop).map_err(|source| fail("deleting", kind, name, source)),
+        }
     }
 
     /// Deletes a StatefulSet and leaves its pods, if it is still the one with this `uid`.

@@ -19,6 +19,7 @@ mod lease;
 mod object;
 mod reconcile;
 mod remote;
+mod removal;
 mod rolling;
 mod run;
 mod status;

@@ -17,6 +17,7 @@ use super::client::{ClientError, Namespace};
 use super::dereference::dereference;
 use super::endpoint::Metrics;
 use super::health::Health;
+use super::removal::remove_leaving;
 use super::status::Round;
 
 /// Characters of a password: about 190 bits.
@@ -81,16 +82,21 @@ async fn round(store: &MultiActiveStore, context: &Context) -> Result<Round, Cli
     if checked.spec.paused {
         return Ok(Round::Paused(checked));
     }
-    let applied = carry_out(&namespace, store, &checked, &context.invalid).await?;
+    let (applied, forgotten) = carry_out(&namespace, store, &checked, &context.invalid).await?;
+    if forgotten {
+        // The name may be that of another region from now on.
+        return Box::pin(round(store, context)).await;
+    }
     Ok(Round::Applied(checked, applied))
 }
 
+/// What was applied, and whether a region that was taken back is forgotten now.
 async fn carry_out(
     namespace: &Namespace,
     store: &MultiActiveStore,
     checked: &Checked,
     invalid: &Invalid,
-) -> Result<Applied, ClientError> {
+) -> Result<(Applied, bool), ClientError> {
     let meta = store.meta();
     let owner =
         Owner { name: meta.name.clone().unwrap_or_default(), uid: meta.uid.clone().unwrap_or_default() };
@@ -102,7 +108,8 @@ async fn carry_out(
         let changed = applied.changed.join(", ");
         tracing::info!(store = owner.name, namespace = meta.namespace, changed, "applied");
     }
-    Ok(applied)
+    let forgotten = remove_leaving(namespace, &owner, checked).await?;
+    Ok((applied, forgotten))
 }
 
 /// How often a store's rounds have failed, one after the other.

@@ -81,6 +81,7 @@ pub(crate) fn build_store(
         regions_active: Some(format!("{active}/{}", store.spec.regions.len())),
         max_lag: lags.max().map(super::health::words),
         why,
+        operation: None,
         verification,
         regions,
     }
@@ -119,12 +120,14 @@ fn summary(
 ) -> RegionSummary {
     let (of, name) = (&store.spec.name, &region.spec.name);
     let known = last.regions.iter().find(|known| known.name == *name).map(|known| known.phase);
+    let known = known.filter(|_| region.is_member);
+    let serves = region.is_member && !region.joining;
     RegionSummary {
         name: name.clone(),
         // A row that could not be read just now is as it was.
         phase: rows.get(name).map(|row| row.phase).or(known).unwrap_or_default(),
-        endpoint: region.is_member.then(|| endpoint(of, name, &store.namespace)),
-        binding: region.is_member.then(|| Binding { name: labels::app_name(of, name) }),
+        endpoint: serves.then(|| endpoint(of, name, &store.namespace)),
+        binding: serves.then(|| Binding { name: labels::app_name(of, name) }),
     }
 }
 
@@ -173,7 +176,9 @@ fn conditions(
         .iter()
         .filter(|region| !region.phase.is_settled())
         .map(|region| {
+            let of = round.store().and_then(|of| of.regions.iter().find(|of| of.spec.name == region.name));
             let row = rows.get(&region.name).and_then(|row| row.why.clone());
+            let row = of.and_then(|of| of.waits.clone()).or(row);
             format!(
                 "{} is {:?}{}",
                 region.name,
@@ -235,8 +240,10 @@ fn conditions(
             available,
         ],
     };
-    // A region that joins is missing nowhere.
-    let joining = round.store().map_or(0, |store| store.members().filter(|region| region.joining).count());
+    // A region that joins, or does not yet, is missing nowhere.
+    let joining = round
+        .store()
+        .map_or(0, |store| store.regions.iter().filter(|region| region.joining || !region.is_member).count());
     list.push(Wanted::new("Degraded", active > 0 && active + joining < all, "Regions", words));
     if !rolling.outdated.is_empty() {
         let pods = rolling.outdated.join(", ");

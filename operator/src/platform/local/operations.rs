@@ -23,7 +23,7 @@ use crate::health::status::build_link_of;
 use crate::operations::scale_out::{
     self, ActionError, AsEngine, Compared, Front, Ground, Hands, MasterGround, MemberGround, ShardGround,
 };
-use crate::operations::{names, now_ms, restore, show, steps, sync_step_of, ticket};
+use crate::operations::{names, nothing_to_order, now_ms, restore, show, steps, sync_step_of, ticket};
 use crate::procedures::shard::Basis;
 use crate::verify;
 use crate::view::{OperationRow, ProcessPhase, RegionPhase};
@@ -338,7 +338,7 @@ impl Hands for LocalHands<'_> {
 
     async fn finish(&self) -> Result<(), ActionError> {
         match self.row.spec.kind {
-            OperationType::ScaleOut => self.become_member().await,
+            OperationType::ScaleOut | OperationType::Remove => self.become_member().await,
             OperationType::Rebuild => {
                 let outcome = rebuild::measure(self.parts, self.region, self.row).await?;
                 let status = StoreOperationStatus { outcome: Some(outcome), ..self.row.status.clone() };
@@ -388,7 +388,7 @@ async fn roll_back(shared: &Arc<Shared>, row: &OperationRecord) -> Result<(), Ac
     let mut operation = restore(&row.status);
     operation.moved_at = now_ms();
     let words = match row.spec.kind {
-        OperationType::ScaleOut => "taken back; the others never noticed",
+        OperationType::ScaleOut | OperationType::Remove => "taken back; the others never noticed",
         OperationType::Rebuild => "given up; another region goes on serving the shard",
     };
     operation.end(Phase::RolledBack, words.into());
@@ -499,29 +499,22 @@ pub(super) async fn order(shared: &Shared, name: &str, rollback: bool) -> Result
         let Some(row) = record.operations.iter_mut().find(|row| row.name == name) else {
             return refuse(format!("there is no operation '{name}': there are {}", known.join(", ")));
         };
-        match (rollback, row.status.phase) {
-            (_, OperationPhase::Succeeded | OperationPhase::RolledBack) => {
-                let how = if row.status.phase == OperationPhase::Succeeded { "done" } else { "taken back" };
-                return refuse(format!("'{name}' is {how}: nothing is left to do"));
-            }
-            (false, OperationPhase::Pending | OperationPhase::Running) => {
-                return refuse(format!("'{name}' is under way: only a failed one can be tried again"));
-            }
-            (false, OperationPhase::Failed) => {
-                row.spec.attempt += 1;
-                let loss = row.status.loss.take();
-                row.status = StoreOperationStatus { loss, ..StoreOperationStatus::default() };
-            }
-            (true, _) if row.spec.kind == OperationType::Remove => {
-                return refuse(format!(
-                    "write the region '{}' into the manifest again, and `masctl apply` it: then it stays",
-                    row.spec.region
-                ));
-            }
-            (true, OperationPhase::Pending | OperationPhase::Running | OperationPhase::Failed) => {
-                row.spec.action = OperationAction::Rollback;
-                row.status.phase = OperationPhase::Running;
-            }
+        if let Some(why) = nothing_to_order(name, row.status.phase, rollback) {
+            return refuse(why);
+        }
+        if rollback && row.spec.kind == OperationType::Remove {
+            return refuse(format!(
+                "write the region '{}' into the manifest again, and `masctl apply` it: then it stays",
+                row.spec.region
+            ));
+        }
+        if rollback {
+            row.spec.action = OperationAction::Rollback;
+            row.status.phase = OperationPhase::Running;
+        } else {
+            row.spec.attempt += 1;
+            let loss = row.status.loss.take();
+            row.status = StoreOperationStatus { loss, ..StoreOperationStatus::default() };
         }
         Ok(())
     };

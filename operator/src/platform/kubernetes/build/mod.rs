@@ -9,27 +9,45 @@ mod redis;
 mod region;
 mod secrets;
 
-use super::check::Checked;
+use super::check::{Checked, CheckedRegion};
 use super::object::Object;
 
 /// Every object of the store, in the order in which they are applied.
 pub fn build(store: &Checked) -> Vec<Object> {
     let mut objects = vec![identity::object(store), secrets::credentials(store)];
-    for region in &store.regions {
-        objects.push(region::object(store, region));
-        if region.is_member {
-            objects.extend(secrets::of_region(store, region));
-            objects.extend(network::policies(store, region));
-            objects.extend(broker::objects(store, region));
-            objects.extend(redis::objects(store, region));
-            objects.extend(proxy::objects(store, region));
-        }
+    for region in store.members() {
+        objects.extend(inner(store, region));
         if region.joining {
             objects.push(region::operation(store, region));
+        } else {
+            objects.extend(front(store, region));
         }
     }
     objects.sort_by_key(|object| object.kind);
     objects
+}
+
+/// All that is made for a region beside its operation, in the order in which it is deleted: first what makes pods.
+pub(super) fn of_region(store: &Checked, region: &CheckedRegion) -> Vec<Object> {
+    let mut objects = inner(store, region);
+    objects.extend(front(store, region));
+    objects.sort_by_key(|object| std::cmp::Reverse(object.kind));
+    objects
+}
+
+fn inner(store: &Checked, region: &CheckedRegion) -> Vec<Object> {
+    let mut objects = vec![region::object(store, region)];
+    objects.extend(secrets::of_region(store, region));
+    objects.extend(network::policies(store, region));
+    objects.extend(broker::objects(store, region));
+    objects.extend(redis::objects(store, region));
+    objects.extend(proxy::objects(store, region));
+    objects
+}
+
+/// Where clients connect, and how: not while the region joins.
+fn front(store: &Checked, region: &CheckedRegion) -> [Object; 2] {
+    [secrets::app(store, region), proxy::service(store, region)]
 }
 
 pub(crate) use broker::FORMED as BROKER_FORMED;

@@ -17,7 +17,7 @@ const SECRETS: &str = "/run/secrets/multiactive";
 /// Memory of a proxy, bytes, unless something else is asked for.
 const MEMORY: u64 = 256 << 20;
 
-/// Configuration, Service, disruption budget, Deployment.
+/// Configuration, disruption budget, Deployment.
 pub(super) fn objects(store: &Checked, region: &CheckedRegion) -> Vec<Object> {
     let (of, here) = (&store.spec.name, &region.spec.name);
     let name = labels::part_name(of, here, Part::Proxy);
@@ -25,7 +25,6 @@ pub(super) fn objects(store: &Checked, region: &CheckedRegion) -> Vec<Object> {
     let config = serde_json::to_string_pretty(&config(store, region)).unwrap_or_default();
     vec![
         Object::new(Kind::ConfigMap, name.clone(), &labels, json!({"data": {"proxy.json": config}})),
-        service(store, region, &labels),
         pods::disruption_budget(&name, &labels),
         deployment(store, region, &name, &labels),
     ]
@@ -63,8 +62,8 @@ pub(super) fn config(store: &Checked, region: &CheckedRegion) -> ProxyConfig {
             .map(|peer| PeerConfig {
                 region: reference(peer),
                 broker: cluster(&peer.spec.name, render::PEER_USER),
-                // One that is drained takes no requests of others either.
-                endpoint: (peer.spec.traffic == crds::Traffic::Active)
+                // One that joins has none yet, and one that is drained takes no requests of others either.
+                endpoint: (!peer.joining && peer.spec.traffic == crds::Traffic::Active)
                     .then(|| status::endpoint(&spec.name, &peer.spec.name, &store.namespace)),
             })
             .collect(),
@@ -92,18 +91,20 @@ pub(super) fn config(store: &Checked, region: &CheckedRegion) -> ProxyConfig {
     config
 }
 
-fn service(store: &Checked, region: &CheckedRegion, labels: &Value) -> Object {
+/// What clients connect to.
+pub(super) fn service(store: &Checked, region: &CheckedRegion) -> Object {
+    let labels = labels::part(&store.spec.name, &region.spec.name, region.id, Part::Proxy);
     let wanted = &region.spec.service;
     let mut body = json!({"spec": {
         "type": wanted.kind,
-        "selector": labels::selector(labels),
+        "selector": labels::selector(&labels),
         "ports": [{"name": "redis", "port": CLIENTS, "targetPort": "redis", "appProtocol": "redis"}],
     }});
     if let Some(class) = &wanted.load_balancer_class {
         body["spec"]["loadBalancerClass"] = json!(class);
     }
     let name = labels::region_name(&store.spec.name, &region.spec.name);
-    let object = Object::new(Kind::Service, name, labels, body);
+    let object = Object::new(Kind::Service, name, &labels, body);
     if wanted.annotations.is_empty() { object } else { object.annotated(&json!(wanted.annotations)) }
 }
 

@@ -27,7 +27,7 @@ pub(crate) fn credentials(store: &Checked) -> Object {
     if store.keeps_data() { object.kept() } else { object }
 }
 
-/// What the pods of a region mount, and what its clients are told.
+/// What the pods of a region mount.
 pub(super) fn of_region(store: &Checked, region: &CheckedRegion) -> Vec<Object> {
     let (of, here) = (&store.spec.name, &region.spec.name);
     let labels = |part| labels::part(of, here, region.id, part);
@@ -47,11 +47,11 @@ pub(super) fn of_region(store: &Checked, region: &CheckedRegion) -> Vec<Object> 
     let parts = parts
         .into_iter()
         .map(|(part, data)| secret(labels::part_name(of, here, part), &labels(part), "Opaque", &data));
-    parts.chain([app(store, region)]).collect()
+    parts.collect()
 }
 
 /// What an application mounts, in the keys of the Service Binding specification.
-fn app(store: &Checked, region: &CheckedRegion) -> Object {
+pub(super) fn app(store: &Checked, region: &CheckedRegion) -> Object {
     let (of, here) = (&store.spec.name, &region.spec.name);
     let host = format!("{}.{}.svc", labels::region_name(of, here), store.namespace);
     let (user, password) = (&store.passwords.client_user, &store.passwords.client);

@@ -23,6 +23,7 @@ pub(super) fn world(spec: &str) -> World {
         proxies: BTreeMap::new(),
         ready_brokers: BTreeMap::new(),
         formed_brokers: BTreeSet::new(),
+        old_claims: BTreeMap::new(),
     }
 }
 

@@ -105,7 +105,8 @@ pub(crate) fn build(measured: &Measured, last: &StoreRegionStatus, now: Timestam
         observed_generation: measured.generation,
         phase,
         why,
-        endpoint: Some(measured.endpoint.clone()),
+        // That of one that joins is not published.
+        endpoint: measured.joining.is_none().then(|| measured.endpoint.clone()),
         shards_serving: Some(format!("{serving}/{all}")),
         lag: lags.and_then(|lags| lags.into_iter().max()).map(words),
         backlog: links

@@ -39,6 +39,8 @@ const TICK: Duration = Duration::from_millis(500);
 const ASK_PROXIES: Duration = Duration::from_secs(1);
 /// How often a round is asked for while a region lacks its first proxy.
 const ASK_ROUND: Duration = Duration::from_secs(3);
+/// The same while a region of the manifest waits for something to go.
+const ASK_WAITING: Duration = Duration::from_secs(10);
 /// Pause of a row that could not be written.
 const AFTER_FAILURE: Duration = Duration::from_secs(2);
 
@@ -52,6 +54,7 @@ pub(super) async fn run(shared: Shared, mut latest: watch::Receiver<Arc<Latest>>
     let mut report = StoreReport::default();
     let mut verified: Option<VerificationStatus> = None;
     let mut rollout = Rollout::default();
+    let mut asked = Instant::now();
     shared.pods.wait_known().await;
     loop {
         tokio::select! {
@@ -62,6 +65,11 @@ pub(super) async fn run(shared: Shared, mut latest: watch::Receiver<Arc<Latest>>
         let Some(live) = live.filter(|live| live.metadata.deletion_timestamp.is_none()) else { return };
         let now = Arc::clone(&latest.borrow_and_update());
         if let Some(checked) = now.round.store() {
+            // Nothing that starts rounds tells of claims that go.
+            if checked.regions.iter().any(|region| !region.is_member) && asked.elapsed() > ASK_WAITING {
+                asked = Instant::now();
+                let _ = shared.rounds.send(key.clone());
+            }
             let plan = Plan::of(checked);
             if runner.as_ref().is_none_or(|runner| runner.plan != plan) {
                 let settings = checked.spec.verification;
@@ -124,6 +132,10 @@ impl StoreReport {
             rolling,
             Timestamp::now(),
         );
+        let name = live.metadata.name.as_deref().unwrap_or_default();
+        let namespace = live.metadata.namespace.as_deref().unwrap_or_default();
+        let operation = operations::summary(&operations::of_store(shared, namespace, name));
+        let next = MultiActiveStoreStatus { operation, ..next };
         if base.status.as_ref() == Some(&next) {
             return;
         }
@@ -292,21 +304,19 @@ impl Runner {
             });
         }
         tasks.spawn(pump(shared.pods.clone(), plan.namespace.clone(), pumped));
-        if !plan.joining.is_empty() {
-            let runner = operations::Runner {
-                shared: shared.clone(),
-                store: plan.store.clone(),
-                namespace: plan.namespace.clone(),
-                brokers: plan.brokers,
-                shards: plan.shards,
-                regions: regions.iter().map(Region::handle).collect(),
-                identity: Arc::clone(&identity),
-                latest,
-                password: plan.engine_password.clone(),
-                verifying: Verifying::default(),
-            };
-            tasks.spawn(runner.run());
-        }
+        let runner = operations::Runner {
+            shared: shared.clone(),
+            store: plan.store.clone(),
+            namespace: plan.namespace.clone(),
+            brokers: plan.brokers,
+            shards: plan.shards,
+            regions: regions.iter().map(Region::handle).collect(),
+            identity: Arc::clone(&identity),
+            latest,
+            password: plan.engine_password.clone(),
+            verifying: Verifying::default(),
+        };
+        tasks.spawn(runner.run());
         let verifier = start_verification(shared, &plan, &regions, live, settings, &mut tasks);
         Self {
             plan,
@@ -338,7 +348,9 @@ impl Runner {
         rows: &BTreeMap<String, StoreRegionStatus>,
     ) {
         let phase = |name: &String| rows.get(name).map(|row| row.phase).unwrap_or_default();
-        let waits = self.plan.regions.iter().find(|(name, _)| !phase(name).is_settled());
+        // Who joins is compared by its operation.
+        let members = self.plan.regions.iter().filter(|(name, _)| !self.plan.joining.contains(name));
+        let waits = members.clone().find(|(name, _)| !phase(name).is_settled());
         let obstacle = waits.map(|(name, _)| {
             format!("regions are compared while all are Active, and {name} is {:?}", phase(name))
         });

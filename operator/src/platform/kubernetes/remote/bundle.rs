@@ -21,8 +21,9 @@ use crate::platform::kubernetes::object::Kind;
 /// Keys of Secrets that hold nothing secret.
 const PUBLIC: [&str; 5] = ["type", "provider", "host", "port", "username"];
 /// Kinds of which everything of the store is shown.
-const KINDS: [Kind; 7] = [
+const KINDS: [Kind; 8] = [
     Kind::StoreRegion,
+    Kind::StoreOperation,
     Kind::StatefulSet,
     Kind::Deployment,
     Kind::Service,

@@ -10,7 +10,7 @@ mod view;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crds::{MultiActiveStore, StoreRegion, VerificationStatus};
+use crds::{MultiActiveStore, OperationPhase, StoreOperation, StoreRegion, VerificationStatus};
 use futures_util::future::join_all;
 use k8s_openapi::api::core::v1::{Pod, Secret, Service};
 use kube::Api;
@@ -25,7 +25,7 @@ use super::build::{admin_port, client_port};
 use super::health::{ANNOTATION, PodProcess};
 use super::labels::{self, Part};
 use crate::health::proxy::{ProxyReport, parse_report};
-use crate::view::{Condition, Endpoint, ProcessRow, StoreStatus};
+use crate::view::{Condition, Endpoint, OperationRow, ProcessRow, StoreStatus};
 
 pub use access::{Access, AccessError};
 pub use plan::{Expected, PlanError};
@@ -73,9 +73,42 @@ impl Remote {
         let mut notes = Vec::new();
         let store = self.store().await?;
         let rows = self.read::<StoreRegion>("regions (StoreRegion)", &mut notes).await;
+        let operations = self.read::<StoreOperation>("operations (StoreOperation)", &mut notes).await;
         let pods = self.read::<Pod>("pods", &mut notes).await;
         let reports = self.ask_proxies(&pods, &mut notes).await;
-        Ok(view::build_status(&Seen { store, rows, pods, reports, notes }))
+        Ok(view::build_status(&Seen { store, rows, operations, pods, reports, notes }))
+    }
+
+    /// The store's operations, the oldest first.
+    pub async fn operations(&self) -> Result<Vec<OperationRow>, AccessError> {
+        let what = format!("the operations of store '{}'", self.name);
+        let list = self.api::<StoreOperation>().list(&self.ours()).await;
+        Ok(view::build_operations(list.map_err(|error| self.cluster.explain(&what, &error))?.items))
+    }
+
+    /// Has the operator try a failed operation again, or take one back. The inner error says why there is nothing to do.
+    pub async fn order(&self, name: &str, rollback: bool) -> Result<Result<(), String>, AccessError> {
+        let what = format!("operation '{name}'");
+        let api = self.api::<StoreOperation>();
+        let explain = |error| self.cluster.explain(&what, &error);
+        let Some(operation) = api.get_opt(name).await.map_err(explain)? else {
+            let known: Vec<String> = self.operations().await?.into_iter().map(|row| row.name).collect();
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            return Ok(Err(format!("there is no operation '{name}': there are {known}")));
+        };
+        let phase = operation.status.as_ref().map_or(OperationPhase::Pending, |status| status.phase);
+        if let Some(why) = crate::operations::nothing_to_order(name, phase, rollback) {
+            return Ok(Err(why));
+        }
+        let spec = if rollback {
+            serde_json::json!({"action": "Rollback"})
+        } else {
+            serde_json::json!({"attempt": operation.spec.attempt + 1})
+        };
+        let version = &operation.metadata.resource_version;
+        let patch = serde_json::json!({"metadata": {"resourceVersion": version}, "spec": spec});
+        api.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await.map_err(explain)?;
+        Ok(Ok(()))
     }
 
     /// The metrics of a proxy, one of the rows of the status.

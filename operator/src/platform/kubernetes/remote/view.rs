@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crds::{LinkState, MultiActiveStore, RegionPhase, ShardState, StoreRegion, StoreRegionStatus};
+use crds::{
+    LinkState, MultiActiveStore, RegionPhase, ShardState, StoreOperation, StoreRegion, StoreRegionStatus,
+};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 
 use crate::health::proxy::ProxyReport;
@@ -12,7 +14,8 @@ use crate::platform::kubernetes::health::PodProcess;
 use crate::platform::kubernetes::labels::{self, Part};
 use crate::platform::kubernetes::status::endpoint;
 use crate::view::{
-    BrokerStatus, Condition, LinkStatus, ProcessPhase, ProcessRow, RegionStatus, ShardStatus, StoreStatus,
+    BrokerStatus, Condition, LinkStatus, OperationRow, ProcessPhase, ProcessRow, RegionStatus, ShardStatus,
+    StoreStatus,
 };
 
 /// What was read of a store.
@@ -20,6 +23,7 @@ use crate::view::{
 pub(super) struct Seen {
     pub(super) store: MultiActiveStore,
     pub(super) rows: Vec<StoreRegion>,
+    pub(super) operations: Vec<StoreOperation>,
     pub(super) pods: Vec<Pod>,
     /// What proxies say of themselves, by region; of a region without any, its row counts.
     pub(super) reports: BTreeMap<String, Vec<ProxyReport>>,
@@ -40,8 +44,21 @@ pub(super) fn build_status(seen: &Seen) -> StoreStatus {
         regions,
         cuts: Vec::new(),
         processes,
-        operations: Vec::new(),
+        operations: build_operations(seen.operations.clone()),
     }
+}
+
+/// Operations, the oldest first.
+pub(super) fn build_operations(mut operations: Vec<StoreOperation>) -> Vec<OperationRow> {
+    operations.sort_by_key(|operation| {
+        (operation.metadata.creation_timestamp.clone(), operation.metadata.name.clone())
+    });
+    let row = |operation: StoreOperation| OperationRow {
+        name: operation.metadata.name.unwrap_or_default(),
+        spec: operation.spec,
+        status: operation.status.unwrap_or_default(),
+    };
+    operations.into_iter().map(row).collect()
 }
 
 fn conditions(seen: &Seen, name: &str) -> Vec<Condition> {
@@ -266,6 +283,7 @@ mod tests {
         Seen {
             store: serde_yaml::from_str(&full(store, "MultiActiveStore")).unwrap(),
             rows: vec![serde_yaml::from_str(&full(row, "StoreRegion")).unwrap()],
+            operations: Vec::new(),
             pods: vec![serde_yaml::from_str(pod).unwrap()],
             reports: BTreeMap::new(),
             notes: vec![Condition::note("b", "NoLiveNumbers", "why")],
