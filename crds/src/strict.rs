@@ -8,10 +8,8 @@ use crate::document;
 use crate::{API_VERSION, Invalid, KIND, Manifest, Problem};
 
 /// Fields of the API that come with later behaviour, and what to do until then.
-const LATER: [(&str, &str); 6] = [
-    ("traffic", "regions cannot be drained yet; leave it out"),
+const LATER: [(&str, &str); 4] = [
     ("failover", "failover has no settings yet; leave it out"),
-    ("verification", "verification comes later; leave it out"),
     ("operationHistory", "operations come later; leave it out"),
     ("keyspaces", "keyspace policies come later; leave it out: every key is MultiWriter"),
     ("tls", "TLS comes later; leave it out"),

@@ -104,7 +104,7 @@ fn unknown_fields_are_named_with_path_and_suggestion() {
     refused(spec("tls: {mode: x}"), &["spec.tls: is not supported yet: TLS comes later; leave it out"]);
     refused(
         load("metadata: {name: shop}\nspec: {regions: [{name: a, traffic: Drained}]}"),
-        &["spec.regions[0].traffic: is not supported yet: regions cannot be drained yet; leave it out"],
+        &["spec.regions: are all Drained: leave one whose traffic is Active"],
     );
 }
 

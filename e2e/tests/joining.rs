@@ -144,7 +144,8 @@ impl Place {
     fn left(&self, kinds: &str, id: u16) -> Vec<String> {
         let label = |object: &Value| object["metadata"]["labels"]["multiactive.dev/region-id"].clone();
         let objects = self.namespace.list(kinds).unwrap();
-        let of = objects.iter().filter(|object| label(object) == id.to_string());
+        let id = Value::from(id.to_string());
+        let of = objects.iter().filter(|object| label(object) == id);
         of.map(|object| format!("{} {}", object["kind"], object["metadata"]["name"])).collect()
     }
 
@@ -299,7 +300,9 @@ impl Place {
             let data_moves = status["step"].as_str().is_some_and(|step| step != "Provision");
             if data_moves { Ok(()) } else { Err(status.to_string()) }
         });
-        processes.iter().for_each(|pid| process::pause(*pid).unwrap());
+        for pid in &processes {
+            process::pause(*pid).unwrap();
+        }
         self.wait("the operation to be at Replay", RECOVERY, || {
             let status = self.operation(D);
             if status["step"] == "Replay" { Ok(()) } else { Err(status.to_string()) }
@@ -321,7 +324,9 @@ impl Place {
             let (now, step) = (uid(), self.operation(D)["step"].clone());
             if now != before && step == "Provision" { Ok(()) } else { Err(format!("{now} at {step}")) }
         });
-        stopped.iter().for_each(|pid| process::resume(*pid).unwrap());
+        for pid in &stopped {
+            process::resume(*pid).unwrap();
+        }
         let stopped = self.stop_proxy_of_d();
         self.step("the operation of d was deleted, was made again, and copied anew");
 
@@ -338,10 +343,14 @@ impl Place {
             }
         });
         self.step("the operation of d failed, and was tried again");
-        stopped.iter().for_each(|pid| process::resume(*pid).unwrap());
+        for pid in &stopped {
+            process::resume(*pid).unwrap();
+        }
         let stopped = self.stop_proxy_of_d();
         self.masctl(&["op", "rollback", D]);
-        stopped.iter().for_each(|pid| process::resume(*pid).unwrap());
+        for pid in &stopped {
+            process::resume(*pid).unwrap();
+        }
     }
 
     fn one_is_taken_back_and_leaves_its_volumes(&self) {

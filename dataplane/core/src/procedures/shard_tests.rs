@@ -186,7 +186,8 @@ fn where_others_have_the_shard_nothing_is_made_of_nothing() {
     assert!(!record.is_lost(&behind));
     assert!(!record.is_lost(&[fenced(0, "0", 0), Seen::Absent]), "who does not answer may have it");
     assert!(!Record { epoch: 0, ..record.clone() }.is_lost(&all_empty), "a beginning is no loss");
-    assert_eq!(promoted(&look(&Record { epoch: 0, ..record }, &all_empty)), Some((0, 1, false)));
+    let new = Record { epoch: 0, master: None, ..record };
+    assert_eq!(promoted(&look(&new, &all_empty)), Some((0, 1, false)));
 }
 
 #[test]

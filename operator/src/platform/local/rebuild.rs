@@ -106,7 +106,8 @@ fn sight(parts: &Parts, record: &Record, region: &RegionPlan, shard: u16) -> Sig
     let view = view.unwrap_or_default();
     let master = view.master.and_then(|master| seen_identity(view.members.get(master)?));
     let others = parts.world.regions.iter().filter(|other| !other.joining && other.name != region.name);
-    let links = others.map(|other| build_link_of(&region.name, shard..shard + 1, &reports(parts, other)));
+    let links =
+        others.map(|other| build_link_of(&region.name, std::iter::once(shard), &reports(parts, other)));
     Sight {
         master: master.map(|id| (id.incarnation.clone(), id.seq)),
         lag_ms: links.filter_map(|link| link.lag_millis).min(),

@@ -594,7 +594,8 @@ mod tests {
             words("regions: [{name: a}, {name: b}], shards: 3")
                 .starts_with("spec.shards is 2 and cannot become 3:")
         );
-        assert!(words("regions: [{name: a}], shards: 2").starts_with("region 'b' cannot leave:"));
+        let unfounded = "region 'b' cannot leave a store that is not founded yet:";
+        assert!(words("regions: [{name: a}], shards: 2").starts_with(unfounded));
         let none = format!("{TWO}, redis: {{replicas: 0, appendOnly: Always}}");
         assert!(words(&none).starts_with("spec.redis.replicas is 1 and cannot become 0:"));
         assert!(words(&format!("{TWO}, broker: {{replicas: 1}}")).starts_with("spec.broker.replicas is 3"));
@@ -618,6 +619,37 @@ mod tests {
         let mut new = Record::new(&store(TWO));
         new.apply(&store(three)).unwrap();
         assert!(new.joining().is_empty() && new.operations.is_empty(), "it is founded with all of them");
+    }
+
+    #[test]
+    fn a_region_leaves_by_an_operation_or_stays_after_all() {
+        let (both, one) = (store(TWO), store("regions: [{name: a}], shards: 2"));
+        let mut record = Record { founded: Some("now".into()), ..Record::new(&both) };
+        record.apply(&one).unwrap();
+        assert_eq!((record.leaving("b"), record.membership), (Some(Leaving::Draining), 1));
+        assert_eq!(record.operations[0].name, "shop--remove--b-2");
+        let once = record.clone();
+        record.apply(&one).unwrap();
+        assert_eq!(record, once, "once");
+        let names: Vec<_> = record.with_leaving(&one).regions.into_iter().map(|of| of.name).collect();
+        assert_eq!(names, ["a", "b"]);
+        let last = record.clone().apply(&store("regions: [{name: c}], shards: 2")).unwrap_err().to_string();
+        assert!(last.contains("no other region has the store's data"), "{last}");
+
+        record.apply(&both).unwrap();
+        assert_eq!(record.leaving("b"), None);
+        assert_eq!(record.operations[0].spec.action, OperationAction::Rollback);
+        record.operations[0].status.phase = OperationPhase::RolledBack;
+        record.apply(&one).unwrap();
+        assert_eq!((record.operations.len(), record.operations[0].spec.attempt), (1, 2));
+
+        record.forget("b");
+        assert_eq!((record.regions.len(), record.membership), (1, 2));
+        let early = record.clone().apply(&both).unwrap_err().to_string();
+        assert!(early.contains("is being removed"), "{early}");
+        record.operations[0].status.phase = OperationPhase::Succeeded;
+        record.apply(&both).unwrap();
+        assert_eq!(record.regions[1].id, 3, "another one of that name");
     }
 
     #[tokio::test]

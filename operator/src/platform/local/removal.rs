@@ -143,9 +143,9 @@ async fn act(
     let name = &row.spec.region;
     match action {
         Action::Pause { shard } => {
-            let shard = u16::try_from(*shard).unwrap_or_default();
+            let number = u16::try_from(*shard).unwrap_or_default();
             let Some(region) = parts.world.region(name) else { return Ok(()) };
-            let Some(engine) = master(parts, region, shard) else { return Ok(()) };
+            let Some(engine) = master(parts, region, number) else { return Ok(()) };
             let Answer::Identity { identity, .. } = engine.engine().ask().await? else { return Ok(()) };
             Ok(engine.engine().pause(&identity.incarnation, PAUSE_MS).await?)
         }
