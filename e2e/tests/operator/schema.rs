@@ -233,7 +233,7 @@ fn every_default_is_filled_in() {
     let stored: serde_json::Value = serde_json::from_str(&stored).unwrap();
     let wanted = serde_json::json!({
         "shards": 1,
-        "regions": [{"name": "a", "service": {"type": "ClusterIP"}}],
+        "regions": [{"name": "a", "traffic": "Active", "service": {"type": "ClusterIP"}}],
         "redis": {"replicas": 1, "maxMemory": "1Gi", "storage": {"size": "10Gi"}, "appendOnly": "EverySecond"},
         "broker": {"replicas": 3, "storage": {"size": "10Gi"}},
         "proxy": {"replicas": 2, "maxConnections": 10000},

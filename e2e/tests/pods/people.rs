@@ -68,7 +68,8 @@ pub(crate) fn a_support_bundle_tells_all_but_passwords(place: &Place) {
     };
     with("proxies/", "/metrics.txt", "mas_proxy_connections");
     with("proxies/", "/status.json", "\"links\"");
-    assert!(texts["events.txt"].contains("Founded"), "{}", texts["events.txt"]);
+    // Which of them a crash took along is chance.
+    assert!(texts["events.txt"].contains("MultiActiveStore/shop"), "{}", texts["events.txt"]);
     assert!(texts["status.yaml"].contains("phase: Active"));
     // This test runs the operator as a process: all that is missing is its Deployment.
     let readme = &texts["README.txt"];

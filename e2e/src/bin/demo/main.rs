@@ -1,8 +1,10 @@
 //! `make demo`: two regions on this machine, real servers, ordinary clients, one story: both are written to, they are
-//! cut off from each other, go on, disagree, are joined again, and agree. Everything that is printed was measured.
+//! cut off from each other, go on, disagree, are joined again, and agree; then a third region joins, and a shard is killed. Everything
+//! that is printed was measured.
 
 mod conflicts;
 mod counters;
+mod growth;
 mod lag;
 mod screen;
 mod shop;
@@ -51,8 +53,11 @@ fn main() -> ExitCode {
 fn tell(screen: &mut Screen) -> Result<()> {
     screen.chapter("Two regions");
     screen.say("masctl up -f examples/two-regions.yaml: per region 2 Redis shards with a replica each, a RabbitMQ, 2 proxies");
-    let store = Store::start_with(MANIFEST, Keep::Nothing)?;
-    let told = story(screen, &store);
+    let mut store = Store::start_with(MANIFEST, Keep::Nothing)?;
+    let mut sold = Sold::default();
+    let told = story(screen, &store, &mut sold)
+        .and_then(|()| growth::join(screen, &mut store, &mut sold))
+        .and_then(|()| growth::kill(screen, &store, &mut sold));
     let told = if interrupted() { Err(anyhow!("interrupted")) } else { told };
     if told.is_ok() && screen.is_terminal() && std::env::var_os("CI").is_none() {
         stay(screen, &store);
@@ -61,7 +66,7 @@ fn tell(screen: &mut Screen) -> Result<()> {
     told.and(ended)
 }
 
-fn story(screen: &mut Screen, store: &Store) -> Result<()> {
+fn story(screen: &mut Screen, store: &Store, sold: &mut Sold) -> Result<()> {
     let names = store.regions();
     let [here, there] = names[..] else {
         bail!("the story is about two regions, the manifest has {}", names.len())
@@ -81,7 +86,6 @@ fn story(screen: &mut Screen, store: &Store) -> Result<()> {
     conflicts::prepare(&mut one)?;
     let equal = keyspace::wait_equal(store, "*", EQUAL_WITHIN)?;
     screen.say(format!("a shop was stocked in {here}; {there} has all {} keys", equal.len()));
-    let mut sold = Sold::new();
     let before = Counters::read(store)?;
     let shop = Shop::start(store, 2, 1)?;
     let probes = [Probe::start(store, here, there)?, Probe::start(store, there, here)?];
@@ -89,7 +93,7 @@ fn story(screen: &mut Screen, store: &Store) -> Result<()> {
     let [outward, back] = probes.map(Probe::finish);
     let (outward, back) = (outward?, back?);
     let written = shop.written();
-    shop.close(&mut sold)?;
+    shop.close(sold)?;
     screen.say(format!(
         "customers came to both at once: {} (carts, stock, sessions, leaderboard)",
         counts(&written)
@@ -98,8 +102,8 @@ fn story(screen: &mut Screen, store: &Store) -> Result<()> {
     screen.say(format!("  {here} -> {there}:  {}", lag::show(&outward)));
     screen.say(format!("  {there} -> {here}:  {}", lag::show(&back)));
     let space = keyspace::wait_equal(store, "*", EQUAL_WITHIN)?;
-    shop::check(&space, &sold).map_err(|why| anyhow!(why))?;
-    let pieces: i64 = sold.values().sum();
+    shop::check(&space, sold).map_err(|why| anyhow!(why))?;
+    let pieces = sold.total();
     screen.say(format!(
         "{} keys, equal; {pieces} pieces sold, and exactly so many are missing from the stock",
         space.len()
@@ -122,7 +126,7 @@ fn story(screen: &mut Screen, store: &Store) -> Result<()> {
     let left = CUT.saturating_sub(at_cut.elapsed()).max(SHORT_SESSION);
     watch(screen, &shop, left)?;
     let written = shop.written();
-    shop.close(&mut sold)?;
+    shop.close(sold)?;
     screen.say(format!("customers noticed nothing: {}, none refused", counts(&written)));
     let (cut_one, cut_other) = (keyspace::read(&mut one, "*")?, keyspace::read(&mut other, "*")?);
     let apart = keyspace::differences(&cut_one, &cut_other).len();
@@ -135,8 +139,8 @@ fn story(screen: &mut Screen, store: &Store) -> Result<()> {
     store.heal(here, there)?;
     let space = converge(screen, store, healed)?;
     let after = Counters::read(store)?;
-    shop::check(&space, &sold).map_err(|why| anyhow!(why))?;
-    let pieces: i64 = sold.values().sum();
+    shop::check(&space, sold).map_err(|why| anyhow!(why))?;
+    let pieces = sold.total();
     screen
         .say(format!("{pieces} pieces sold in all, on both sides of the cut; the stock agrees to the piece"));
     for line in after.since(&before).lines() {

@@ -232,7 +232,7 @@ fn identity(world: &World, spec: &crds::Validated) -> Result<Identity, Refusal> 
         identity.regions.iter().find(|known| !known.joining && !known.leaving && !is_wanted(&known.name));
     if let Some(region) = gone {
         return mismatch(format!(
-            "region '{}' belongs to the store (ConfigMap {name}) and is not in the manifest: removing regions does not exist yet; put it back",
+            "region '{}' belongs to the store (ConfigMap {name}) and is not in the manifest: in a cluster regions cannot be removed yet; put it back",
             region.name
         ));
     }
