@@ -26,7 +26,7 @@ IMAGES ?=
 MINUTES ?= 2
 JEPSEN ?=
 
-.PHONY: help setup build install demo test e2e smoke sim soak jepsen mutations fuzz fuzz-corpus lint bench scale generate images cluster-up cluster-down cluster-test chart-test chart-live clean
+.PHONY: help setup build install demo test e2e procedures smoke sim soak jepsen mutations fuzz fuzz-corpus lint bench scale generate images cluster-up cluster-down cluster-test chart-test chart-live clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -101,6 +101,10 @@ smoke: setup ## The chart installed on a Kubernetes with nodes, used from inside
 e2e: setup ## That, and everything that happens to stores that run for years (KIND=1: on kind; docs/e2e.md)
 	cargo build --workspace --bins --lib
 	@./tools/e2e all
+
+procedures: setup ## The long tests of procedures: whatever dies while a region joins, and handovers under load (some fifteen minutes)
+	cargo build --workspace --bins --lib
+	cargo test --workspace --no-fail-fast --test scale_out --test handover -- --nocapture
 
 images: setup ## Container images of redis with the engine, broker, proxy, operator (IMAGES=--help: options; docs/images.md)
 	@./tools/images $(IMAGES)

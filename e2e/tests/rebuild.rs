@@ -184,7 +184,9 @@ fn a_supervisor_that_dies_between_any_two_actions_goes_on() {
 #[test]
 fn a_region_of_which_nothing_is_left_is_rebuilt_shard_by_shard() {
     let _alone = one_at_a_time();
-    let store = start();
+    // Else what waits for its level when the broker dies is answered at Local, and may be lost.
+    let spec = format!("{SPEC}\n  replication: {{onBrokerLoss: Reject}}");
+    let store = Store::start(&manifest("shop", &REGIONS, &spec)).unwrap();
     let load = load(&store, "region", &["REMOTE", "1"]);
     load.wait_for_more(200, LIMIT).unwrap();
     let parts = [
