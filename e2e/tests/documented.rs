@@ -182,10 +182,11 @@ fn root() -> PathBuf {
 /// The commands of a page, without their comments, each with the output that is shown below it.
 fn shell_lines(page: &str) -> Vec<(String, Vec<String>)> {
     let mut found: Vec<(String, Vec<String>)> = Vec::new();
-    let mut inside = false;
+    let (mut open, mut inside) = (false, false);
     for line in page.lines() {
         if line.starts_with("```") {
-            inside = !inside;
+            open = !open;
+            inside = open && line != "```yaml";
             continue;
         }
         let command = line
