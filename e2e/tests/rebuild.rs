@@ -240,7 +240,14 @@ fn copies_that_cannot_be_used_are_set_aside_on_order() {
 
     for part in LOST {
         store.hold(part).unwrap();
-        refused("east", "0", "masctl fault resume");
+    }
+    // At first the other copy serves.
+    wait_until("a copy that may be good to be in the way", LIMIT, || {
+        let said = order("east", "0").unwrap_err().to_string();
+        if said.contains("masctl fault resume") { Ok(()) } else { Err(said) }
+    })
+    .unwrap();
+    for part in LOST {
         damage(&store, part);
     }
     for part in LOST {
