@@ -102,9 +102,9 @@ e2e: setup ## That, and everything that happens to stores that run for years (KI
 	cargo build --workspace --bins --lib
 	@./tools/e2e all
 
-procedures: setup ## The long tests of procedures: whatever dies while a region joins, and handovers under load (some fifteen minutes)
+procedures: setup ## All tests of procedures under load: scale-out, removal, rebuild, handover; the supervisor dies at every action (half an hour)
 	cargo build --workspace --bins --lib
-	cargo test --workspace --no-fail-fast --test scale_out --test handover -- --nocapture
+	cargo test --workspace --no-fail-fast --test scale_out --test removal --test rebuild --test handover -- --nocapture
 
 images: setup ## Container images of redis with the engine, broker, proxy, operator (IMAGES=--help: options; docs/images.md)
 	@./tools/images $(IMAGES)
