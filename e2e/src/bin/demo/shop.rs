@@ -87,8 +87,12 @@ pub(crate) fn open(connection: &mut Connection) -> Result<()> {
 impl Shop {
     /// Lets `clients` shop in each region until told to stop.
     pub(crate) fn start(store: &Store, clients: usize, seed: u64) -> Result<Self> {
-        let (stop, longest_wait) = Default::default();
-        let mut shop = Self { stop, longest_wait, written: BTreeMap::new(), customers: Vec::new() };
+        let mut shop = Self {
+            stop: Arc::default(),
+            longest_wait: Arc::default(),
+            written: BTreeMap::new(),
+            customers: Vec::new(),
+        };
         for region in store.regions() {
             let written = Arc::new(AtomicU64::new(0));
             for client in 0..clients {

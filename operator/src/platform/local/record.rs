@@ -628,9 +628,9 @@ mod tests {
         record.apply(&one).unwrap();
         assert_eq!((record.leaving("b"), record.membership), (Some(Leaving::Draining), 1));
         assert_eq!(record.operations[0].name, "shop--remove--b-2");
-        let once = record.clone();
+        let before = record.clone();
         record.apply(&one).unwrap();
-        assert_eq!(record, once, "once");
+        assert_eq!(record, before, "once");
         let names: Vec<_> = record.with_leaving(&one).regions.into_iter().map(|of| of.name).collect();
         assert_eq!(names, ["a", "b"]);
         let last = record.clone().apply(&store("regions: [{name: c}], shards: 2")).unwrap_err().to_string();
