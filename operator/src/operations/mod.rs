@@ -7,7 +7,7 @@ mod state;
 
 pub(crate) use state::{restore, show};
 
-use crds::{OperationPhase, OperationType};
+use crds::{OperationOutcome, OperationPhase, OperationType, StoreOperationStatus};
 use mas_core::procedures::operation::{Operation, Step};
 use mas_core::procedures::scale_out::{Action, Observed, SYNC};
 
@@ -49,6 +49,16 @@ pub(crate) fn nothing_to_order(name: &str, phase: OperationPhase, rollback: bool
         (false, OperationPhase::Failed)
         | (true, OperationPhase::Pending | OperationPhase::Running | OperationPhase::Failed) => None,
     }
+}
+
+/// A state as it is shown, with what was measured until now.
+pub(crate) fn with_measures(
+    shown: StoreOperationStatus,
+    before: &StoreOperationStatus,
+) -> StoreOperationStatus {
+    let total_millis = shown.outcome.as_ref().and_then(|outcome| outcome.total_millis);
+    let measured = before.outcome.clone().map(|outcome| OperationOutcome { total_millis, ..outcome });
+    StoreOperationStatus { loss: before.loss.clone(), outcome: measured.or(shown.outcome.clone()), ..shown }
 }
 
 /// The step that a scale-out goes back to.

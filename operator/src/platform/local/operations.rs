@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crds::{OperationAction, OperationOutcome, OperationPhase, OperationType, StoreOperationStatus};
+use crds::{OperationAction, OperationPhase, OperationType, StoreOperationStatus};
 use mas_core::procedures::operation::{Obstacle, Operation, Phase};
 use mas_core::stamp::{Incarnation, RegionId};
 use tokio::time::{MissedTickBehavior, interval};
@@ -23,7 +23,7 @@ use crate::health::status::build_link_of;
 use crate::operations::scale_out::{
     self, ActionError, AsEngine, Compared, Front, Ground, Hands, MasterGround, MemberGround, ShardGround,
 };
-use crate::operations::{names, nothing_to_order, now_ms, restore, show, steps, sync_step_of, ticket};
+use crate::operations::{names, nothing_to_order, now_ms, restore, show, steps, sync_step_of, ticket, with_measures};
 use crate::procedures::shard::Basis;
 use crate::verify;
 use crate::view::{OperationRow, ProcessPhase, RegionPhase};
@@ -84,13 +84,6 @@ async fn wait_for(shared: &Shared, operation: &OperationRecord, first: &str) {
     if shown != operation.status {
         let _ = keep(shared, &operation.name, shown).await;
     }
-}
-
-/// A state as it is shown, with what was measured until now.
-fn with_measures(shown: StoreOperationStatus, before: &StoreOperationStatus) -> StoreOperationStatus {
-    let total_millis = shown.outcome.as_ref().and_then(|outcome| outcome.total_millis);
-    let measured = before.outcome.clone().map(|outcome| OperationOutcome { total_millis, ..outcome });
-    StoreOperationStatus { loss: before.loss.clone(), outcome: measured.or(shown.outcome.clone()), ..shown }
 }
 
 pub(super) async fn keep(

@@ -1,0 +1,257 @@
+//! Operations of a store in a cluster: each is a `StoreOperation`. Its state is written, over the version that was read, before what it
+//! announces is done.
+
+mod ground;
+mod scale_out;
+mod words;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crds::{OperationPhase, OperationType, StoreOperation, StoreOperationStatus};
+use kube::core::ResourceExt as _;
+use kube::runtime::reflector::ObjectRef;
+use mas_core::procedures::operation::{Obstacle, Operation};
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+pub(super) use words::{phase, summary};
+
+use super::pods::PodProcess;
+use super::record::{IdentityRecord, RecordError, Row};
+use super::{Latest, Shared};
+use crate::health::member::Member;
+use crate::health::proxy::ProxyReport;
+use crate::health::shard::ShardView;
+use crate::operations::scale_out::{ActionError, Verifying};
+use crate::operations::{names, now_ms, restore, show, with_measures};
+use crate::platform::kubernetes::build;
+use crate::platform::kubernetes::check::Checked;
+use crate::platform::kubernetes::client::{ClientError, Namespace};
+use crate::platform::kubernetes::labels::Part;
+use crate::platform::kubernetes::object::Kind;
+use crate::platform::kubernetes::status::{Round, replacing};
+
+/// How often an operation is looked at.
+const TICK: Duration = Duration::from_millis(500);
+/// Mere progress is written no more often.
+const WRITTEN_EVERY: Duration = Duration::from_secs(3);
+/// How long a write may take.
+const CALL: Duration = Duration::from_secs(3);
+/// An obstacle that is still there after this time is an event.
+const TOLD_AFTER_MS: u64 = 10_000;
+/// So many are kept of those that have succeeded, and of those that were taken back.
+const KEPT: usize = 10;
+
+/// A region, as the health loop looks after it.
+pub(super) struct RegionHandle {
+    pub(super) name: String,
+    pub(super) id: u16,
+    pub(super) joining: bool,
+    pub(super) row: Arc<Row>,
+    pub(super) shards: Vec<ShardHandle>,
+    pub(super) proxies: watch::Receiver<Option<Vec<ProxyReport>>>,
+}
+
+/// One shard of it.
+pub(super) struct ShardHandle {
+    pub(super) names: Vec<String>,
+    pub(super) members: Vec<Arc<Member<PodProcess>>>,
+    pub(super) view: watch::Receiver<ShardView>,
+    /// Whether its controller may act.
+    pub(super) gate: watch::Sender<bool>,
+}
+
+/// Carries out the operations of one plan.
+pub(super) struct Runner {
+    pub(super) shared: Shared,
+    pub(super) store: String,
+    pub(super) namespace: String,
+    pub(super) brokers: u16,
+    pub(super) shards: u16,
+    pub(super) regions: Vec<RegionHandle>,
+    pub(super) identity: Arc<IdentityRecord>,
+    pub(super) latest: watch::Receiver<Arc<Latest>>,
+    pub(super) password: String,
+    pub(super) verifying: Verifying,
+}
+
+/// An operation as it was read or written last.
+#[derive(Default)]
+struct Held {
+    /// Over which version it was written, and what came of it.
+    written: Option<(Option<String>, StoreOperation)>,
+    at: Option<Instant>,
+    /// The obstacle that was told last.
+    told: Option<&'static str>,
+}
+
+impl Runner {
+    /// Looks again and again, for as long as it is polled.
+    pub(super) async fn run(self) {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut held: BTreeMap<String, Held> = BTreeMap::new();
+        let mut said = String::new();
+        loop {
+            tick.tick().await;
+            let latest = Arc::clone(&self.latest.borrow());
+            // While the store is paused, or cannot be brought about, nothing moves.
+            let Round::Applied(checked, _) = &latest.round else { continue };
+            let outcome = self.look(checked, &mut held).await;
+            let words = outcome.err().map(|error| error.to_string()).unwrap_or_default();
+            // What fails again and again is logged once.
+            if !words.is_empty() && words != said {
+                tracing::warn!(store = self.store, error = words, "an action failed; it is tried again");
+            }
+            said = words;
+        }
+    }
+
+    /// One look at all operations. One that is under way keeps the others waiting: each moves data.
+    async fn look(&self, checked: &Checked, held: &mut BTreeMap<String, Held>) -> Result<(), ActionError> {
+        let mut operations = of_store(&self.shared, &self.namespace, &self.store);
+        operations.sort_by_key(|operation| operation.creation_timestamp());
+        held.retain(|name, _| operations.iter().any(|operation| operation.name_any() == *name));
+        self.forget(&operations).await?;
+        let mut first: Option<String> = None;
+        for seen in operations {
+            let name = seen.name_any();
+            let held = held.entry(name.clone()).or_default();
+            let object = held.current(&seen);
+            let phase = object.status.as_ref().map_or(OperationPhase::Pending, |status| status.phase);
+            if matches!(phase, OperationPhase::Succeeded | OperationPhase::RolledBack) {
+                continue;
+            }
+            let goes_on = match object.spec.kind {
+                OperationType::ScaleOut => self.scale_out(checked, &object, held, first.as_deref()).await?,
+                OperationType::Remove | OperationType::Rebuild => false,
+            };
+            first = first.or_else(|| goes_on.then_some(name));
+        }
+        Ok(())
+    }
+
+    /// Of operations that ended only the last ones are kept.
+    async fn forget(&self, operations: &[Arc<StoreOperation>]) -> Result<(), ActionError> {
+        for phase in [OperationPhase::Succeeded, OperationPhase::RolledBack] {
+            let ended = |operation: &&Arc<StoreOperation>| {
+                operation.status.as_ref().is_some_and(|status| status.phase == phase)
+                    && operation.metadata.deletion_timestamp.is_none()
+            };
+            let ended: Vec<_> = operations.iter().filter(ended).collect();
+            for operation in ended.iter().take(ended.len().saturating_sub(KEPT)) {
+                let namespace = Namespace::new(self.shared.client.clone(), &self.namespace);
+                let uid = operation.metadata.uid.as_deref().unwrap_or_default();
+                let name = operation.name_any();
+                let deleted = namespace.delete(Kind::StoreOperation, &name, uid).await;
+                deleted.map_err(|error| ActionError::Platform(error.to_string()))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn want_round(&self) {
+        let _ = self.shared.rounds.send(ObjectRef::new(&self.store).within(&self.namespace));
+    }
+
+    async fn wait_for(
+        &self,
+        object: &StoreOperation,
+        held: &mut Held,
+        first: &str,
+    ) -> Result<(), ActionError> {
+        let mut operation = restore(&object.status.clone().unwrap_or_default());
+        if operation.blocked.is_some() {
+            return Ok(());
+        }
+        let obstacle = Obstacle::new("WaitsForAnother", format!("{first} has to end first"));
+        operation.blocked = Some((obstacle, now_ms()));
+        self.keep(object, held, &operation).await
+    }
+
+    /// Writes an operation as it is now, if that is news, and tells of it.
+    async fn keep(
+        &self,
+        object: &StoreOperation,
+        held: &mut Held,
+        next: &Operation,
+    ) -> Result<(), ActionError> {
+        let last = object.status.clone().unwrap_or_default();
+        let shown = with_measures(show(next, &names(object.spec.kind), object.spec.attempt), &last);
+        if shown == last {
+            return Ok(());
+        }
+        held.at = Some(Instant::now());
+        let over = object.metadata.resource_version.clone();
+        let written = self.write(object, &last, &shown).await;
+        held.written = written.as_ref().ok().map(|written| (over, written.clone()));
+        written.map_err(|error| ActionError::Platform(error.to_string()))?;
+        if let Some((bad, reason, words)) = words::event(&object.spec, &last, &shown) {
+            tracing::info!(operation = object.name_any(), reason, words, "operation");
+            self.tell(bad, &reason, words).await;
+        }
+        Ok(())
+    }
+
+    async fn tell(&self, bad: bool, reason: &str, words: String) {
+        let store = Arc::clone(&self.latest.borrow().store);
+        self.shared.publish(&store, bad, reason, words).await;
+    }
+
+    /// What goes by itself within seconds is nothing that a person should know.
+    async fn tell_obstacle(&self, object: &StoreOperation, held: &mut Held, next: &Operation) {
+        let blocked = next.blocked.as_ref();
+        let blocked = blocked.filter(|(_, since)| now_ms().saturating_sub(*since) > TOLD_AFTER_MS);
+        let reason = blocked.map(|(obstacle, _)| obstacle.reason);
+        if let Some((obstacle, _)) = blocked.filter(|_| held.told != reason) {
+            let words = format!("{}: {}: {}", object.spec.region, obstacle.reason, obstacle.message);
+            self.tell(true, &format!("{:?}Blocked", object.spec.kind), words).await;
+        }
+        held.told = reason;
+    }
+
+    async fn write(
+        &self,
+        object: &StoreOperation,
+        last: &StoreOperationStatus,
+        next: &StoreOperationStatus,
+    ) -> Result<StoreOperation, RecordError> {
+        let namespace = Namespace::new(self.shared.client.clone(), &self.namespace);
+        let patch = replacing(&json!(last), &json!(next));
+        let version = object.metadata.resource_version.as_deref();
+        let name = object.name_any();
+        let call = namespace.patch_status::<StoreOperation>(&name, version, &patch);
+        let written: Result<StoreOperation, ClientError> =
+            timeout(CALL, call).await.map_err(|_| RecordError::Late)?;
+        Ok(written?)
+    }
+}
+
+/// The operations of a store.
+pub(super) fn of_store(shared: &Shared, namespace: &str, store: &str) -> Vec<Arc<StoreOperation>> {
+    let of = |operation: &StoreOperation| {
+        operation.metadata.namespace.as_deref() == Some(namespace) && operation.spec.store_ref.name == store
+    };
+    shared.operations.state().into_iter().filter(|operation| of(operation)).collect()
+}
+
+impl Held {
+    /// The operation: the watch may not have brought our own last write yet.
+    fn current(&self, seen: &StoreOperation) -> StoreOperation {
+        match &self.written {
+            Some((over, written)) if *over == seen.metadata.resource_version => written.clone(),
+            Some(_) | None => seen.clone(),
+        }
+    }
+}
+
+impl ShardHandle {
+    fn process(&self, shared: &Shared, namespace: &str, number: usize) -> PodProcess {
+        let name = self.names.get(number).map(String::as_str).unwrap_or_default();
+        shared.pods.process(namespace, name, Part::Redis, build::redis_port())
+    }
+}
+
