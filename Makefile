@@ -26,7 +26,7 @@ IMAGES ?=
 MINUTES ?= 2
 JEPSEN ?=
 
-.PHONY: help setup build install demo test e2e procedures smoke sim soak jepsen mutations fuzz fuzz-corpus lint bench scale generate images cluster-up cluster-down cluster-test chart-test chart-live clean
+.PHONY: help setup build install demo test e2e procedures smoke sim soak jepsen mutations fuzz fuzz-corpus lint bench timings scale generate images cluster-up cluster-down cluster-test chart-test chart-live clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -86,6 +86,9 @@ lint: ## Formatting, clippy, documentation, licences (installs cargo-deny if it 
 
 bench: build ## Plain Redis, nutcracker and a region of this store, side by side in one run (BENCH=--help: options)
 	@$(RELEASE)/bench $(BENCH)
+
+timings: build ## How long failover, handover, scale-out, rebuild and verification take here (TIMINGS=--help: options)
+	@$(RELEASE)/timings $(TIMINGS)
 
 scale: setup ## What the operator costs for 1, 10 and 100 stores (SCALE=--help: options)
 	cargo build --workspace --bins --lib

@@ -123,6 +123,8 @@ pub struct Shard {
     pub epoch: u64,
     /// Of the master.
     pub incarnation: String,
+    /// Replicas that are in sync, `host:port`.
+    pub replicas: Vec<String>,
     /// Keys.
     pub keys: u64,
 }

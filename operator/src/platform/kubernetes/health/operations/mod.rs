@@ -254,4 +254,3 @@ impl ShardHandle {
         shared.pods.process(namespace, name, Part::Redis, build::redis_port())
     }
 }
-
