@@ -1,5 +1,6 @@
 //! What `masctl status -o json` says, as far as tests look at it.
 
+use jiff::Timestamp;
 use serde::Deserialize;
 
 /// A store.
@@ -55,6 +56,18 @@ pub struct OperationStatus {
     pub steps: Vec<Step>,
     /// What was measured.
     pub outcome: Option<Outcome>,
+}
+
+impl OperationStatus {
+    /// The steps that are done: name, milliseconds, how often each was begun anew.
+    pub fn steps_done(&self) -> Vec<(&str, i64, u32)> {
+        let time = |text: &Option<String>| text.as_deref().and_then(|t| t.parse::<Timestamp>().ok());
+        let took = |step: &Step| {
+            let (from, to) = (time(&step.started_at)?, time(&step.finished_at)?);
+            Some(to.as_millisecond() - from.as_millisecond())
+        };
+        self.steps.iter().filter_map(|step| Some((step.name.as_str(), took(step)?, step.repeats))).collect()
+    }
 }
 
 /// What an operation measured.

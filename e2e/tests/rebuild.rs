@@ -60,12 +60,8 @@ fn rebuilt(store: &Store, shard: u16, times: usize) -> (String, OperationStatus)
 
 fn print(what: &str, operation: &OperationStatus) -> Outcome {
     println!("{what}");
-    for step in &operation.steps {
-        let time = |text: &Option<String>| text.as_deref().and_then(|t| t.parse::<jiff::Timestamp>().ok());
-        if let (Some(from), Some(to)) = (time(&step.started_at), time(&step.finished_at)) {
-            let ms = to.as_millisecond() - from.as_millisecond();
-            println!("  {:12} {ms:6} ms, begun anew {} times", step.name, step.repeats);
-        }
+    for (step, ms, repeats) in operation.steps_done() {
+        println!("  {step:12} {ms:6} ms, begun anew {repeats} times");
     }
     let outcome = operation.outcome.clone().unwrap();
     println!("  {outcome:?}");

@@ -43,12 +43,8 @@ fn check(store: &impl Endpoints, report: &Report, what: &str) {
 }
 
 fn print(operation: &OperationStatus) {
-    for step in &operation.steps {
-        let time = |text: &Option<String>| text.as_deref().and_then(|t| t.parse::<jiff::Timestamp>().ok());
-        if let (Some(from), Some(to)) = (time(&step.started_at), time(&step.finished_at)) {
-            let ms = to.as_millisecond() - from.as_millisecond();
-            println!("  {:12} {ms:6} ms, begun anew {} times", step.name, step.repeats);
-        }
+    for (step, ms, repeats) in operation.steps_done() {
+        println!("  {step:12} {ms:6} ms, begun anew {repeats} times");
     }
 }
 

@@ -96,11 +96,8 @@ fn rate(store: &Store, time: Duration) -> Result<f64> {
 
 fn steps(what: &str, operation: &OperationStatus) {
     println!("\n| {what}: step | ms |\n| --- | ---: |");
-    for step in &operation.steps {
-        let time = |text: &Option<String>| text.as_deref().and_then(|t| t.parse::<jiff::Timestamp>().ok());
-        if let (Some(from), Some(to)) = (time(&step.started_at), time(&step.finished_at)) {
-            println!("| `{}` | {} |", step.name, to.as_millisecond() - from.as_millisecond());
-        }
+    for (step, ms, _) in operation.steps_done() {
+        println!("| `{step}` | {ms} |");
     }
 }
 
