@@ -38,6 +38,11 @@ impl World {
                 node.process().pause(0);
             }
         }
+        if self.schedule.setup.has_operations() {
+            self.operator.node.process().pause(0);
+            self.operator.heal();
+            self.operator.start(self);
+        }
         for engine in self.engines() {
             engine.lag.set(0);
             engine.node.process().pause(0);
@@ -48,6 +53,9 @@ impl World {
 
     /// Why the store has not settled; `None`: it has.
     fn unsettled(&self) -> Option<String> {
+        if let Some((_, row)) = self.registry.borrow().first() {
+            return Some(self.operator.words(row));
+        }
         // Incarnations of which regions have different parts for good are not sealed.
         let rebuild = Judge::needs_rebuild(self) && Judge::unequal_covers(self).is_some();
         for region in self.regions() {
@@ -127,7 +135,7 @@ impl World {
     /// A region leaves: its clients go, and when all others have everything of it, it ends.
     pub(crate) async fn leave(self: Rc<Self>, region: u16, at: Time) {
         self.sim.sleep_until(at).await;
-        self.open.borrow_mut().insert(region, false);
+        self.set_open(region, false);
         let mut since = None;
         let mine = |e: &Rc<Engine>| e.region == region && e.phase() == Phase::Serving;
         loop {
@@ -158,7 +166,7 @@ impl World {
             }
         }
         self.judge.note(|| format!("region {region} leaves"));
-        self.gone.borrow_mut().push(region);
+        self.registry.borrow_mut().forget(region);
         self.broker(region).stop();
         self.controller(region).node.kill();
         self.engines().into_iter().filter(|e| e.region == region).for_each(|e| e.stop(false));
@@ -167,8 +175,6 @@ impl World {
         for (region, proxy) in proxies {
             self.stop_proxy(region, proxy);
         }
-        for other in self.regions() {
-            self.proxies(other).iter().for_each(|p| p.forget_region(region));
-        }
+        self.tell_proxies();
     }
 }

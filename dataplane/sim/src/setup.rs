@@ -4,7 +4,7 @@ use mas_core::config::OnBrokerLoss;
 
 use crate::executor::{SEC, Time};
 use crate::rng::Rng;
-use crate::situation::Situation;
+use crate::situation::{About, Situation};
 
 /// When a Redis server's AOF reaches the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,9 +52,24 @@ pub(crate) struct Setup {
 }
 
 impl Setup {
-    pub(crate) fn draw(rng: &mut Rng) -> Self {
+    /// A region joins at this time.
+    pub(crate) fn join(&mut self, region: u16, at: Time) {
+        let region = &mut self.regions[usize::from(region) - 1];
+        region.joins = at;
+        // What was copied must be in files of its own before it serves.
+        if region.fsync == Fsync::Off {
+            region.fsync = Fsync::EverySecond;
+        }
+    }
+
+    /// Something is left to the operator.
+    pub(crate) fn has_operations(&self) -> bool {
+        self.regions.iter().any(|region| region.joins > 0)
+    }
+
+    pub(crate) fn draw(rng: &mut Rng, about: Option<About>) -> Self {
         let count = *rng.pick(&[2, 2, 2, 3, 3, 3, 4, 5]);
-        let situation = Situation::draw(rng, count as u64);
+        let situation = Situation::draw(rng, count as u64, about);
         let duration = situation.seconds(rng) * SEC;
         let mut regions: Vec<RegionSetup> = (0..count)
             .map(|_| {
@@ -69,9 +84,10 @@ impl Setup {
                 RegionSetup { members, fsync, proxies: rng.range(1, 3) as u8, joins: 0, leaves: None }
             })
             .collect();
+        let mut joiner = None;
         if count > 2 {
             if rng.chance(150) {
-                regions[count - 1].joins = rng.range(1, duration / 2);
+                joiner = Some((count as u16, rng.range(1, duration / 2)));
             }
             if rng.chance(150) {
                 regions[0].leaves = Some(duration / 2);
@@ -94,6 +110,9 @@ impl Setup {
             situation,
             regions,
         };
+        if let Some((region, at)) = joiner {
+            setup.join(region, at);
+        }
         situation.shape(&mut setup);
         setup
     }

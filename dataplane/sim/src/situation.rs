@@ -2,13 +2,15 @@
 //! a chain of events that hardly ever comes together by chance; a share of the runs sets the scene for one of them: a store
 //! and a workload in which it can happen, and the faults that belong to it, with all details drawn.
 
+mod operations;
+
 use crate::executor::{MS, SEC, Time};
 use crate::faults::{Fault, Kind, Moment, Place};
 use crate::rng::Rng;
 use crate::setup::{Fsync, Setup};
 
 /// What a run is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum About {
     /// Nothing.
     Nothing,
@@ -34,6 +36,8 @@ pub(crate) enum About {
     Handover,
     /// Masters are handed over again and again, and somebody dies in the middle of it.
     Switchover,
+    /// A region joins, and whoever takes part in that dies, is cut off, or lags.
+    Joining,
 }
 
 /// See the module.
@@ -52,8 +56,8 @@ pub(crate) struct Situation {
 
 impl Situation {
     /// Draws one for so many regions.
-    pub(crate) fn draw(rng: &mut Rng, regions: u64) -> Self {
-        let about = match rng.below(1000) {
+    pub(crate) fn draw(rng: &mut Rng, regions: u64, given: Option<About>) -> Self {
+        let drawn = match rng.below(1000) {
             0..140 => About::Losses,
             140..180 => About::Oblivion,
             180..260 => About::Replacement,
@@ -64,8 +68,10 @@ impl Situation {
             480..510 => About::Succession,
             510..550 => About::Handover,
             550..610 => About::Switchover,
+            610..690 => About::Joining,
             _ => About::Nothing,
         };
+        let about = given.filter(|about| *about != About::Overtaking || regions > 2).unwrap_or(drawn);
         let at = match about {
             About::Nothing | About::Losses | About::Switchover => 0,
             About::Oblivion => rng.range(8 * SEC, 12 * SEC),
@@ -73,9 +79,15 @@ impl Situation {
             About::Freezing => rng.range(2 * SEC, 9 * SEC),
             About::Estrangement => rng.range(4 * SEC, 12 * SEC),
             About::Blinking | About::Succession => rng.range(2 * SEC, 7 * SEC),
+            About::Joining => rng.range(SEC, 5 * SEC),
         };
-        let region = rng.below(regions) as u16 + 1;
-        let other = other_than(rng, regions, region);
+        let mut region = rng.below(regions) as u16 + 1;
+        let mut other = other_than(rng, regions, region);
+        if about == About::Joining {
+            // Of healthy regions the first is copied.
+            region = regions as u16;
+            other = if rng.chance(700) { 1 } else { rng.range(1, regions - 1) as u16 };
+        }
         let again = (about == About::Oblivion && rng.chance(500)).then(|| at + rng.range(0, 15 * SEC));
         Self { about, region, other, at, again }
     }
@@ -98,6 +110,7 @@ impl Situation {
             About::Nothing | About::Switchover => rng.range(8, 20),
             About::Blinking | About::Succession => rng.range(14, 20),
             About::Freezing | About::Estrangement => rng.range(60, 75),
+            About::Joining => rng.range(16, 24),
             _ => rng.range(25, 40),
         }
     }
@@ -110,7 +123,8 @@ impl Situation {
         }
         let region = &mut setup.regions[usize::from(self.region) - 1];
         match self.about {
-            About::Nothing | About::Losses | About::Estrangement => return,
+            About::Nothing | About::Estrangement => return,
+            About::Losses | About::Joining => {}
             About::Blinking => {
                 (region.members, region.fsync) = (region.members.max(2), Fsync::Off);
                 region.proxies = region.proxies.max(2);
@@ -138,6 +152,9 @@ impl Situation {
         for region in &mut setup.regions {
             (region.joins, region.leaves) = (0, None);
         }
+        if self.about == About::Joining {
+            setup.join(self.region, self.at);
+        }
     }
 
     /// What goes wrong.
@@ -161,6 +178,7 @@ impl Situation {
             About::Succession => self.succession(rng, setup),
             About::Handover => self.handover(rng, setup),
             About::Switchover => self.switchover(rng, setup),
+            About::Joining => self.joining(rng, setup),
         }
     }
 

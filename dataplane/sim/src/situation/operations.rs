@@ -1,0 +1,102 @@
+//! What goes wrong while a procedure is under way.
+
+use super::{Situation, other_than, proxy};
+use crate::executor::{MS, SEC, Time};
+use crate::faults::{Fault, Kind, Moment, Place};
+use crate::rng::Rng;
+use crate::setup::Setup;
+
+/// Steps of a scale-out in which something can go wrong.
+const COPYING: [&str; 9] =
+    ["Provision", "Announce", "HoldLogs", "SyncReplica", "Mark", "Promote", "Replay", "Verify", "Serve"];
+
+impl Situation {
+    pub(super) fn joining(self, rng: &mut Rng, setup: &Setup) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        if rng.chance(350) {
+            faults.extend(self.unpublished(rng, setup));
+        }
+        if rng.chance(300) {
+            faults.extend(self.late_source(rng, setup));
+        }
+        if rng.chance(500) {
+            let (action, down) = (rng.below(14), rng.range(50, 2000) * MS);
+            faults.push(Fault::new(self.at, Kind::Crash { action, down }));
+        }
+        for _ in 0..rng.below(5) {
+            let step = *rng.pick(&COPYING);
+            let kind = self.trouble(rng, setup);
+            let at = self.at + rng.below(1500) * MS;
+            faults.push(Fault::in_the_moment(Moment::Step(step), at, kind));
+        }
+        faults
+    }
+
+    /// Something happens to somebody who takes part.
+    fn trouble(self, rng: &mut Rng, setup: &Setup) -> Kind {
+        let Self { region, other, .. } = self;
+        let regions = setup.regions.len() as u64;
+        let shard = rng.below(u64::from(setup.shards)) as u16;
+        let either = if rng.chance(500) { region } else { other };
+        let third = other_than(rng, regions, region);
+        let first = Place::Engine { region, shard, member: 0 };
+        let time = brief(rng);
+        let down = time.min(5 * SEC);
+        match rng.below(15) {
+            0 | 1 => Kind::Kill { place: Place::Operator, down },
+            2 => Kind::Kill { place: first, down },
+            3 => Kind::PowerLoss { place: first, down },
+            4 | 5 => Kind::MasterPowerLoss { region: other, shard, down },
+            6 => Kind::MasterPowerLoss { region: third, shard, down },
+            7 => Kind::Handover { region: other, shard, to: None },
+            8 => Kind::CutRegions { from: region, to: third, both: rng.chance(600), time },
+            9 => Kind::CutRegions { from: other, to: third, both: rng.chance(600), time },
+            10 => Kind::Kill { place: Place::Broker { region: either }, down },
+            11 => Kind::Kill { place: proxy(rng, setup, either), down },
+            12 => Kind::Kill { place: Place::Controller { region: either }, down },
+            13 => {
+                let (lag, time) = (rng.range(50, 2000) * MS, rng.range(1, 6) * SEC);
+                Kind::ReplicaLag { region, shard, member: 0, lag, time }
+            }
+            _ => Kind::Pause { place: if rng.chance(500) { first } else { Place::Operator }, time },
+        }
+    }
+
+    /// The source cannot publish what its clients write, and its replicas lag; the copy has it, and the source loses it.
+    fn unpublished(self, rng: &mut Rng, setup: &Setup) -> Vec<Fault> {
+        let region = self.other;
+        let time = rng.range(4, 9) * SEC;
+        let begins = *rng.pick(&["SyncReplica", "Mark"]);
+        let mut faults =
+            vec![Fault::in_the_moment(Moment::Step(begins), self.at, Kind::Block { region, time })];
+        for shard in 0..setup.shards {
+            for member in 0..setup.regions[usize::from(region) - 1].members {
+                let lag = Kind::ReplicaLag { region, shard, member, lag: 5 * SEC, time };
+                faults.push(Fault::in_the_moment(Moment::Step(begins), self.at, lag));
+            }
+            let ends = *rng.pick(&["Promote", "Replay", "Replay"]);
+            let lost = Kind::MasterPowerLoss { region, shard, down: rng.range(50, 4000) * MS };
+            faults.push(Fault::in_the_moment(Moment::Step(ends), self.at, lost));
+        }
+        faults
+    }
+
+    /// The source hears late of what another region writes.
+    fn late_source(self, rng: &mut Rng, setup: &Setup) -> Vec<Fault> {
+        let Self { region, other, at, .. } = self;
+        let members = (1..=setup.regions.len() as u16).filter(|member| ![region, other].contains(member));
+        let (extra, time) = (rng.range(400, 900) * MS, rng.range(4, 12) * SEC);
+        let mut faults = Vec::new();
+        for member in members {
+            for proxy in 0..setup.regions[usize::from(other) - 1].proxies {
+                let (from, to) = (Place::Broker { region: member }, Place::Proxy { region: other, proxy });
+                faults.push(Fault::new(at, Kind::Slow { from, to, extra, time }));
+            }
+        }
+        faults
+    }
+}
+
+fn brief(rng: &mut Rng) -> Time {
+    if rng.chance(600) { rng.range(50, 1500) * MS } else { rng.range(1, 6) * SEC }
+}
