@@ -40,6 +40,10 @@ pub(crate) struct Controller {
     views: RefCell<Vec<View>>,
     /// By shard: it acts. Not before a shard that joins, or is rebuilt, is its region's own.
     gates: Vec<Cell<bool>>,
+    /// Of shards of which no copy is left no empty member is promoted.
+    rebuilds: bool,
+    /// By shard: until it has a master it begins with what its stream holds, for no region has it.
+    from_stream: Vec<Cell<bool>>,
 }
 
 /// As an engine says it.
@@ -73,12 +77,14 @@ pub(crate) fn identity(about: &About) -> Identity {
 }
 
 impl Controller {
-    pub(crate) fn new(node: Rc<Node>, region: u16, shards: u16) -> Rc<Self> {
+    pub(crate) fn new(node: Rc<Node>, region: u16, shards: u16, rebuilds: bool) -> Rc<Self> {
         let records = RefCell::new(vec![Record::default(); usize::from(shards)]);
         let wishes = RefCell::new(vec![None; usize::from(shards)]);
         let views = RefCell::new(vec![View::default(); usize::from(shards)]);
         let gates = (0..shards).map(|_| Cell::new(true)).collect();
-        Rc::new(Self { node, region, records, stale_until: Cell::new(0), wishes, views, gates })
+        let from_stream = (0..shards).map(|_| Cell::new(false)).collect();
+        let stale_until = Cell::new(0);
+        Rc::new(Self { node, region, records, stale_until, wishes, views, gates, rebuilds, from_stream })
     }
 
     pub(crate) fn start(self: &Rc<Self>, world: &Rc<World>) {
@@ -228,6 +234,7 @@ impl Controller {
     }
 
     fn issue(&self, shard: u16, epoch: u64, member: usize, basis: &Basis) {
+        self.from_stream[usize::from(shard)].set(false);
         self.records.borrow_mut()[usize::from(shard)] =
             Record { epoch, master: Some(member), basis: Some(basis.clone()), rebuilt: false };
     }
@@ -242,7 +249,13 @@ impl Controller {
     }
 
     pub(crate) fn record(&self, shard: u16) -> Record {
-        self.records.borrow()[usize::from(shard)].clone()
+        let rebuilt = self.rebuilds && !self.from_stream[usize::from(shard)].get();
+        Record { rebuilt, ..self.records.borrow()[usize::from(shard)].clone() }
+    }
+
+    /// No region has the shard any more.
+    pub(crate) fn begin_from_stream(&self, shard: u16) {
+        self.from_stream[usize::from(shard)].set(true);
     }
 
     /// Whether it acts on the shard.

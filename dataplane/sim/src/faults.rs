@@ -53,7 +53,13 @@ pub(crate) enum Kind {
         shard: u16,
         down: Time,
     },
-    /// The same for all members of a shard at once.
+    /// All members of a shard lose their disks.
+    ShardLoss {
+        region: u16,
+        shard: u16,
+        down: Time,
+    },
+    /// The same for all members of a shard at once, that lose power.
     ShardPowerLoss {
         region: u16,
         shard: u16,
@@ -170,6 +176,7 @@ impl Kind {
             Self::PowerLoss { .. } => "power loss of an engine",
             Self::MasterPowerLoss { .. } => "power loss of a master",
             Self::ShardPowerLoss { .. } => "power loss of a whole shard",
+            Self::ShardLoss { .. } => "all copies of a shard lost",
             Self::Pause { .. } => "process paused",
             Self::CutRegions { both: true, .. } => "regions cut off",
             Self::CutRegions { both: false, .. } => "regions cut off one way",

@@ -64,6 +64,13 @@ impl World {
                     self.restart_engine(&self.engine(region, shard, member), true, down);
                 }
             }
+            Kind::ShardLoss { region, shard, down } => {
+                for member in 0..self.members(region) {
+                    let engine = self.engine(region, shard, member);
+                    self.restart_engine(&engine, true, down);
+                    engine.lose_files();
+                }
+            }
             Kind::Pause { place, time } => {
                 let process = self.node_of(place).process();
                 process.pause(self.sim.now() + time);
@@ -156,6 +163,7 @@ impl World {
             Kind::CutRegions { from, to, .. } => there(*from) && there(*to),
             Kind::MasterPowerLoss { region, .. }
             | Kind::ShardPowerLoss { region, .. }
+            | Kind::ShardLoss { region, .. }
             | Kind::ReplicaLag { region, .. }
             | Kind::StaleController { region, .. }
             | Kind::Fence { region, .. }

@@ -12,6 +12,10 @@ pub(crate) enum Standing {
     Joining,
     /// A member like the others.
     Active,
+    /// A member whose clients are sent elsewhere.
+    Leaving,
+    /// The others have all that it has, and its servers are not started again.
+    Settled,
 }
 
 /// What an operation does.
@@ -19,6 +23,10 @@ pub(crate) enum Standing {
 pub(crate) enum Work {
     /// A region joins.
     ScaleOut,
+    /// A shard of which no copy is left is made again.
+    Rebuild,
+    /// A region leaves.
+    Remove,
 }
 
 /// One operation.
@@ -26,6 +34,10 @@ pub(crate) enum Work {
 pub(crate) struct Row {
     pub(crate) work: Work,
     pub(crate) region: u16,
+    /// The shard that is rebuilt, and the highest epoch under which there was a copy.
+    pub(crate) lost: Option<(u16, u64)>,
+    /// What the loss has cost is measured: nothing is left to do.
+    pub(crate) measured: bool,
     /// Grows when somebody tries it again.
     pub(crate) attempt: u64,
     pub(crate) operation: Operation,
@@ -34,7 +46,8 @@ pub(crate) struct Row {
 impl Row {
     /// As a timeline names it.
     pub(crate) fn name(&self) -> String {
-        format!("{:?} of region {}", self.work, self.region)
+        let shard = self.lost.map(|(shard, _)| format!(" shard {shard}")).unwrap_or_default();
+        format!("{:?} of region {}{shard}", self.work, self.region)
     }
 }
 
@@ -60,12 +73,30 @@ impl Registry {
         self.regions.insert(region, Standing::Joining);
         self.membership += 1;
         self.generation += 1;
-        self.begin(Work::ScaleOut, region);
+        self.begin(Work::ScaleOut, region, None);
     }
 
     /// It is a member like the others.
     pub(crate) fn joined(&mut self, region: u16) {
         self.regions.insert(region, Standing::Active);
+    }
+
+    /// A region is to leave.
+    pub(crate) fn leave(&mut self, region: u16) {
+        self.regions.insert(region, Standing::Leaving);
+        self.generation += 1;
+        self.begin(Work::Remove, region, None);
+    }
+
+    /// The others have all that it has, and it does not run any more.
+    pub(crate) fn settle(&mut self, region: u16) {
+        self.regions.insert(region, Standing::Settled);
+    }
+
+    /// Regions that leave and may run.
+    pub(crate) fn leaving(&self) -> Vec<u16> {
+        let leaves = |(_, standing): &(&u16, &Standing)| **standing == Standing::Leaving;
+        self.regions.iter().filter(leaves).map(|(region, _)| *region).collect()
     }
 
     /// It is no member any more.
@@ -75,19 +106,38 @@ impl Registry {
         self.generation += 1;
     }
 
-    fn begin(&mut self, work: Work, region: u16) {
-        self.operations.push(Row { work, region, attempt: 1, operation: Operation::default() });
+    /// Begins to rebuild a shard, once for each time that it is lost.
+    pub(crate) fn rebuild(&mut self, region: u16, shard: u16, epoch: u64) -> bool {
+        let lost = Some((shard, epoch));
+        let known = |row: &Row| row.work == Work::Rebuild && row.region == region && row.lost == lost;
+        let fresh = !self.operations.iter().any(known) && !self.is_rebuilt(region, shard);
+        if fresh {
+            self.begin(Work::Rebuild, region, lost);
+        }
+        fresh
+    }
+
+    /// Whether it is being rebuilt.
+    pub(crate) fn is_rebuilt(&self, region: u16, shard: u16) -> bool {
+        let of = |row: &Row| row.region == region && row.lost.is_some_and(|(lost, _)| lost == shard);
+        self.operations.iter().any(|row| of(row) && !row.operation.phase.is_final())
+    }
+
+    fn begin(&mut self, work: Work, region: u16, lost: Option<(u16, u64)>) {
+        let operation = Operation::default();
+        self.operations.push(Row { work, region, lost, measured: false, attempt: 1, operation });
     }
 
     /// Regions that serve.
     pub(crate) fn members(&self) -> Vec<u16> {
-        let active = |(_, standing): &(&u16, &Standing)| **standing == Standing::Active;
-        self.regions.iter().filter(active).map(|(region, _)| *region).collect()
+        let serves = |(_, standing): &(&u16, &Standing)| **standing != Standing::Joining;
+        self.regions.iter().filter(serves).map(|(region, _)| *region).collect()
     }
 
-    /// The operation that is carried out now: they run one after the other.
+    /// The operation that is carried out now: they run one after the other. Rebuilds come first: a region that joins needs all others.
     pub(crate) fn first(&self) -> Option<(usize, &Row)> {
-        self.operations.iter().enumerate().find(|(_, row)| !row.operation.phase.is_final())
+        let left = self.operations.iter().enumerate().filter(|(_, row)| !row.operation.phase.is_final());
+        left.min_by_key(|(at, row)| (row.work != Work::Rebuild, *at))
     }
 
     /// What proxies are told.
@@ -96,6 +146,7 @@ impl Registry {
             generation: self.generation,
             membership: self.membership,
             regions: self.regions.keys().copied().collect(),
+            drained: self.leaving().into_iter().collect(),
         }
     }
 }
@@ -107,4 +158,6 @@ pub(crate) struct Config {
     pub(crate) membership: u64,
     /// All regions of the store.
     pub(crate) regions: BTreeSet<u16>,
+    /// Those whose clients are sent elsewhere.
+    pub(crate) drained: BTreeSet<u16>,
 }

@@ -40,7 +40,7 @@ mod tests {
         for seed in 1..301 {
             *seen.entry(format!("{:?}", Schedule::draw(seed, None).setup.situation.about)).or_default() += 1;
         }
-        assert_eq!(seen.len(), 12, "{seen:?}");
+        assert_eq!(seen.len(), 14, "{seen:?}");
         assert!(seen.values().all(|times| *times >= 5), "{seen:?}");
     }
 }

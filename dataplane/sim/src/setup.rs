@@ -62,16 +62,25 @@ impl Setup {
         }
     }
 
+    /// A region leaves at this time.
+    pub(crate) fn leave(&mut self, region: u16, at: Time) {
+        self.regions[usize::from(region) - 1].leaves = Some(at);
+        // What only a region that has left could give again must not be lost afterwards.
+        for region in self.regions.iter_mut().filter(|r| r.fsync == Fsync::Off) {
+            region.fsync = Fsync::EverySecond;
+        }
+    }
+
     /// Something is left to the operator.
     pub(crate) fn has_operations(&self) -> bool {
-        self.regions.iter().any(|region| region.joins > 0)
+        self.situation.rebuilds() || self.regions.iter().any(|its| its.joins > 0 || its.leaves.is_some())
     }
 
     pub(crate) fn draw(rng: &mut Rng, about: Option<About>) -> Self {
         let count = *rng.pick(&[2, 2, 2, 3, 3, 3, 4, 5]);
         let situation = Situation::draw(rng, count as u64, about);
         let duration = situation.seconds(rng) * SEC;
-        let mut regions: Vec<RegionSetup> = (0..count)
+        let regions: Vec<RegionSetup> = (0..count)
             .map(|_| {
                 let members = *rng.pick(&[1, 2, 2, 3]);
                 let fsync = match rng.below(4) {
@@ -84,17 +93,13 @@ impl Setup {
                 RegionSetup { members, fsync, proxies: rng.range(1, 3) as u8, joins: 0, leaves: None }
             })
             .collect();
-        let mut joiner = None;
+        let (mut joiner, mut leaver) = (None, None);
         if count > 2 {
             if rng.chance(150) {
                 joiner = Some((count as u16, rng.range(1, duration / 2)));
             }
             if rng.chance(150) {
-                regions[0].leaves = Some(duration / 2);
-                // What only a region that has left could give again must not be lost afterwards.
-                for region in regions.iter_mut().filter(|r| r.fsync == Fsync::Off) {
-                    region.fsync = Fsync::EverySecond;
-                }
+                leaver = Some((1, duration / 2));
             }
         }
         let small = rng.chance(150);
@@ -112,6 +117,9 @@ impl Setup {
         };
         if let Some((region, at)) = joiner {
             setup.join(region, at);
+        }
+        if let Some((region, at)) = leaver {
+            setup.leave(region, at);
         }
         situation.shape(&mut setup);
         setup

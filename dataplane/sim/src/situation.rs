@@ -38,6 +38,10 @@ pub(crate) enum About {
     Switchover,
     /// A region joins, and whoever takes part in that dies, is cut off, or lags.
     Joining,
+    /// All copies of a shard are lost, and it is made again from another region's; whoever takes part in that dies too.
+    Rebuilding,
+    /// A region leaves, and whoever takes part in that dies, is cut off, or lags.
+    Leaving,
 }
 
 /// See the module.
@@ -69,6 +73,8 @@ impl Situation {
             510..550 => About::Handover,
             550..610 => About::Switchover,
             610..690 => About::Joining,
+            690..740 => About::Rebuilding,
+            740..800 => About::Leaving,
             _ => About::Nothing,
         };
         let about = given.filter(|about| *about != About::Overtaking || regions > 2).unwrap_or(drawn);
@@ -80,6 +86,7 @@ impl Situation {
             About::Estrangement => rng.range(4 * SEC, 12 * SEC),
             About::Blinking | About::Succession => rng.range(2 * SEC, 7 * SEC),
             About::Joining => rng.range(SEC, 5 * SEC),
+            About::Rebuilding | About::Leaving => rng.range(3 * SEC, 7 * SEC),
         };
         let mut region = rng.below(regions) as u16 + 1;
         let mut other = other_than(rng, regions, region);
@@ -98,6 +105,11 @@ impl Situation {
         matches!(self.about, Losses | Oblivion | Replacement | Overtaking | Handover)
     }
 
+    /// Shards of which no copy is left are rebuilt from another region; otherwise they begin with what their streams hold.
+    pub(crate) fn rebuilds(self) -> bool {
+        self.about == About::Rebuilding
+    }
+
     /// Things last longer than it takes to seal an incarnation.
     pub(crate) fn is_long(self) -> bool {
         matches!(self.about, About::Freezing | About::Estrangement)
@@ -110,7 +122,8 @@ impl Situation {
             About::Nothing | About::Switchover => rng.range(8, 20),
             About::Blinking | About::Succession => rng.range(14, 20),
             About::Freezing | About::Estrangement => rng.range(60, 75),
-            About::Joining => rng.range(16, 24),
+            About::Joining | About::Leaving => rng.range(16, 24),
+            About::Rebuilding => rng.range(20, 28),
             _ => rng.range(25, 40),
         }
     }
@@ -124,7 +137,13 @@ impl Situation {
         let region = &mut setup.regions[usize::from(self.region) - 1];
         match self.about {
             About::Nothing | About::Estrangement => return,
-            About::Losses | About::Joining => {}
+            About::Losses | About::Joining | About::Leaving => {}
+            About::Rebuilding => {
+                // What it had must be in its files before it serves again.
+                if region.fsync == Fsync::Off {
+                    region.fsync = Fsync::EverySecond;
+                }
+            }
             About::Blinking => {
                 (region.members, region.fsync) = (region.members.max(2), Fsync::Off);
                 region.proxies = region.proxies.max(2);
@@ -155,6 +174,9 @@ impl Situation {
         if self.about == About::Joining {
             setup.join(self.region, self.at);
         }
+        if self.about == About::Leaving {
+            setup.leave(self.region, self.at);
+        }
     }
 
     /// What goes wrong.
@@ -179,6 +201,8 @@ impl Situation {
             About::Handover => self.handover(rng, setup),
             About::Switchover => self.switchover(rng, setup),
             About::Joining => self.joining(rng, setup),
+            About::Rebuilding => self.rebuilding(rng, setup),
+            About::Leaving => self.leaving(rng, setup),
         }
     }
 

@@ -16,7 +16,7 @@ use crate::faults::Place;
 use crate::network::{Network, Node};
 use crate::operator::Operator;
 use crate::proxy::Proxy;
-use crate::registry::{Config, Registry};
+use crate::registry::{Config, Registry, Standing};
 use crate::rng::Rng;
 use crate::schedule::Schedule;
 use crate::setup::Fsync;
@@ -116,7 +116,12 @@ impl World {
                 &self.judge,
             ));
             let controller = node(format!("r{region}/controller"), region);
-            self.controllers.borrow_mut().push(Controller::new(controller, region, setup.shards));
+            self.controllers.borrow_mut().push(Controller::new(
+                controller,
+                region,
+                setup.shards,
+                setup.situation.rebuilds(),
+            ));
             for shard in 0..setup.shards {
                 let members: Vec<Rc<Engine>> = (0..usize::from(its.members))
                     .map(|member| {
@@ -270,6 +275,60 @@ impl World {
         self.tell_proxies();
     }
 
+    /// Somebody takes a region out of the manifest.
+    fn remove_region(self: &Rc<Self>, region: u16) {
+        self.judge.note(|| format!("region {region} is to leave"));
+        self.registry.borrow_mut().leave(region);
+        self.set_open(region, false);
+        self.tell_proxies();
+    }
+
+    /// Its servers are not started, whoever wants to.
+    fn is_held(&self, region: u16) -> bool {
+        let settled = self.registry.borrow().regions.get(&region) == Some(&Standing::Settled);
+        settled || !self.is_there(region) || self.operator.holds(region)
+    }
+
+    /// The nodes of a region's servers and proxies.
+    pub(crate) fn servers(&self, region: u16) -> Vec<Rc<Node>> {
+        let engines = self.engines.borrow();
+        let mut nodes: Vec<_> =
+            engines.values().filter(|e| e.region == region).map(|e| Rc::clone(&e.node)).collect();
+        nodes.extend(self.proxy_nodes.borrow().values().filter(|n| n.region == region).cloned());
+        nodes
+    }
+
+    /// Ends one of a region's servers or proxies.
+    pub(crate) fn stop_server(&self, node: &Rc<Node>) {
+        let engine = self.engines().into_iter().find(|e| Rc::ptr_eq(&e.node, node));
+        match engine {
+            Some(engine) => engine.stop(false),
+            None => {
+                node.kill();
+                self.proxies.borrow_mut().retain(|_, proxy| proxy.process.is_alive());
+                self.tell_exits();
+            }
+        }
+    }
+
+    /// Starts what of a region does not run.
+    pub(crate) fn resume_servers(self: &Rc<Self>, region: u16) {
+        self.engines().into_iter().filter(|e| e.region == region).for_each(|e| self.start_engine(&e));
+        for proxy in 0..self.schedule.setup.regions[usize::from(region) - 1].proxies {
+            self.start_proxy(region, proxy);
+        }
+        for shard in 0..self.schedule.setup.shards {
+            self.controller(region).set_gate(shard, true);
+        }
+    }
+
+    /// All that is left of a region ends.
+    pub(crate) fn end_region(&self, region: u16) {
+        self.servers(region).iter().for_each(|node| self.stop_server(node));
+        self.broker(region).stop();
+        self.controller(region).node.kill();
+    }
+
     /// Proxies are given what has changed, each when it gets there.
     pub(crate) fn tell_proxies(self: &Rc<Self>) {
         let config = self.registry.borrow().config();
@@ -297,7 +356,7 @@ impl World {
 
     pub(crate) fn start_proxy(self: &Rc<Self>, region: u16, proxy: u8) {
         let node = Rc::clone(&self.proxy_nodes.borrow()[&(region, proxy)]);
-        if !node.is_up() && self.is_there(region) {
+        if !node.is_up() && !self.is_held(region) {
             let news = self.registry.borrow().config();
             let config = self.configs.borrow_mut().entry((region, proxy)).or_insert(news).clone();
             let started = Proxy::start(self, &node, &config);
@@ -322,16 +381,9 @@ impl World {
     }
 
     pub(crate) fn start_engine(&self, engine: &Rc<Engine>) {
-        if !engine.node.is_up() && self.is_there(engine.region) {
+        if !engine.node.is_up() && !self.is_held(engine.region) {
             engine.start();
         }
-    }
-
-    /// Whether requests of clients are under way in a region.
-    pub(crate) fn is_busy(&self, region: u16) -> bool {
-        let proxies = self.proxies(region);
-        let exits = self.exits.borrow();
-        exits.values().any(|(process, _)| proxies.iter().any(|p| Rc::ptr_eq(&p.process, process)))
     }
 
     pub(crate) fn client_ended(&self) {
@@ -354,7 +406,8 @@ impl World {
                 }
             });
             if let Some(at) = its.leaves {
-                self.sim.spawn(&director, Rc::clone(self).leave(region, at));
+                let world = Rc::clone(self);
+                self.sim.at(at, move || world.remove_region(region));
             }
         }
         if self.schedule.setup.has_operations() {

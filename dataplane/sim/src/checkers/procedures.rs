@@ -111,13 +111,17 @@ impl Judge {
         if self.lossy {
             return;
         }
-        if let Some(of) = self.only_there(engine, joining) {
+        // (What its source had lost, that may have fetched from it as state.)
+        let engines: Vec<_> = self.engines.borrow().iter().filter_map(std::rc::Weak::upgrade).collect();
+        let mut source = engines.iter().filter(|e| e.shard == engine.shard && e.region == joining.source.0);
+        let Some(of) = self.only_there(engine, joining) else { return };
+        if !source.any(|e| e.look(|s, _| joining_is_in(joining, &s.cover()))) {
             let name = &engine.node.name;
-            self.violate("procedure", format!("{name} may serve {of:?}, which no stream has"));
+            self.violate("procedure", format!("{name} may serve {of:?}, which its source lacks"));
         }
     }
 
-    /// An effect that a copy brought of its source, and that the source's stream has not.
+    /// An effect that a copy brought of its source's own, and that the source's stream has not.
     fn only_there(&self, engine: &Engine, joining: &Joining) -> Option<Name> {
         let state = self.state.borrow();
         let logged = state.logged.get(&(joining.source.0, engine.shard));
@@ -157,4 +161,9 @@ impl Judge {
             self.violate("procedure", format!("{} serves before it may", engine.node.name));
         }
     }
+}
+
+/// Whether a copy has all that another one brought.
+fn joining_is_in(joining: &Joining, cover: &Cover) -> bool {
+    lacking(&joining.brought, cover).next().is_none()
 }

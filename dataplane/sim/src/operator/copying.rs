@@ -1,4 +1,4 @@
-//! Scale-out: one look, and what follows from it.
+//! Scale-out and rebuild: one look, and what follows from it.
 
 use std::rc::Rc;
 
@@ -33,22 +33,24 @@ impl Operator {
         let observed = self.observe(world, row, &ground).await;
         let mut next = row.operation.clone();
         let actions = next.advance(steps, &observed, world.sim.now() / 1000);
-        self.open_gates(world, &ground).await;
+        self.open_gates(world, row, &ground).await;
         self.keep(world, at, row, &next, steps);
         for action in actions {
             self.before_action(world, &action).await;
             // The others are independent of one that fails; it is decided again.
-            let _ = self.act(world, row, &ground, &action).await;
+            let _ = self.act(world, (at, row), &ground, &action).await;
         }
     }
 
-    /// A shard's controller acts from the moment that an engine has the region's identity.
-    async fn open_gates(&self, world: &World, ground: &Ground) {
+    /// A shard's controller acts from the moment that an engine has the region's identity, above the epoch of what was lost.
+    async fn open_gates(&self, world: &World, row: &Row, ground: &Ground) {
+        let lost = row.lost.map_or(0, |(_, epoch)| epoch);
         for shard in &ground.shards {
             let first = world.engine(ground.region, *shard, 0);
             let Ok(about) = self.ask(world, &first, |e| e.about()).await else { continue };
             if !about.loading {
-                world.controller(ground.region).set_gate(*shard, about.region == ground.region);
+                let own = about.region == ground.region && about.epoch > lost;
+                world.controller(ground.region).set_gate(*shard, own);
             }
         }
     }
@@ -56,12 +58,18 @@ impl Operator {
     async fn act(
         self: &Rc<Self>,
         world: &Rc<World>,
-        row: &Row,
+        (at, row): (usize, &Row),
         ground: &Ground,
         action: &Action,
     ) -> Option<()> {
         match action {
-            Action::SetAside { .. } => None,
+            Action::SetAside { shard, member } => {
+                let engine = world.engine(ground.region, ground.shards[*shard], *member);
+                engine.stop(false);
+                engine.lose_files();
+                world.start_engine(&engine);
+                Some(())
+            }
             Action::Follow { shard, source } => self.follow(world, ground, *shard, *source).await,
             Action::Mark { shard, member } => self.mark(world, ground, *shard, member.0).await,
             Action::Join { shard, source, incarnation, seq, epoch } => {
@@ -90,7 +98,7 @@ impl Operator {
             }
             Action::Finish => {
                 self.remove_markers(world, ground).await;
-                self.finish(world, row);
+                self.finish(world, at, row);
                 Some(())
             }
         }
@@ -157,12 +165,14 @@ impl Operator {
         }
     }
 
-    fn finish(&self, world: &Rc<World>, row: &Row) {
+    fn finish(&self, world: &World, at: usize, row: &Row) {
         match row.work {
             Work::ScaleOut => {
                 world.registry.borrow_mut().joined(row.region);
                 world.set_open(row.region, true);
             }
+            Work::Remove => {}
+            Work::Rebuild => world.registry.borrow_mut().operations[at].measured = true,
         }
     }
 }

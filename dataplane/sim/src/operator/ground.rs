@@ -13,6 +13,7 @@ use mas_core::stamp::{Incarnation, RegionId};
 
 use super::Operator;
 use super::links::Summed;
+use super::rebuild::in_the_way;
 use crate::controller::identity;
 use crate::engine::{About, Engine, Spot};
 use crate::network::CONTROL;
@@ -32,11 +33,16 @@ pub(super) struct Ground {
 
 impl Ground {
     pub(super) fn new(world: &World, row: &Row, ticket: u64) -> Self {
-        let mut members = world.registry.borrow().members();
-        members.retain(|member| *member != row.region);
-        let shards = match row.work {
+        let shards: Vec<u16> = match row.work {
             Work::ScaleOut => (0..world.schedule.setup.shards).collect(),
+            Work::Rebuild => row.lost.iter().map(|(shard, _)| *shard).collect(),
+            Work::Remove => Vec::new(),
         };
+        // A region that has lost the shard too has nothing to tell, and waits for its turn: this one must not wait for it.
+        let registry = world.registry.borrow();
+        let lost = |region: u16| shards.iter().any(|shard| registry.is_rebuilt(region, *shard));
+        let mut members = registry.members();
+        members.retain(|member| *member != row.region && !lost(*member));
         Self { region: row.region, ticket, members, shards }
     }
 
@@ -67,7 +73,7 @@ impl Operator {
         let reports = self.reports(world, ground.region).await;
         let mut shards = Vec::new();
         for shard in &ground.shards {
-            shards.push(self.look_at_shard(world, ground, *shard, &reports).await);
+            shards.push(self.look_at_shard(world, (row, ground), *shard, &reports).await);
         }
         let verification = match &*self.verifying.borrow() {
             (of, verification) if *of == ground.ticket => verification.clone(),
@@ -78,13 +84,15 @@ impl Operator {
             region: RegionId(ground.region),
             ticket: ground.ticket,
             membership: registry.membership,
-            missing: missing(world, ground, &reports),
+            missing: missing(world, row, ground, &reports),
             members,
             shards,
             wanted_source: None,
             verification,
             joined: match row.work {
                 Work::ScaleOut => registry.regions.get(&row.region) != Some(&Standing::Joining),
+                Work::Rebuild => row.measured,
+                Work::Remove => true,
             },
         }
     }
@@ -151,10 +159,17 @@ impl Operator {
         })
     }
 
-    async fn look_at_shard(&self, world: &World, ground: &Ground, number: u16, reports: &[Report]) -> Shard {
+    async fn look_at_shard(
+        &self,
+        world: &World,
+        (row, ground): (&Row, &Ground),
+        number: u16,
+        reports: &[Report],
+    ) -> Shard {
+        let in_the_way = in_the_way(world, row, number);
         let nothing = |copy| Shard {
             number,
-            in_the_way: Vec::new(),
+            in_the_way: in_the_way.clone(),
             copy,
             cover: Cover::default(),
             markers: Vec::new(),
@@ -183,7 +198,7 @@ impl Operator {
         let links = ground.members.iter().map(|peer| Summed::of(*peer, &ground.shards, reports).link());
         Shard {
             number,
-            in_the_way: Vec::new(),
+            in_the_way: in_the_way.clone(),
             copy: copy(world, ground, number, &about),
             cover: word.cover,
             markers,
@@ -197,8 +212,13 @@ pub(super) fn is_told(reports: &[Report], generation: u64) -> bool {
     !reports.is_empty() && reports.iter().all(|report| report.generation >= generation)
 }
 
-fn missing(world: &World, ground: &Ground, reports: &[Report]) -> Vec<String> {
-    let all = world.engines();
+fn missing(world: &World, row: &Row, ground: &Ground, reports: &[Report]) -> Vec<String> {
+    let mut all = world.engines();
+    if row.work == Work::Rebuild {
+        all.retain(|e| e.member == 0 && ground.shards.contains(&e.shard));
+        let down = all.iter().filter(|e| e.region == ground.region && !e.node.is_up());
+        return down.map(|e| e.node.name.clone()).collect();
+    }
     let down = all.iter().filter(|e| e.region == ground.region && !e.node.is_up());
     let mut missing: Vec<String> = down.map(|e| e.node.name.clone()).collect();
     let broker = world.broker(ground.region);

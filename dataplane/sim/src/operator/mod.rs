@@ -4,13 +4,16 @@
 mod copying;
 mod ground;
 mod links;
+mod rebuild;
+mod removal;
 mod verify;
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use mas_core::procedures::operation::{Operation, Phase, Step};
+use mas_core::procedures::rebuild as rebuilding;
 use mas_core::procedures::scale_out::{self, SYNC, Verification};
 
 use crate::engine::Engine;
@@ -39,6 +42,10 @@ pub(crate) struct Operator {
     number: Cell<usize>,
     /// The step that the operation under way is at.
     at: Cell<Option<&'static str>>,
+    /// Since when nothing is left of a shard. It dies with the process.
+    lost: RefCell<BTreeMap<(u16, u16), Time>>,
+    /// The region whose servers it has stopped, and nothing was kept of that yet.
+    holding: Cell<Option<u16>>,
 }
 
 impl Operator {
@@ -49,6 +56,8 @@ impl Operator {
             verifying: Rc::default(),
             number: Cell::new(FIRST_NUMBER),
             at: Cell::new(None),
+            lost: RefCell::default(),
+            holding: Cell::new(None),
         })
     }
 
@@ -59,12 +68,22 @@ impl Operator {
         }
         let process = self.node.start();
         *self.verifying.borrow_mut() = Default::default();
+        self.lost.borrow_mut().clear();
+        // What was stopped, and nothing was kept of it, is started with everything else.
+        self.holding.set(None);
+        let leaving = world.registry.borrow().leaving();
+        leaving.into_iter().for_each(|region| world.resume_servers(region));
         world.sim.spawn(&process, Rc::clone(self).run(Rc::clone(world)));
     }
 
     /// It will die right before an action.
     pub(crate) fn dies_before(&self, action: u64, down: Time) {
         self.crashes.borrow_mut().push_back((action, down));
+    }
+
+    /// It keeps a region's servers from being started.
+    pub(crate) fn holds(&self, region: u16) -> bool {
+        self.holding.get() == Some(region)
     }
 
     /// It dies no more.
@@ -88,6 +107,7 @@ impl Operator {
     async fn run(self: Rc<Self>, world: Rc<World>) {
         loop {
             world.sim.sleep(world.sim.random(|r| r.range(TICK / 2, TICK))).await;
+            self.watch(&world);
             let first = world.registry.borrow().first().map(|(at, row)| (at, row.clone()));
             let Some((at, row)) = first else {
                 self.at.set(None);
@@ -95,6 +115,8 @@ impl Operator {
             };
             match row.work {
                 Work::ScaleOut => self.copy(&world, at, &row, &scale_out::STEPS).await,
+                Work::Rebuild => self.copy(&world, at, &row, &rebuilding::STEPS).await,
+                Work::Remove => self.remove(&world, at, &row).await,
             }
             let failed = world.registry.borrow().operations[at].operation.phase == Phase::Failed;
             if failed {
@@ -175,7 +197,8 @@ impl Operator {
 /// Names an attempt: what an earlier one has left does not count. A sync that has to begin anew makes a new one.
 fn ticket(row: &Row, sync: usize) -> u64 {
     let repeats = row.operation.steps.get(sync).map_or(0, |step| step.repeats);
-    (u64::from(row.region) << 48) | (row.attempt << 32) | (u64::from(repeats) + 1)
+    let epoch = row.lost.map_or(0, |(_, epoch)| epoch);
+    (u64::from(row.region) << 48) | (epoch << 40) | (row.attempt << 32) | (u64::from(repeats) + 1)
 }
 
 /// The step that a procedure goes back to.

@@ -23,6 +23,8 @@ pub(crate) struct LinkReport {
 #[derive(Clone, Debug)]
 pub(crate) struct Report {
     pub(crate) generation: u64,
+    /// Its requests go to other regions.
+    pub(crate) away: bool,
     pub(crate) links: Vec<LinkReport>,
 }
 
@@ -79,6 +81,11 @@ impl Proxy {
                 links.push(LinkReport { shard: shard.id, peer: *peer, state, lag_ms, lag_effects });
             }
         }
-        Report { generation: self.config.borrow().generation, links }
+        Report { generation: self.config.borrow().generation, away: self.is_away(), links }
+    }
+
+    /// Whether clients are sent elsewhere.
+    pub(super) fn is_away(&self) -> bool {
+        self.config.borrow().drained.contains(&self.region)
     }
 }

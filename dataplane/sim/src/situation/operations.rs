@@ -6,9 +6,22 @@ use crate::faults::{Fault, Kind, Moment, Place};
 use crate::rng::Rng;
 use crate::setup::Setup;
 
-/// Steps of a scale-out in which something can go wrong.
-const COPYING: [&str; 9] =
-    ["Provision", "Announce", "HoldLogs", "SyncReplica", "Mark", "Promote", "Replay", "Verify", "Serve"];
+/// Steps of a scale-out, or a rebuild, in which something can go wrong.
+const STEPS: [&str; 10] = [
+    "Provision",
+    "Announce",
+    "Clear",
+    "HoldLogs",
+    "SyncReplica",
+    "Mark",
+    "Promote",
+    "Replay",
+    "Verify",
+    "Serve",
+];
+
+/// Those of a removal.
+const REMOVING: [&str; 4] = ["Drain", "Settle", "Forget", "Delete"];
 
 impl Situation {
     pub(super) fn joining(self, rng: &mut Rng, setup: &Setup) -> Vec<Fault> {
@@ -19,12 +32,81 @@ impl Situation {
         if rng.chance(300) {
             faults.extend(self.late_source(rng, setup));
         }
+        faults.extend(self.troubles(rng, setup));
+        faults
+    }
+
+    pub(super) fn rebuilding(self, rng: &mut Rng, setup: &Setup) -> Vec<Fault> {
+        let Self { region, other, at, .. } = self;
+        let shard = rng.below(u64::from(setup.shards)) as u16;
+        let down = rng.range(50, 1500) * MS;
+        let mut faults = vec![Fault::new(at, Kind::ShardLoss { region, shard, down })];
+        if rng.chance(250) {
+            // Where nobody else has the shard, a person has to decide what to begin with.
+            let region = if rng.chance(500) || setup.regions.len() < 3 { region } else { other };
+            let again = Kind::ShardLoss { region, shard, down: rng.range(50, 1500) * MS };
+            faults.push(match rng.below(3) {
+                0 => Fault::new(at + rng.below(3000) * MS, again),
+                _ => {
+                    let step = *rng.pick(&STEPS);
+                    Fault::in_the_moment(Moment::Step(step), at + rng.below(2000) * MS, again)
+                }
+            });
+        }
+        if rng.chance(300) {
+            faults.extend(self.unpublished(rng, setup));
+        }
+        if rng.chance(400) {
+            faults.extend(self.late_source(rng, setup));
+        }
+        faults.extend(self.troubles(rng, setup));
+        faults
+    }
+
+    pub(super) fn leaving(self, rng: &mut Rng, setup: &Setup) -> Vec<Fault> {
+        let Self { region, at, .. } = self;
+        let mut faults = Vec::new();
+        let moment = |rng: &mut Rng| {
+            let step = *rng.pick(&REMOVING);
+            Moment::Step(step)
+        };
+        for other in (1..=setup.regions.len() as u16).filter(|other| *other != region) {
+            // Who stays hears late of it, and its replicas later; then it loses what only its master has.
+            if rng.chance(300) {
+                let (both, time) = (rng.chance(500), rng.range(500, 4000) * MS);
+                let cut = Kind::CutRegions { from: region, to: other, both, time };
+                faults.push(Fault::in_the_moment(moment(rng), at, cut));
+            }
+            if rng.chance(400) {
+                let shard = rng.below(u64::from(setup.shards)) as u16;
+                let time = rng.range(2, 8) * SEC;
+                for member in 0..setup.regions[usize::from(other) - 1].members {
+                    let lag = Kind::ReplicaLag { region: other, shard, member, lag: 6 * SEC, time };
+                    faults.push(Fault::in_the_moment(moment(rng), at, lag));
+                }
+                let lost = Kind::MasterPowerLoss { region: other, shard, down: rng.range(50, 3000) * MS };
+                faults.push(Fault::in_the_moment(moment(rng), at, lost));
+            }
+        }
+        for _ in 0..rng.below(4) {
+            let (kind, at) = (self.trouble(rng, setup), at + rng.below(1500) * MS);
+            faults.push(Fault::in_the_moment(moment(rng), at, kind));
+        }
+        if rng.chance(400) {
+            let (action, down) = (rng.below(5), rng.range(50, 2000) * MS);
+            faults.push(Fault::new(at, Kind::Crash { action, down }));
+        }
+        faults
+    }
+
+    fn troubles(self, rng: &mut Rng, setup: &Setup) -> Vec<Fault> {
+        let mut faults = Vec::new();
         if rng.chance(500) {
             let (action, down) = (rng.below(14), rng.range(50, 2000) * MS);
             faults.push(Fault::new(self.at, Kind::Crash { action, down }));
         }
         for _ in 0..rng.below(5) {
-            let step = *rng.pick(&COPYING);
+            let step = *rng.pick(&STEPS);
             let kind = self.trouble(rng, setup);
             let at = self.at + rng.below(1500) * MS;
             faults.push(Fault::in_the_moment(Moment::Step(step), at, kind));
