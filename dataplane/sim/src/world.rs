@@ -397,7 +397,8 @@ impl World {
         self.judge.note(|| format!("{:?}", self.schedule.setup.situation));
         for (region, its) in (1..).zip(&self.schedule.setup.regions) {
             let (world, joins) = (Rc::clone(self), its.joins);
-            self.sim.at(joins, move || {
+            // Everything that was planned is a second later: the store is up before.
+            self.sim.at(if joins > 0 { joins + SEC } else { 0 }, move || {
                 if joins > 0 {
                     world.add_region(region);
                 } else {
@@ -407,7 +408,7 @@ impl World {
             });
             if let Some(at) = its.leaves {
                 let world = Rc::clone(self);
-                self.sim.at(at, move || world.remove_region(region));
+                self.sim.at(at + SEC, move || world.remove_region(region));
             }
         }
         if self.schedule.setup.has_operations() {

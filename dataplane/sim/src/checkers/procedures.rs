@@ -14,12 +14,14 @@ use crate::engine::Engine;
 use crate::proxy::front::Answered;
 
 /// How many writes had been acknowledged.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Stages {
-    /// When the copy had come.
-    copied: usize,
+    /// When the first copy had come: markers that were written since then count for one that another source sends, too.
+    copied: Option<usize>,
     /// When it took an identity of its own.
     joined: usize,
+    /// What it had then.
+    brought: Cover,
 }
 
 /// See the module.
@@ -44,7 +46,7 @@ impl Judge {
         let so_far = self.acknowledged_so_far();
         let mut state = self.state.borrow_mut();
         let stages = state.procedures.stages.entry((engine.region, engine.shard)).or_default();
-        stages.copied = so_far;
+        stages.copied.get_or_insert(so_far);
     }
 
     /// A copy becomes a shard of its own. It had `cover` and `positions`.
@@ -55,7 +57,8 @@ impl Judge {
         let mut state = self.state.borrow_mut();
         let stages = state.procedures.stages.entry(at).or_default();
         stages.joined = so_far;
-        let copied = stages.copied;
+        stages.brought = cover.clone();
+        let copied = stages.copied.take().unwrap_or_default();
         state.procedures.closed.insert(engine.look(|s, _| s.identity().incarnation.0));
         drop(state);
         let name = &engine.node.name;
@@ -70,7 +73,7 @@ impl Judge {
         }
         self.has_all(engine, copied, "takes an identity of its own");
         if let Some(joining) = engine.look(|s, _| s.joining().cloned()) {
-            let has_more = self.only_there(engine, &joining).is_some();
+            let has_more = self.only_there(engine, joining.source).is_some();
             self.state.borrow_mut().procedures.had_more |= has_more;
         }
     }
@@ -98,10 +101,10 @@ impl Judge {
     pub(crate) fn admitted(&self, engine: &Engine, joining: &Joining) {
         self.checked("admitted");
         let mut state = self.state.borrow_mut();
-        let stages = state.procedures.stages.get(&(engine.region, engine.shard)).copied().unwrap_or_default();
+        let joined = state.procedures.stages.get(&(engine.region, engine.shard)).map_or(0, |s| s.joined);
         state.procedures.closed.remove(&engine.look(|s, _| s.identity().incarnation.0));
         drop(state);
-        self.has_all(engine, stages.joined, "may serve");
+        self.has_all(engine, joined, "may serve");
         self.is_grounded(engine, joining);
         self.is_counted(engine);
     }
@@ -114,19 +117,20 @@ impl Judge {
         // (What its source had lost, that may have fetched from it as state.)
         let engines: Vec<_> = self.engines.borrow().iter().filter_map(std::rc::Weak::upgrade).collect();
         let mut source = engines.iter().filter(|e| e.shard == engine.shard && e.region == joining.source.0);
-        let Some(of) = self.only_there(engine, joining) else { return };
-        if !source.any(|e| e.look(|s, _| joining_is_in(joining, &s.cover()))) {
+        let Some(of) = self.only_there(engine, joining.source) else { return };
+        if !source.any(|e| e.look(|s, _| done_with(&s.cover(), of))) {
             let name = &engine.node.name;
-            self.violate("procedure", format!("{name} may serve {of:?}, which its source lacks"));
+            self.violate("procedure", format!("{name} may serve {of:?}, which its source may lose"));
         }
     }
 
     /// An effect that a copy brought of its source's own, and that the source's stream has not.
-    fn only_there(&self, engine: &Engine, joining: &Joining) -> Option<Name> {
+    fn only_there(&self, engine: &Engine, source: RegionId) -> Option<Name> {
         let state = self.state.borrow();
-        let logged = state.logged.get(&(joining.source.0, engine.shard));
+        let logged = state.logged.get(&(source.0, engine.shard));
+        let brought = &state.procedures.stages.get(&(engine.region, engine.shard))?.brought;
         let cover = engine.look(|s, _| s.cover());
-        let of_source = runs(&joining.brought).filter(|run| run.0 == joining.source.0);
+        let of_source = runs(brought).filter(|run| run.0 == source.0);
         let mut all = of_source
             .flat_map(|(region, inc, first, last)| (first..=last).map(move |seq| (region, inc, seq)));
         all.find(|name| {
@@ -161,9 +165,4 @@ impl Judge {
             self.violate("procedure", format!("{} serves before it may", engine.node.name));
         }
     }
-}
-
-/// Whether a copy has all that another one brought.
-fn joining_is_in(joining: &Joining, cover: &Cover) -> bool {
-    lacking(&joining.brought, cover).next().is_none()
 }

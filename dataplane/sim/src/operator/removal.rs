@@ -86,7 +86,13 @@ impl Operator {
         let about = self.asked(world, &engine, |e| e.about());
         let word = self.asked(world, &engine, |e| e.word());
         let (about, word) = (about.await.ok()?, word.await.ok()?);
-        Some(Stayer { membership: about.membership, cover: word.cover })
+        let mut copies = vec![word.cover];
+        for other in (0..world.members(member)).filter(|other| *other != spot.member) {
+            let replica = world.engine(member, shard, other);
+            let word = self.ask(world, &replica, |e| (!e.is_loading()).then(|| e.word())).await.ok()??;
+            copies.push(word.cover);
+        }
+        Stayer::of_copies(about.membership, &copies)
     }
 
     async fn act_on_removal(

@@ -32,6 +32,14 @@ impl Situation {
         if rng.chance(300) {
             faults.extend(self.late_source(rng, setup));
         }
+        if rng.chance(250) {
+            // It does not read what somebody else writes meanwhile.
+            let other = other_than(rng, setup.regions.len() as u64, self.region);
+            let (both, time) = (rng.chance(500), rng.range(2, 7) * SEC);
+            let cut = Kind::CutRegions { from: other, to: self.region, both, time };
+            let step = *rng.pick(&["Mark", "Promote"]);
+            faults.push(Fault::in_the_moment(Moment::Step(step), self.at, cut));
+        }
         faults.extend(self.troubles(rng, setup));
         faults
     }
@@ -79,13 +87,19 @@ impl Situation {
             }
             if rng.chance(400) {
                 let shard = rng.below(u64::from(setup.shards)) as u16;
-                let time = rng.range(2, 8) * SEC;
                 for member in 0..setup.regions[usize::from(other) - 1].members {
-                    let lag = Kind::ReplicaLag { region: other, shard, member, lag: 6 * SEC, time };
-                    faults.push(Fault::in_the_moment(moment(rng), at, lag));
+                    let (lag, time) = (rng.range(1000, 6000) * MS, rng.range(2, 8) * SEC);
+                    let lag = Kind::ReplicaLag { region: other, shard, member, lag, time };
+                    faults.push(match rng.below(2) {
+                        0 => Fault::new(at - rng.below(1000) * MS, lag),
+                        _ => Fault::in_the_moment(moment(rng), at, lag),
+                    });
                 }
-                let lost = Kind::MasterPowerLoss { region: other, shard, down: rng.range(50, 3000) * MS };
-                faults.push(Fault::in_the_moment(moment(rng), at, lost));
+                // For so long that another one becomes master.
+                let down = if rng.chance(500) { rng.range(4, 7) * SEC } else { rng.range(50, 3000) * MS };
+                let lost = Kind::MasterPowerLoss { region: other, shard, down };
+                let step = *rng.pick(&["Settle", "Forget", "Forget"]);
+                faults.push(Fault::in_the_moment(Moment::Step(step), at, lost));
             }
         }
         for _ in 0..rng.below(4) {
