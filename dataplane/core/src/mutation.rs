@@ -131,7 +131,6 @@ mod planted {
         SourceNotAwaited: "a shard that joins serves before what it brought is in its source's stream",
         ReplayNotAwaited: "a shard that joins serves before it has read and compared what the members have",
         MembersNotAwaited: "a region joins before every member counts it",
-        RemovalVolatile: "a region that leaves is stopped although only the others' masters have all that it has",
         RemovalUnsettled: "a region that leaves is stopped before the others have all that it has",
     }
 

@@ -137,7 +137,7 @@ impl Situation {
         let region = &mut setup.regions[usize::from(self.region) - 1];
         match self.about {
             About::Nothing | About::Estrangement => return,
-            About::Losses | About::Joining | About::Leaving => {}
+            About::Losses | About::Joining | About::Leaving | About::Overtaking => {}
             About::Rebuilding => {
                 // What it had must be in its files before it serves again.
                 if region.fsync == Fsync::Off {
@@ -159,7 +159,6 @@ impl Situation {
                 (region.members, region.fsync) = (region.members.max(2), Fsync::Off);
                 setup.segment = setup.segment.min(16);
             }
-            About::Overtaking => {}
             About::Switchover => region.members = region.members.max(2),
             About::Freezing => {
                 (region.members, region.proxies) = (region.members.max(2), region.proxies.max(2));

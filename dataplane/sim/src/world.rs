@@ -301,14 +301,13 @@ impl World {
     /// Ends one of a region's servers or proxies.
     pub(crate) fn stop_server(&self, node: &Rc<Node>) {
         let engine = self.engines().into_iter().find(|e| Rc::ptr_eq(&e.node, node));
-        match engine {
-            Some(engine) => engine.stop(false),
-            None => {
-                node.kill();
-                self.proxies.borrow_mut().retain(|_, proxy| proxy.process.is_alive());
-                self.tell_exits();
-            }
+        if let Some(engine) = engine {
+            engine.stop(false);
+            return;
         }
+        node.kill();
+        self.proxies.borrow_mut().retain(|_, proxy| proxy.process.is_alive());
+        self.tell_exits();
     }
 
     /// Starts what of a region does not run.

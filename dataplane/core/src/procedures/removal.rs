@@ -102,7 +102,6 @@ impl Stayer {
     /// From what every copy of the shard has, the master's first: a master may be lost with what its replicas lack. `None`: nobody was asked.
     pub fn of_copies(membership: u64, copies: &[Cover]) -> Option<Self> {
         let (master, replicas) = copies.split_first()?;
-        let replicas = if mutation!(RemovalVolatile) { &[] } else { replicas };
         let cover = replicas.iter().fold(master.clone(), |all, replica| all.meet(replica));
         Some(Self { membership, cover })
     }

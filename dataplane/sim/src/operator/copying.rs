@@ -98,7 +98,7 @@ impl Operator {
             }
             Action::Finish => {
                 self.remove_markers(world, ground).await;
-                self.finish(world, at, row);
+                Self::finish(world, at, row);
                 Some(())
             }
         }
@@ -128,8 +128,8 @@ impl Operator {
         let engine = world.engine(member, number, spot.member);
         // What it has, and in which life, both before the marker is written.
         let about = self.ask(world, &engine, |e| e.about()).await.ok()?;
-        let word = self.ask(world, &engine, |e| e.word()).await.ok()?;
-        let marker = Marker { incarnation: about.incarnation, cover: word.cover };
+        let said = self.ask(world, &engine, |e| e.word()).await.ok()?;
+        let marker = Marker { incarnation: about.incarnation, cover: said.cover };
         let key = ground.key(world, number, member);
         let ttl_ms = marker::EXPIRES_S * 1000;
         self.through(world, member, Command::Mark { key, value: marker.encode(), ttl_ms }).await
@@ -165,7 +165,7 @@ impl Operator {
         }
     }
 
-    fn finish(&self, world: &World, at: usize, row: &Row) {
+    fn finish(world: &World, at: usize, row: &Row) {
         match row.work {
             Work::ScaleOut => {
                 world.registry.borrow_mut().joined(row.region);

@@ -146,13 +146,13 @@ impl Operator {
         let engine = world.engine(member, shard, master);
         let key = ground.key(world, shard, member);
         let marker = self.asked(world, &engine, move |e| e.string(&key));
-        let word = self.asked(world, &engine, |e| e.word());
-        let (marker, word) = (marker.await.ok()?, word.await.ok()?);
+        let said = self.asked(world, &engine, |e| e.word());
+        let (marker, said) = (marker.await.ok()?, said.await.ok()?);
         Some(Master {
             incarnation: Incarnation::parse(&identity.incarnation)?,
             recovered: identity.recovered,
             membership: identity.membership,
-            cover: word.cover,
+            cover: said.cover,
             waiting: identity.waiting.clone(),
             marker: marker.and_then(Marker::decode),
             bytes: 1,
@@ -185,7 +185,7 @@ impl Operator {
         if about.loading {
             return nothing(Copy::Loading(0));
         }
-        let Ok(word) = self.ask(world, &engine, |e| e.word()).await else {
+        let Ok(said) = self.ask(world, &engine, |e| e.word()).await else {
             return nothing(Copy::Silent("does not tell what it has".into()));
         };
         let mut markers = Vec::new();
@@ -200,7 +200,7 @@ impl Operator {
             number,
             in_the_way: in_the_way.clone(),
             copy: copy(world, ground, number, &about),
-            cover: word.cover,
+            cover: said.cover,
             markers,
             links: links.collect(),
         }

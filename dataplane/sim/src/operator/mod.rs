@@ -72,7 +72,9 @@ impl Operator {
         // What was stopped, and nothing was kept of it, is started with everything else.
         self.holding.set(None);
         let leaving = world.registry.borrow().leaving();
-        leaving.into_iter().for_each(|region| world.resume_servers(region));
+        for region in leaving {
+            world.resume_servers(region);
+        }
         world.sim.spawn(&process, Rc::clone(self).run(Rc::clone(world)));
     }
 

@@ -63,11 +63,11 @@ impl Operator {
         let engine = world.engine(region, shard, spot.member);
         // How long the pause lasts is asked first: what it has at the second answer stays as it is for that long.
         let Ok(about) = self.ask(world, &engine, |e| e.about()).await else { return silent() };
-        let Ok(word) = self.ask(world, &engine, |e| e.word()).await else { return silent() };
+        let Ok(said) = self.ask(world, &engine, |e| e.word()).await else { return silent() };
         if about.loading {
             return silent();
         }
-        Shard::Runs { recovered: about.recovered, paused_ms: about.paused_ms, cover: word.cover }
+        Shard::Runs { recovered: about.recovered, paused_ms: about.paused_ms, cover: said.cover }
     }
 
     async fn look_at_stayer(&self, world: &World, member: u16) -> Member {
@@ -84,13 +84,13 @@ impl Operator {
         let spot = Ground::spot(world, member, shard)?;
         let engine = world.engine(member, shard, spot.member);
         let about = self.asked(world, &engine, |e| e.about());
-        let word = self.asked(world, &engine, |e| e.word());
-        let (about, word) = (about.await.ok()?, word.await.ok()?);
-        let mut copies = vec![word.cover];
+        let said = self.asked(world, &engine, |e| e.word());
+        let (about, said) = (about.await.ok()?, said.await.ok()?);
+        let mut copies = vec![said.cover];
         for other in (0..world.members(member)).filter(|other| *other != spot.member) {
             let replica = world.engine(member, shard, other);
-            let word = self.ask(world, &replica, |e| (!e.is_loading()).then(|| e.word())).await.ok()??;
-            copies.push(word.cover);
+            let said = self.ask(world, &replica, |e| (!e.is_loading()).then(|| e.word())).await.ok()??;
+            copies.push(said.cover);
         }
         Stayer::of_copies(about.membership, &copies)
     }

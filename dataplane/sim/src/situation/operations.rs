@@ -53,12 +53,11 @@ impl Situation {
             // Where nobody else has the shard, a person has to decide what to begin with.
             let region = if rng.chance(500) || setup.regions.len() < 3 { region } else { other };
             let again = Kind::ShardLoss { region, shard, down: rng.range(50, 1500) * MS };
-            faults.push(match rng.below(3) {
-                0 => Fault::new(at + rng.below(3000) * MS, again),
-                _ => {
-                    let step = *rng.pick(&STEPS);
-                    Fault::in_the_moment(Moment::Step(step), at + rng.below(2000) * MS, again)
-                }
+            faults.push(if rng.below(3) == 0 {
+                Fault::new(at + rng.below(3000) * MS, again)
+            } else {
+                let step = *rng.pick(&STEPS);
+                Fault::in_the_moment(Moment::Step(step), at + rng.below(2000) * MS, again)
             });
         }
         if rng.chance(300) {
