@@ -71,6 +71,13 @@ fn what_it_brought_must_be_safe_at_its_source_before_it_serves() {
 }
 
 #[test]
+fn what_is_lost_again_while_it_is_compared_is_copied_again() {
+    let mut lost = replaying(lost());
+    lost.shards[0].copy = Copy::Blank { received: 0 };
+    assert_eq!(at(&from("Verify", &lost).0), SYNC);
+}
+
+#[test]
 fn it_is_done_when_its_own_stream_was_read_back_and_the_loss_is_measured() {
     let mut opened = Observed { verification: Verification::Equal, ..replaying(lost()) };
     assert_eq!(from("Serve", &opened).1, [Action::Open { shard: 0 }]);

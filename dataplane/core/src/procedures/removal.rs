@@ -94,8 +94,17 @@ pub struct Member {
 pub struct Stayer {
     /// The epoch of the membership that it knows.
     pub membership: u64,
-    /// What it has.
+    /// What it has and cannot lose with its master: what every copy of the shard has. Nobody could give it again once the region is gone.
     pub cover: Cover,
+}
+
+impl Stayer {
+    /// From what every copy of the shard has, the master's first: a master may be lost with what its replicas lack. `None`: nobody was asked.
+    pub fn of_copies(membership: u64, copies: &[Cover]) -> Option<Self> {
+        let (master, replicas) = copies.split_first()?;
+        let cover = replicas.iter().fold(master.clone(), |all, replica| all.meet(replica));
+        Some(Self { membership, cover })
+    }
 }
 
 /// The steps.
@@ -123,6 +132,7 @@ fn settle(o: &Observed) -> Look<Action> {
         return stop();
     }
     let (mut actions, mut lacking, mut total, mut paused) = (Vec::new(), 0, 0, true);
+    let unsettled = mutation!(RemovalUnsettled);
     for (number, shard) in o.shards.iter().enumerate() {
         let (recovered, paused_ms, cover) = match shard {
             Shard::Silent(why) => {
@@ -143,6 +153,7 @@ fn settle(o: &Observed) -> Look<Action> {
                 return Verdict::blocked("MemberAway", words).into();
             };
             let (missing, all) = lacking_of(o.region, &stayer.cover, cover);
+            let missing = if unsettled { 0 } else { missing };
             (lacking, total) = (lacking + missing, total + all);
         }
         if *paused_ms < LEFT_MS {
@@ -309,6 +320,16 @@ mod tests {
         world.members[1] = member("b", 50);
         world.shards = vec![Shard::Runs { recovered: true, paused_ms: 9_000, cover }];
         assert!(look(&mut operation, &world).is_empty());
+    }
+
+    #[test]
+    fn what_only_a_master_has_does_not_count() {
+        let stayer = Stayer::of_copies(3, &[cover(&[(LEAVING, 50)]), cover(&[(LEAVING, 49)])]);
+        let mut world = world();
+        world.shards = vec![running(50, 9_000)];
+        world.members[1].shards = vec![stayer];
+        assert!(look(&mut at(1), &world).is_empty());
+        assert!(Stayer::of_copies(3, &[]).is_none());
     }
 
     #[test]
