@@ -166,6 +166,10 @@ const COMMANDS: [(&str, How); 73] = [
     ("masctl op list", Run),
     ("masctl op show shop--rebuild--beijing-0-3", Covered("rebuild.rs shows those that it has made")),
     (
+        "kubectl mas op start rebuild --region beijing --shard 0",
+        Covered("rebuilding.rs orders one, by the same command"),
+    ),
+    (
         "masctl op start rebuild --region beijing --shard 0",
         RunAs("masctl op start rebuild --region beijing --shard 0 2>&1 | grep 'nothing to rebuild'"),
     ),
