@@ -67,8 +67,13 @@ pub fn definitions() -> Vec<CustomResourceDefinition> {
             "message": "a Rebuild needs the shard, and nothing else has one",
             "fieldPath": ".shard",
         });
+        let source = json!({
+            "rule": "!has(self.source) || self.source != self.region",
+            "message": "is the region itself, and a region is not copied from itself: name another one, or leave it out",
+            "fieldPath": ".source",
+        });
         spec["x-kubernetes-validations"] =
-            json!(fixed.into_iter().chain([raised, shard]).collect::<Vec<_>>());
+            json!(fixed.into_iter().chain([raised, shard, source]).collect::<Vec<_>>());
     });
     vec![store, region, operation]
 }

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::StoreRef;
 
-/// One run of a procedure. What belongs to the manifest (a region that joins) is made by the operator.
+/// One run of a procedure. What belongs to the manifest (a region that joins), and what mends a loss, is made by the operator; people order
+/// a `Rebuild` of copies that are there and cannot be used.
 #[allow(clippy::duplicated_attributes)] // each is about another column
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(

@@ -61,11 +61,6 @@ pub(crate) fn with_measures(
     StoreOperationStatus { loss: before.loss.clone(), outcome: measured.or(shown.outcome.clone()), ..shown }
 }
 
-/// The step that a scale-out goes back to.
-pub(crate) fn sync_step() -> usize {
-    sync_step_of(OperationType::ScaleOut)
-}
-
 /// The step that a procedure goes back to.
 pub(crate) fn sync_step_of(procedure: OperationType) -> usize {
     steps(procedure).iter().position(|step| step.name == SYNC).unwrap_or_default()

@@ -29,6 +29,9 @@ fn what_is_in_the_way_is_set_aside_before_anything_is_copied() {
     let (operation, actions) = from("Clear", &damaged);
     let aside = |member| Action::SetAside { shard: 0, member };
     assert_eq!((at(&operation), actions), ("Clear", vec![aside(0), aside(1)]));
+    damaged.missing.clear();
+    assert_eq!(at(&from("Clear", &damaged).0), "Clear", "it has to be gone");
+    damaged.missing = vec!["redis-0".into()];
     damaged.shards[0].in_the_way.clear();
     let (operation, actions) = from("Clear", &damaged);
     assert_eq!((at(&operation), actions), ("Clear", vec![]), "its server has to run");

@@ -303,8 +303,9 @@ pub(crate) enum StartCommand {
     /// Make a shard of a region again from another region's copy
     ///
     /// By itself this begins when all copies of a shard are gone. It is to be ordered when copies are there and cannot be used: their files
-    /// are damaged, they are of another store, or the region was away so long that others refuse it (`Lapsed`). Their
-    /// files are moved to `set-aside` in the state directory, and what only they had stays there. Clients are served by another region meanwhile.
+    /// are damaged, they are of another store, or the region was away so long that others refuse it (`Lapsed`). On this machine their
+    /// files are moved to `set-aside` in the state directory, and what only they had stays there. In a cluster their pods are deleted and
+    /// their claims with them: take a VolumeSnapshot before. Clients are served by another region meanwhile.
     /// Refused: a shard with a copy that may be good, and one that no other region serves.
     #[command(after_help = "For example: masctl op start rebuild --region beijing --shard 0")]
     Rebuild {

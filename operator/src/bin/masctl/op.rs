@@ -47,9 +47,7 @@ pub(crate) async fn op(place: &Place, command: &OpCommand) -> Result<(), Failure
         }
         OpCommand::Show { name, output, watch } => show(place, name, *output, *watch).await,
         OpCommand::Start(StartCommand::Rebuild { region, shard, source }) => {
-            let request = Request::Rebuild { region: region.clone(), shard: *shard, source: source.clone() };
-            let name = Client::new(&locate::existing(place)?).ask(&request).await?;
-            let name = name.as_str().unwrap_or_default();
+            let name = Where::find(place).await?.rebuild(region, *shard, source.as_deref()).await?;
             say(&format!("{name} has begun: `masctl op show {name} --watch`"));
             Ok(())
         }

@@ -1,6 +1,8 @@
 //! The identity record of a store: a ConfigMap without owner, so that it outlives the store's object as its volumes do. What is
 //! in it never changes its meaning: ids of regions, the number of shards, the slots.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use mas_core::slot::even_ranges;
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +51,9 @@ pub struct RegionIdentity {
     /// It was to join and does not: what was made for it is being deleted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub leaving: bool,
+    /// Shards that copy another region's.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub rebuilding: BTreeSet<u16>,
 }
 
 impl Identity {
@@ -99,6 +104,7 @@ impl Identity {
                     epochs,
                     joining,
                     leaving: false,
+                    rebuilding: BTreeSet::new(),
                 });
                 self.next_region_id += 1;
                 self.membership += u64::from(joining);
@@ -135,6 +141,16 @@ impl Identity {
         let before = self.regions.len();
         self.regions.retain(|region| !(region.leaving && region.id == id));
         self.regions.len() < before
+    }
+
+    /// Notes which shards copy another region's, by region; whether that is news.
+    pub(crate) fn rebuild(&mut self, shards: &BTreeMap<String, BTreeSet<u16>>) -> bool {
+        let mut news = false;
+        for region in &mut self.regions {
+            let now = shards.get(&region.name).cloned().unwrap_or_default();
+            news |= std::mem::replace(&mut region.rebuilding, now.clone()) != now;
+        }
+        news
     }
 
     /// Notes that `epoch` was issued for a shard; whether that is news.
@@ -181,6 +197,17 @@ mod tests {
         assert!(identity.joined("c") && !identity.joined("c"));
         assert!(!identity.take_back("c"), "a member is not taken back");
         assert_eq!(Identity::parse(&identity.text()), Ok(identity));
+    }
+
+    #[test]
+    fn shards_that_are_copied_are_noted_while_they_are() {
+        let mut identity = founded();
+        let before = identity.clone();
+        let of_b = BTreeMap::from([("b".to_owned(), BTreeSet::from([0]))]);
+        assert!(identity.rebuild(&of_b) && !identity.rebuild(&of_b));
+        assert_eq!(Identity::parse(&identity.text()), Ok(identity.clone()));
+        assert!(identity.rebuild(&BTreeMap::new()));
+        assert_eq!(identity, before);
     }
 
     #[test]

@@ -33,6 +33,11 @@ pub(crate) fn operation_name(store: &str, region: &str, id: u16) -> String {
     format!("{store}--scale-out--{region}-{id}")
 }
 
+/// The operation by which a shard is made again of which no copy is left: one for each epoch under which there was a copy.
+pub(crate) fn rebuild_name(store: &str, region: &str, shard: u16, epoch: u64) -> String {
+    format!("{store}--rebuild--{region}-{shard}-{epoch}")
+}
+
 /// Labels of what belongs to the whole store.
 pub(crate) fn store(store: &str) -> Value {
     json!({

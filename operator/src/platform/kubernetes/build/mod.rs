@@ -51,6 +51,7 @@ fn front(store: &Checked, region: &CheckedRegion) -> [Object; 2] {
 }
 
 pub(crate) use broker::FORMED as BROKER_FORMED;
+pub(crate) use region::{LOSS, rebuild};
 
 /// The generation of the configuration that a region's proxies should use.
 pub(crate) fn proxy_generation(store: &Checked, region: &str) -> Option<u64> {

@@ -249,11 +249,14 @@ impl Runner {
         let mut tasks = JoinSet::new();
         let mut pumped = Vec::new();
         let started = Instant::now();
+        let is_member = |name: &String| !plan.joining.contains(name);
         let row = |region: &str| {
+            let mut others = plan.regions.iter().filter(|(name, _)| is_member(name));
             Arc::new(Row {
                 namespace: namespace.clone(),
                 name: labels::region_name(&plan.store, region),
                 region: region.to_owned(),
+                others: others.any(|(name, _)| name != region),
                 identity: Arc::clone(&identity),
                 seen: shared.rows.clone(),
                 held: Mutex::default(),
@@ -315,6 +318,8 @@ impl Runner {
             latest,
             password: plan.engine_password.clone(),
             verifying: Verifying::default(),
+            watches: operations::Watches::default(),
+            waiting: std::sync::Mutex::default(),
         };
         tasks.spawn(runner.run());
         let verifier = start_verification(shared, &plan, &regions, live, settings, &mut tasks);
@@ -486,8 +491,12 @@ impl Runner {
             operations::phase(shared.operations.get(&of).as_deref())
         });
         let brokers = shared.pods.of_part(&plan.namespace, &plan.store, region.id, Part::Broker);
-        let shards: Vec<ShardMeasured> =
-            (0u16..).zip(&region.shards).map(|(number, shard)| shard.measure(number, &reports)).collect();
+        let all = operations::of_store(shared, &plan.namespace, &plan.store);
+        let shards = (0u16..).zip(&region.shards).map(|(number, shard)| {
+            let rebuilding = operations::rebuilding(&all, &region.name, number);
+            shard.measure(number, &reports, rebuilding)
+        });
+        let shards: Vec<ShardMeasured> = shards.collect();
         let answers = |shard: &Shard| {
             shard.view.borrow().members.iter().any(|seen| matches!(seen, Seen::Answers { .. }))
         };
@@ -574,10 +583,17 @@ impl Region {
 }
 
 impl Shard {
-    fn measure(&self, number: u16, reports: &[ProxyReport]) -> ShardMeasured {
+    fn measure(
+        &self,
+        number: u16,
+        reports: &[ProxyReport],
+        rebuilding: Option<(&'static str, String)>,
+    ) -> ShardMeasured {
         let view = self.view.borrow();
+        let rebuilding = rebuilding.filter(|_| view.master.is_none());
         let status = build_shard(number, &view.members, view.master, &self.names, reports);
-        let notices = view.notices.iter().map(|notice| (notice.reason, notice.message.clone())).collect();
+        let notices = view.notices.iter().map(|notice| (notice.reason, notice.message.clone()));
+        let notices = rebuilding.into_iter().chain(notices).collect();
         ShardMeasured { status, notices }
     }
 }

@@ -4,6 +4,7 @@
 mod access;
 mod bundle;
 mod forward;
+mod orders;
 mod plan;
 mod view;
 
@@ -84,6 +85,12 @@ impl Remote {
         let what = format!("the operations of store '{}'", self.name);
         let list = self.api::<StoreOperation>().list(&self.ours()).await;
         Ok(view::build_operations(list.map_err(|error| self.cluster.explain(&what, &error))?.items))
+    }
+
+    async fn rows(&self) -> Result<Vec<StoreRegion>, AccessError> {
+        let what = format!("the regions of store '{}'", self.name);
+        let list = self.api::<StoreRegion>().list(&self.ours()).await;
+        Ok(list.map_err(|error| self.cluster.explain(&what, &error))?.items)
     }
 
     /// Has the operator try a failed operation again, or take one back. The inner error says why there is nothing to do.
