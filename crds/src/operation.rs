@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::StoreRef;
 
-/// One run of a procedure. What belongs to the manifest (a region that joins) is made by the operator.
+/// One run of a procedure. What belongs to the manifest (a region that joins or leaves) is made by the operator.
 #[allow(clippy::duplicated_attributes)] // each is about another column
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(

@@ -46,9 +46,30 @@ pub struct RegionIdentity {
     /// It joins, and is no member yet.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub joining: bool,
-    /// It was to join and does not: what was made for it is being deleted.
+    /// It is a member, and leaves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removing: Option<Removing>,
+    /// It is no member any more, or was to be one and will not: what was made for it is being deleted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub leaving: bool,
+}
+
+/// How far a member that leaves is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Removing {
+    /// Its clients are handed to others, which read what it has.
+    Draining,
+    /// They have it all: its engines were fenced, and are not promoted again.
+    Settled,
+    /// It is no member any more, and the others are told.
+    Forgotten,
+}
+
+impl RegionIdentity {
+    /// It has the store's data, and is counted by the others.
+    pub(crate) fn is_member(&self) -> bool {
+        !self.joining && !self.leaving && self.removing != Some(Removing::Forgotten)
+    }
 }
 
 impl Identity {
@@ -79,14 +100,36 @@ impl Identity {
         serde_json::to_string_pretty(self).unwrap_or_default()
     }
 
+    /// Why regions that the manifest has not any more cannot leave, if so: a region and a sentence.
+    pub(crate) fn keeps_from_leaving(&self, store: &crds::Validated) -> Option<(String, &'static str)> {
+        let is_wanted = |name: &str| store.regions.iter().any(|region| region.name == name);
+        let goes = |known: &&RegionIdentity| {
+            known.is_member() && known.removing.is_none() && !is_wanted(&known.name)
+        };
+        let goes = self.regions.iter().find(goes)?.name.clone();
+        if self.founded.is_none() {
+            return Some((goes, "the store is not founded yet; put it back, or delete the store and begin anew"));
+        }
+        let stays = self.regions.iter().any(|known| known.is_member() && is_wanted(&known.name));
+        (!stays).then_some((goes, "no other region has the store's data; put it back"))
+    }
+
     /// Gives ids to the store's regions, to new ones if they `may` be taken in. Once it is founded, a new one joins by scale-out; one that
-    /// joins and is no longer in the manifest is taken back.
+    /// joins and is no longer in the manifest is taken back, and a member leaves. One that leaves and is in the manifest again stays, as
+    /// long as the others count it.
     pub(crate) fn take_in(&mut self, store: &crds::Validated, may: impl Fn(&str) -> bool) {
         let joining = self.founded.is_some();
         let is_wanted = |name: &String| store.regions.iter().any(|region| region.name == *name);
         let names: Vec<String> = self.regions.iter().map(|region| region.name.clone()).collect();
         for name in names.iter().filter(|name| !is_wanted(name)) {
             self.leave(name);
+        }
+        for known in self.regions.iter_mut().filter(|known| known.is_member()) {
+            match (is_wanted(&known.name), known.removing) {
+                (true, Some(_)) => known.removing = None,
+                (false, None) => known.removing = Some(Removing::Draining),
+                (true, None) | (false, Some(_)) => {}
+            }
         }
         self.taken_back.retain(is_wanted);
         for region in &store.regions {
@@ -98,6 +141,7 @@ impl Identity {
                     id: self.next_region_id,
                     epochs,
                     joining,
+                    removing: None,
                     leaving: false,
                 });
                 self.next_region_id += 1;
@@ -128,6 +172,25 @@ impl Identity {
             self.taken_back.push(region.to_owned());
         }
         news
+    }
+
+    /// How far a member that leaves is; whether that is news. One that stays after all, or is no member any more, is left alone.
+    pub(crate) fn set_removing(&mut self, id: u16, to: Removing) -> bool {
+        let leaves = |known: &&mut RegionIdentity| {
+            known.id == id && known.is_member() && known.removing.is_some_and(|now| now != to)
+        };
+        let Some(region) = self.regions.iter_mut().find(leaves) else { return false };
+        region.removing = Some(to);
+        self.membership += u64::from(to == Removing::Forgotten);
+        true
+    }
+
+    /// What was made for a region that is no member any more is deleted from now on; whether that is news.
+    pub(crate) fn let_go(&mut self, id: u16) -> bool {
+        let gone = |known: &&mut RegionIdentity| known.id == id && known.removing == Some(Removing::Forgotten);
+        let Some(region) = self.regions.iter_mut().find(gone) else { return false };
+        (region.removing, region.leaving) = (None, true);
+        true
     }
 
     /// Nothing is left of a region that leaves; whether that is news.
@@ -210,5 +273,50 @@ mod tests {
         identity.forget(3);
         identity.take_in(&store(THREE), |_| true);
         assert_eq!(identity.region("c").map(|c| c.id), Some(4));
+    }
+
+    #[test]
+    fn a_member_that_leaves_the_manifest_leaves_and_stays_if_it_comes_back_in_time() {
+        let two = store("{name: a}, {name: b}");
+        let mut identity = founded();
+        identity.take_in(&store(THREE), |_| true);
+        identity.joined("c");
+        let state = |identity: &Identity| identity.region("c").and_then(|c| c.removing);
+        identity.take_in(&two, |_| true);
+        assert_eq!((state(&identity), identity.membership), (Some(Removing::Draining), 2));
+        assert!(identity.set_removing(3, Removing::Settled) && !identity.set_removing(3, Removing::Settled));
+        identity.take_in(&two, |_| true);
+        assert_eq!(state(&identity), Some(Removing::Settled), "a round changes nothing of it");
+        assert_eq!(Identity::parse(&identity.text()), Ok(identity.clone()));
+        identity.take_in(&store(THREE), |_| true);
+        assert_eq!((state(&identity), identity.membership), (None, 2), "it stays");
+        assert!(!identity.set_removing(3, Removing::Settled), "what stays is not settled");
+
+        identity.take_in(&two, |_| true);
+        assert!(!identity.let_go(3), "the others are told before");
+        assert!(identity.set_removing(3, Removing::Forgotten));
+        assert_eq!((state(&identity), identity.membership), (Some(Removing::Forgotten), 3));
+        identity.take_in(&store(THREE), |_| true);
+        assert_eq!(state(&identity), Some(Removing::Forgotten), "now it is too late");
+        assert!(!identity.forget(3) && identity.let_go(3) && identity.forget(3));
+        identity.take_in(&store(THREE), |_| true);
+        assert_eq!(identity.region("c").map(|c| (c.id, c.joining)), Some((4, true)), "a new one");
+    }
+
+    #[test]
+    fn who_has_the_last_copy_of_the_data_does_not_leave() {
+        let mut identity = founded();
+        let why = |identity: &Identity, regions: &str| identity.keeps_from_leaving(&store(regions));
+        assert_eq!(why(&identity, "{name: a}"), None);
+        assert!(why(&identity, "{name: c}").is_some(), "all at once");
+        identity.take_in(&store(THREE), |_| true);
+        assert!(why(&identity, "{name: c}").is_some(), "c has nothing yet");
+        identity.joined("c");
+        assert_eq!(why(&identity, "{name: c}"), None);
+        identity.take_in(&store("{name: c}"), |_| true);
+        assert!(why(&identity, "{name: d}").is_some());
+        assert_eq!(why(&identity, "{name: a}"), None, "a stays after all");
+        let refused = why(&Identity::new(&store("{name: a}, {name: b}")), "{name: a}");
+        assert!(refused.is_some_and(|(region, why)| region == "b" && why.contains("not founded")));
     }
 }

@@ -33,6 +33,11 @@ pub(crate) fn operation_name(store: &str, region: &str, id: u16) -> String {
     format!("{store}--scale-out--{region}-{id}")
 }
 
+/// The same of the operation by which it leaves.
+pub(crate) fn removal_name(store: &str, region: &str, id: u16) -> String {
+    format!("{store}--remove--{region}-{id}")
+}
+
 /// Labels of what belongs to the whole store.
 pub(crate) fn store(store: &str) -> Value {
     json!({

@@ -22,12 +22,20 @@ pub(super) fn objects(store: &Checked, region: &CheckedRegion) -> Vec<Object> {
     let (of, here) = (&store.spec.name, &region.spec.name);
     let name = labels::part_name(of, here, Part::Proxy);
     let labels = labels::part(of, here, region.id, Part::Proxy);
-    let config = serde_json::to_string_pretty(&config(store, region)).unwrap_or_default();
     vec![
-        Object::new(Kind::ConfigMap, name.clone(), &labels, json!({"data": {"proxy.json": config}})),
+        configuration(store, region),
         pods::disruption_budget(&name, &labels),
         deployment(store, region, &name, &labels),
     ]
+}
+
+/// The file that every proxy of the region reads.
+pub(super) fn configuration(store: &Checked, region: &CheckedRegion) -> Object {
+    let (of, here) = (&store.spec.name, &region.spec.name);
+    let labels = labels::part(of, here, region.id, Part::Proxy);
+    let config = serde_json::to_string_pretty(&config(store, region)).unwrap_or_default();
+    let body = json!({"data": {"proxy.json": config}});
+    Object::new(Kind::ConfigMap, labels::part_name(of, here, Part::Proxy), &labels, body)
 }
 
 /// What every proxy of the region reads. Its generation is raised when anything else in it changes.

@@ -10,7 +10,9 @@ mod view;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crds::{MultiActiveStore, OperationPhase, StoreOperation, StoreRegion, VerificationStatus};
+use crds::{
+    MultiActiveStore, OperationPhase, OperationType, StoreOperation, StoreRegion, VerificationStatus,
+};
 use futures_util::future::join_all;
 use k8s_openapi::api::core::v1::{Pod, Secret, Service};
 use kube::Api;
@@ -99,6 +101,12 @@ impl Remote {
         let phase = operation.status.as_ref().map_or(OperationPhase::Pending, |status| status.phase);
         if let Some(why) = crate::operations::nothing_to_order(name, phase, rollback) {
             return Ok(Err(why));
+        }
+        if rollback && operation.spec.kind == OperationType::Remove {
+            return Ok(Err(format!(
+                "write the region '{}' into the manifest again, and apply it: then it stays",
+                operation.spec.region
+            )));
         }
         let spec = if rollback {
             serde_json::json!({"action": "Rollback"})

@@ -87,10 +87,7 @@ impl Runner {
         MemberGround {
             id: RegionId(member.id),
             name: member.name.clone(),
-            told: generation.is_some_and(|generation| {
-                reports.iter().any(|report| report.ready)
-                    && reports.iter().all(|report| !report.ready || report.generation >= generation)
-            }),
+            told: generation.is_some_and(|generation| are_told(&reports, generation)),
             links: self.links(member),
             front: self.front(checked, member.id),
             shards: shards.collect(),
@@ -126,4 +123,10 @@ impl Runner {
         }
         missing
     }
+}
+
+/// Whether a region's proxies use a configuration: all that are ready, and one at least is.
+pub(super) fn are_told(reports: &[ProxyReport], generation: u64) -> bool {
+    reports.iter().any(|report| report.ready)
+        && reports.iter().all(|report| !report.ready || report.generation >= generation)
 }

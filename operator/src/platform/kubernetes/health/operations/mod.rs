@@ -2,6 +2,7 @@
 //! announces is done.
 
 mod ground;
+mod removal;
 mod scale_out;
 mod words;
 
@@ -17,7 +18,7 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-pub(super) use words::{phase, summary};
+pub(super) use words::{phase, removal_phase, summary};
 
 use super::pods::PodProcess;
 use super::record::{IdentityRecord, RecordError, Row};
@@ -50,6 +51,7 @@ pub(super) struct RegionHandle {
     pub(super) name: String,
     pub(super) id: u16,
     pub(super) joining: bool,
+    pub(super) removing: bool,
     pub(super) row: Arc<Row>,
     pub(super) shards: Vec<ShardHandle>,
     pub(super) proxies: watch::Receiver<Option<Vec<ProxyReport>>>,
@@ -76,6 +78,8 @@ pub(super) struct Runner {
     pub(super) latest: watch::Receiver<Arc<Latest>>,
     pub(super) password: String,
     pub(super) verifying: Verifying,
+    /// When these tasks began.
+    pub(super) begun: Instant,
 }
 
 /// An operation as it was read or written last.
@@ -97,6 +101,7 @@ impl Runner {
         let mut said = String::new();
         loop {
             tick.tick().await;
+            self.hold_gates().await;
             let latest = Arc::clone(&self.latest.borrow());
             // While the store is paused, or cannot be brought about, nothing moves.
             let Round::Applied(checked, _) = &latest.round else { continue };
@@ -122,12 +127,19 @@ impl Runner {
             let held = held.entry(name.clone()).or_default();
             let object = held.current(&seen);
             let phase = object.status.as_ref().map_or(OperationPhase::Pending, |status| status.phase);
-            if matches!(phase, OperationPhase::Succeeded | OperationPhase::RolledBack) {
+            let over = match phase {
+                OperationPhase::Succeeded => true,
+                // A region that was kept may be sent off again.
+                OperationPhase::RolledBack => object.spec.kind != OperationType::Remove,
+                OperationPhase::Pending | OperationPhase::Running | OperationPhase::Failed => false,
+            };
+            if over {
                 continue;
             }
             let goes_on = match object.spec.kind {
                 OperationType::ScaleOut => self.scale_out(checked, &object, held, first.as_deref()).await?,
-                OperationType::Remove | OperationType::Rebuild => false,
+                OperationType::Remove => self.removal(checked, &object, held, first.as_deref()).await?,
+                OperationType::Rebuild => false,
             };
             first = first.or_else(|| goes_on.then_some(name));
         }
