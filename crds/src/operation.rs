@@ -47,6 +47,9 @@ pub struct StoreOperationSpec {
     /// The region that is copied; the healthiest when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
+    /// `Remove`, and only there: the region is gone for good, and nothing of it will ever answer. It is out of the manifest already.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
     /// Go on, or take it back.
     #[serde(default)]
     pub action: OperationAction,

@@ -314,8 +314,10 @@ impl Place {
         let shown = self.masctl(&["op", "show", operation, "--watch"]);
         assert!(shown.contains("Succeeded after") && shown.contains("✓ Settle"), "{shown}");
         self.wait("the store to say nothing of it", RECOVERY, || {
-            let status = self.namespace.get("mas", "shop").map_err(|error| error.to_string())?["status"].clone();
-            let names: Vec<_> = status["regions"].as_array().into_iter().flatten().map(|of| &of["name"]).collect();
+            let status =
+                self.namespace.get("mas", "shop").map_err(|error| error.to_string())?["status"].clone();
+            let names: Vec<_> =
+                status["regions"].as_array().into_iter().flatten().map(|of| &of["name"]).collect();
             let well = names == TWO && status["operation"].is_null() && status["regionsActive"] == "2/2";
             if well { Ok(()) } else { Err(status.to_string()) }
         });

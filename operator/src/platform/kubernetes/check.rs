@@ -56,6 +56,8 @@ pub(crate) struct CheckedRegion {
     pub(crate) joining: bool,
     /// It leaves: its operation says how far that is.
     pub(crate) removing: Option<Removing>,
+    /// A person says that it is gone for good.
+    pub(crate) gone: bool,
     /// Why it is no member, and what to do.
     pub(crate) waits: Option<String>,
     /// What its proxies were told last.
@@ -153,6 +155,7 @@ pub fn check(
             is_member: member.is_some_and(|member| member.joining || member.is_member()),
             joining: member.is_some_and(|member| member.joining),
             removing: member.and_then(|member| member.removing),
+            gone: member.is_some_and(|member| member.gone.is_some()),
             waits: waits(world, &identity, &spec.name, &region.name),
             proxy_config: world.proxy_configs.get(&region.name).cloned(),
             formed: is_formed(world, &spec, &region.name),

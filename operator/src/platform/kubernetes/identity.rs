@@ -49,6 +49,9 @@ pub struct RegionIdentity {
     /// It is a member, and leaves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub removing: Option<Removing>,
+    /// The operation by which a person says that it is gone for good: what others have of it, they tell each other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gone: Option<String>,
     /// It is no member any more, or was to be one and will not: what was made for it is being deleted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub leaving: bool,
@@ -108,7 +111,10 @@ impl Identity {
         };
         let goes = self.regions.iter().find(goes)?.name.clone();
         if self.founded.is_none() {
-            return Some((goes, "the store is not founded yet; put it back, or delete the store and begin anew"));
+            return Some((
+                goes,
+                "the store is not founded yet; put it back, or delete the store and begin anew",
+            ));
         }
         let stays = self.regions.iter().any(|known| known.is_member() && is_wanted(&known.name));
         (!stays).then_some((goes, "no other region has the store's data; put it back"))
@@ -126,7 +132,7 @@ impl Identity {
         }
         for known in self.regions.iter_mut().filter(|known| known.is_member()) {
             match (is_wanted(&known.name), known.removing) {
-                (true, Some(_)) => known.removing = None,
+                (true, Some(_)) => (known.removing, known.gone) = (None, None),
                 (false, None) => known.removing = Some(Removing::Draining),
                 (true, None) | (false, Some(_)) => {}
             }
@@ -142,6 +148,7 @@ impl Identity {
                     epochs,
                     joining,
                     removing: None,
+                    gone: None,
                     leaving: false,
                 });
                 self.next_region_id += 1;
@@ -185,9 +192,28 @@ impl Identity {
         true
     }
 
+    /// A person's operation says that a member which leaves is gone for good; whether that is news.
+    pub(crate) fn declare_gone(&mut self, id: u16, operation: &str) -> bool {
+        let leaves = |known: &&mut RegionIdentity| {
+            known.id == id && known.is_member() && known.removing.is_some() && known.gone.is_none()
+        };
+        let Some(region) = self.regions.iter_mut().find(leaves) else { return false };
+        region.gone = Some(operation.to_owned());
+        true
+    }
+
+    /// Nobody says so any more; whether that is news. Who answers after all may have more than the others.
+    pub(crate) fn retract_gone(&mut self, id: u16) -> bool {
+        let gone = |known: &&mut RegionIdentity| known.id == id && known.is_member() && known.gone.is_some();
+        let Some(region) = self.regions.iter_mut().find(gone) else { return false };
+        (region.removing, region.gone) = (Some(Removing::Draining), None);
+        true
+    }
+
     /// What was made for a region that is no member any more is deleted from now on; whether that is news.
     pub(crate) fn let_go(&mut self, id: u16) -> bool {
-        let gone = |known: &&mut RegionIdentity| known.id == id && known.removing == Some(Removing::Forgotten);
+        let gone =
+            |known: &&mut RegionIdentity| known.id == id && known.removing == Some(Removing::Forgotten);
         let Some(region) = self.regions.iter_mut().find(gone) else { return false };
         (region.removing, region.leaving) = (None, true);
         true
@@ -301,6 +327,28 @@ mod tests {
         assert!(!identity.forget(3) && identity.let_go(3) && identity.forget(3));
         identity.take_in(&store(THREE), |_| true);
         assert_eq!(identity.region("c").map(|c| (c.id, c.joining)), Some((4, true)), "a new one");
+    }
+
+    #[test]
+    fn only_what_leaves_is_declared_gone_and_that_can_be_taken_back() {
+        let one = store("{name: a}");
+        let mut identity = founded();
+        assert!(!identity.declare_gone(2, "x"), "it is in the manifest");
+        identity.take_in(&one, |_| true);
+        assert!(identity.declare_gone(2, "x") && !identity.declare_gone(2, "y"), "one says so");
+        identity.set_removing(2, Removing::Settled);
+        assert_eq!(Identity::parse(&identity.text()), Ok(identity.clone()));
+        assert!(identity.retract_gone(2) && !identity.retract_gone(2));
+        let b = identity.region("b").unwrap();
+        assert_eq!((b.removing, b.gone.clone()), (Some(Removing::Draining), None), "it is asked what it has");
+        identity.declare_gone(2, "z");
+        identity.set_removing(2, Removing::Forgotten);
+        assert!(!identity.retract_gone(2), "now it is too late");
+        let mut kept = founded();
+        kept.take_in(&one, |_| true);
+        kept.declare_gone(2, "x");
+        kept.take_in(&store("{name: a}, {name: b}"), |_| true);
+        assert_eq!(kept, founded(), "it stays");
     }
 
     #[test]

@@ -23,7 +23,9 @@ use crate::health::status::build_link_of;
 use crate::operations::scale_out::{
     self, ActionError, AsEngine, Compared, Front, Ground, Hands, MasterGround, MemberGround, ShardGround,
 };
-use crate::operations::{names, nothing_to_order, now_ms, restore, show, steps, sync_step_of, ticket, with_measures};
+use crate::operations::{
+    names, nothing_to_order, now_ms, restore, show, steps, sync_step_of, ticket, with_measures,
+};
 use crate::procedures::shard::Basis;
 use crate::verify;
 use crate::view::{OperationRow, ProcessPhase, RegionPhase};

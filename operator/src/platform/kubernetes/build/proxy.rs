@@ -83,6 +83,7 @@ pub(super) fn config(store: &Checked, region: &CheckedRegion) -> ProxyConfig {
         max_lag_ms: replication.max_lag.as_millis(),
         evacuate_after_ms: mas_core::config::evacuate_after_ms(),
         drained: region.spec.traffic == crds::Traffic::Drained,
+        gone: store.members().filter(|peer| peer.gone && peer.id != region.id).map(|peer| peer.id).collect(),
         engine_password_file: Some(secret("engine")),
         client_auth: Some(ClientAuth {
             username: store.passwords.client_user.clone(),

@@ -9,7 +9,9 @@ use super::{RegionHandle, Runner};
 use crate::health::member::{Phase, Process as _};
 use crate::health::proxy::ProxyReport;
 use crate::health::status::{LinkStatus, build_link};
-use crate::operations::scale_out::{ActionError, AsEngine, Front, Ground, MasterGround, MemberGround, ShardGround};
+use crate::operations::scale_out::{
+    ActionError, AsEngine, Front, Ground, MasterGround, MemberGround, ShardGround,
+};
 use crate::platform::kubernetes::build;
 use crate::platform::kubernetes::check::Checked;
 use crate::platform::kubernetes::health::pods::PodProcess;

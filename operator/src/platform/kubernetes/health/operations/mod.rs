@@ -1,6 +1,7 @@
 //! Operations of a store in a cluster: each is a `StoreOperation`. Its state is written, over the version that was read, before what it
 //! announces is done.
 
+mod gone;
 mod ground;
 mod removal;
 mod scale_out;
@@ -10,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crds::{OperationPhase, OperationType, StoreOperation, StoreOperationStatus};
+use crds::{OperationOutcome, OperationPhase, OperationType, StoreOperation, StoreOperationStatus};
 use kube::core::ResourceExt as _;
 use kube::runtime::reflector::ObjectRef;
 use mas_core::procedures::operation::{Obstacle, Operation};
@@ -130,7 +131,9 @@ impl Runner {
             let over = match phase {
                 OperationPhase::Succeeded => true,
                 // A region that was kept may be sent off again.
-                OperationPhase::RolledBack => object.spec.kind != OperationType::Remove,
+                OperationPhase::RolledBack => {
+                    object.spec.kind != OperationType::Remove || checked.removing.is_empty()
+                }
                 OperationPhase::Pending | OperationPhase::Running | OperationPhase::Failed => false,
             };
             if over {
@@ -191,8 +194,21 @@ impl Runner {
         held: &mut Held,
         next: &Operation,
     ) -> Result<(), ActionError> {
+        self.keep_measured(object, held, next, None).await
+    }
+
+    /// The same with what was measured now.
+    async fn keep_measured(
+        &self,
+        object: &StoreOperation,
+        held: &mut Held,
+        next: &Operation,
+        outcome: Option<OperationOutcome>,
+    ) -> Result<(), ActionError> {
         let last = object.status.clone().unwrap_or_default();
         let shown = with_measures(show(next, &names(object.spec.kind), object.spec.attempt), &last);
+        let outcome = outcome.or(shown.outcome.clone());
+        let shown = StoreOperationStatus { outcome, ..shown };
         if shown == last {
             return Ok(());
         }
@@ -266,4 +282,3 @@ impl ShardHandle {
         shared.pods.process(namespace, name, Part::Redis, build::redis_port())
     }
 }
-

@@ -12,6 +12,7 @@ use mas_core::procedures::removal::{Action, LEFT_MS, Member, Observed, PAUSE_MS,
 use mas_core::stamp::RegionId;
 use tokio::time::timeout;
 
+use super::gone::{Declared, Subject, subject};
 use super::ground::are_told;
 use super::{CALL, Held, RegionHandle, Runner, ShardHandle, WRITTEN_EVERY};
 use crate::health::engine::Answer;
@@ -46,7 +47,7 @@ fn fate(identity: &Identity, id: u16) -> Fate {
     }
 }
 
-fn platform(error: impl std::fmt::Display) -> ActionError {
+pub(super) fn platform(error: impl std::fmt::Display) -> ActionError {
     ActionError::Platform(error.to_string())
 }
 
@@ -78,12 +79,51 @@ impl Runner {
         held: &mut Held,
         first: Option<&str>,
     ) -> Result<bool, ActionError> {
-        let Some(id) = object.labels().get(labels::REGION_ID).and_then(|id| id.parse().ok()) else {
-            return Ok(false);
-        };
         let (identity, _) = self.identity.read().await.map_err(platform)?;
         let status = object.status.clone().unwrap_or_default();
         let mut operation = restore(&status);
+        let name = object.name_any();
+        let id = match object.labels().get(labels::REGION_ID).map(|id| id.parse()) {
+            Some(Ok(id)) => match self.declared_by(&identity, id) {
+                // A person's operation goes on with it.
+                Some(Declared::Yes(by)) => {
+                    self.wait_for(object, held, &by).await?;
+                    return Ok(false);
+                }
+                Some(Declared::NoMore) => {
+                    let written = self.identity.update(|identity| identity.retract_gone(id)).await;
+                    written.map_err(platform)?;
+                    self.want_round();
+                    return Ok(true);
+                }
+                None => id,
+            },
+            Some(Err(_)) => return Ok(false),
+            None if operation.phase == operation::Phase::RolledBack => return Ok(false),
+            None => {
+                match subject(&identity, &name, &object.spec, operation.phase == operation::Phase::Running) {
+                    Subject::Region(id) => id,
+                    // No region has this id.
+                    Subject::Gone => 0,
+                    Subject::Declare(id) => {
+                        let written = self.identity.update(|identity| identity.declare_gone(id, &name)).await;
+                        written.map_err(platform)?;
+                        self.want_round();
+                        return Ok(true);
+                    }
+                    Subject::Refused(why) => {
+                        if operation.phase != operation::Phase::Failed
+                            || status.attempt != object.spec.attempt
+                        {
+                            operation.moved_at = now_ms();
+                            operation.end(operation::Phase::Failed, why);
+                            self.keep(object, held, &operation).await?;
+                        }
+                        return Ok(false);
+                    }
+                }
+            }
+        };
         match fate(&identity, id) {
             Fate::Unknown => Ok(false),
             Fate::Stays if operation.phase == operation::Phase::RolledBack => Ok(false),
@@ -99,7 +139,8 @@ impl Runner {
                 match operation.phase {
                     // It was kept, and is sent off again.
                     operation::Phase::RolledBack => operation.retry(),
-                    operation::Phase::Failed if tried_again => operation.retry(),
+                    // What has gone otherwise, has gone.
+                    operation::Phase::Failed if tried_again || state.is_none() => operation.retry(),
                     operation::Phase::Failed | operation::Phase::Succeeded => return Ok(false),
                     operation::Phase::Pending | operation::Phase::Running => {}
                 }
@@ -127,13 +168,23 @@ impl Runner {
         if counts && region.is_none() {
             return Ok(true); // these tasks are of another picture of the store, and end soon
         }
+        let gone = identity.regions.iter().any(|known| known.id == id && known.gone.is_some());
+        if let Some(region) = region.filter(|of| state == Some(Removing::Settled) && of.may_act()) {
+            // It was settled since this look began, by a write that was given up: nobody may act before it is looked at.
+            region.set_gates(false);
+            return Ok(true);
+        }
         let runs = match region {
-            Some(region) if state == Some(Removing::Settled) => self.runs(region).await,
+            // What answers of one that is gone holds it back all the same.
+            Some(region) if state == Some(Removing::Settled) && !gone => self.runs(region).await,
             Some(_) | None => false,
         };
         if runs {
             // Nobody has promoted it; but if somebody has, it may have taken writes.
-            tracing::warn!(operation = object.name_any(), "an engine that was fenced is not: it is settled again");
+            tracing::warn!(
+                operation = object.name_any(),
+                "an engine that was fenced is not: it is settled again"
+            );
             self.set_removing(id, Removing::Draining).await?;
             return Ok(true);
         }
@@ -155,7 +206,13 @@ impl Runner {
         self.tell_obstacle(object, held, &next).await;
         for action in &actions {
             tracing::info!(operation = object.name_any(), ?action, "acting");
-            self.remove(id, region, action, looked).await?;
+            match (action, region) {
+                (Action::Stop, Some(region)) if world.gone => {
+                    self.measure_loss(object, held, &next, &world, region).await?;
+                    self.abandon(region).await?;
+                }
+                _ => self.remove(id, region, action, looked).await?,
+            }
         }
         Ok(!next.phase.is_final())
     }
@@ -176,6 +233,8 @@ impl Runner {
         Observed {
             region: RegionId(id),
             away: region.is_some_and(|region| is_away(self.shards, &Self::reports(region))),
+            gone: identity.regions.iter().any(|known| known.id == id && known.gone.is_some()),
+            answers: region.and_then(|region| self.who_answers(region)),
             shards,
             settled: state == Some(Removing::Settled),
             runs: false,
@@ -212,7 +271,9 @@ impl Runner {
     ) -> Result<(), ActionError> {
         match (action, region) {
             (Action::Pause { shard }, Some(region)) => {
-                let Some(engine) = region.shards.get(*shard).and_then(ShardHandle::master) else { return Ok(()) };
+                let Some(engine) = region.shards.get(*shard).and_then(ShardHandle::master) else {
+                    return Ok(());
+                };
                 let Answer::Identity { identity, .. } = engine.engine().ask().await? else { return Ok(()) };
                 Ok(engine.engine().pause(&identity.incarnation, PAUSE_MS).await?)
             }
@@ -232,7 +293,7 @@ impl Runner {
         }
     }
 
-    async fn set_removing(&self, id: u16, to: Removing) -> Result<(), ActionError> {
+    pub(super) async fn set_removing(&self, id: u16, to: Removing) -> Result<(), ActionError> {
         self.identity.update(|identity| identity.set_removing(id, to)).await.map_err(platform)
     }
 
@@ -244,9 +305,10 @@ impl Runner {
         region.set_gates(false);
         let rest = join_all(region.shards.iter().map(ShardHandle::rests));
         timeout(left(looked).ok_or_else(late)?, rest).await.map_err(|_| late())?;
-        let members = region.shards.iter().flat_map(|shard| {
-            (0..shard.members.len()).map(|number| self.fence(shard, number))
-        });
+        let members = region
+            .shards
+            .iter()
+            .flat_map(|shard| (0..shard.members.len()).map(|number| self.fence(shard, number)));
         for fenced in join_all(members).await {
             fenced?;
         }
@@ -275,8 +337,13 @@ impl Runner {
 }
 
 impl RegionHandle {
+    /// Whether the controller of any of its shards may act.
+    fn may_act(&self) -> bool {
+        self.shards.iter().any(|shard| *shard.gate.borrow())
+    }
+
     /// Whether the controllers of its shards may act.
-    fn set_gates(&self, open: bool) {
+    pub(super) fn set_gates(&self, open: bool) {
         for shard in &self.shards {
             shard.gate.send_if_modified(|gate| std::mem::replace(gate, open) != open);
         }
@@ -290,7 +357,7 @@ impl ShardHandle {
     }
 
     /// Waits until its controller, which may not act any more, has ended what it was at: the look that it was in the middle of, and one more.
-    async fn rests(&self) {
+    pub(super) async fn rests(&self) {
         let mut view = self.view.clone();
         for _ in 0..2 {
             view.mark_unchanged();

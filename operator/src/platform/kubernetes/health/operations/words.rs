@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use crds::{OperationPhase, OperationType, RegionPhase, StoreOperation, StoreOperationSpec, StoreOperationStatus};
+use crds::{
+    OperationPhase, OperationType, RegionPhase, StoreOperation, StoreOperationSpec, StoreOperationStatus,
+};
 
 /// What a joining region does, by the step of its operation, and in words.
 pub(in super::super) fn phase(operation: Option<&StoreOperation>) -> (RegionPhase, Option<String>) {
@@ -122,6 +124,7 @@ mod tests {
             region: "c".into(),
             shard: None,
             source: None,
+            force: false,
             action: crds::OperationAction::Run,
             attempt: 1,
         }
@@ -145,7 +148,8 @@ mod tests {
     #[test]
     fn begin_and_end_are_events() {
         use OperationPhase::{Failed, Pending, RolledBack, Running, Succeeded};
-        let reason = |from, to| event(&spec(), &status(from), &status(to)).map(|(bad, reason, _)| (bad, reason));
+        let reason =
+            |from, to| event(&spec(), &status(from), &status(to)).map(|(bad, reason, _)| (bad, reason));
         let some = |bad, reason: &str| Some((bad, reason.to_owned()));
         assert_eq!(reason(Pending, Running), some(false, "ScaleOutBegan"));
         assert_eq!(reason(Running, Running), None);
