@@ -306,7 +306,11 @@ fn what_cannot_change_is_refused() {
         "shards: 1",
         "spec.shards: Invalid value: \"integer\": cannot change: resharding does not exist yet",
     );
-    refused(", {name: b}", "", "spec.regions: Invalid value: \"object\": lacks a region that the store has");
+    refused(
+        "{name: a}, {name: b}",
+        "{name: c}",
+        "spec.regions: Invalid value: \"object\": replaces all regions at once",
+    );
     refused(
         "replicas: 2",
         "replicas: 1",

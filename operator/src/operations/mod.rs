@@ -2,6 +2,7 @@
 //! at and acted upon, through what a platform offers ([`scale_out::Ground`]); the platforms keep the state where it outlives them.
 
 pub(crate) mod rebuild;
+pub(crate) mod removal;
 pub(crate) mod scale_out;
 mod state;
 

@@ -45,6 +45,8 @@ impl Operator {
         let reports = self.reports(world, region).await;
         Observed {
             region: RegionId(region),
+            gone: false,
+            answers: None,
             away: !reports.is_empty() && reports.iter().all(|report| report.away),
             shards,
             settled: standing == Some(Standing::Settled),

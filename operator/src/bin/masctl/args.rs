@@ -319,6 +319,20 @@ pub(crate) enum StartCommand {
         #[arg(long, value_name = "REGION")]
         source: Option<String>,
     },
+    /// Let the others forget a region that is gone for good
+    ///
+    /// A region leaves when it is taken out of the manifest; that waits for what only it has. When nothing of it answers and nothing ever
+    /// will, say so with `--force`: the others make each other equal on what they have of it, and forget it. What nobody has is lost; the
+    /// operation says how much that may be. Refused: a region that the manifest still has. It waits while anything of the region answers.
+    #[command(after_help = "For example: masctl op start remove --region beijing --force")]
+    Remove {
+        /// The region
+        #[arg(long, value_name = "REGION")]
+        region: String,
+        /// Nothing of it answers, and nothing ever will. Without it: it is there after all
+        #[arg(long)]
+        force: bool,
+    },
 }
 
 #[derive(Debug, clap::Args)]

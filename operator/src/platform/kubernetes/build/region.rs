@@ -16,13 +16,17 @@ pub(super) fn object(store: &Checked, region: &CheckedRegion) -> Object {
     Object::new(Kind::StoreRegion, labels::region_name(of, name), &labels, body)
 }
 
-/// The operation by which it joins. What people may change of it is not set here.
+/// The operation by which it joins, or leaves. What people may change of it is not set here.
 pub(super) fn operation(store: &Checked, region: &CheckedRegion) -> Object {
     let of = &store.spec.name;
     let name = &region.spec.name;
-    let body = json!({"spec": {"storeRef": {"name": of}, "type": "ScaleOut", "region": name}});
+    let (kind, called) = match region.removing {
+        None => ("ScaleOut", labels::operation_name(of, name, region.id)),
+        Some(_) => ("Remove", labels::removal_name(of, name, region.id)),
+    };
+    let body = json!({"spec": {"storeRef": {"name": of}, "type": kind, "region": name}});
     let labels = labels::region(of, name, region.id);
-    Object::new(Kind::StoreOperation, labels::operation_name(of, name, region.id), &labels, body)
+    Object::new(Kind::StoreOperation, called, &labels, body)
 }
 
 /// What an operation that mends a loss says of it: it is made in one step, and a status is written in another.

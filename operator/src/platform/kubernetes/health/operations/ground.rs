@@ -124,10 +124,7 @@ impl Runner {
         MemberGround {
             id: RegionId(member.id),
             name: member.name.clone(),
-            told: generation.is_some_and(|generation| {
-                reports.iter().any(|report| report.ready)
-                    && reports.iter().all(|report| !report.ready || report.generation >= generation)
-            }),
+            told: generation.is_some_and(|generation| are_told(&reports, generation)),
             links,
             front: self.front(checked, member.id),
             shards: shards.collect(),
@@ -173,4 +170,10 @@ fn first_servers(region: &RegionHandle, shards: &Range<u16>) -> Vec<String> {
         !matches!(view.members.first(), Some(Seen::Answers { .. }))
     });
     silent.filter_map(|shard| shard.names.first().cloned()).collect()
+}
+
+/// Whether a region's proxies use a configuration: all that are ready, and one at least is.
+pub(super) fn are_told(reports: &[ProxyReport], generation: u64) -> bool {
+    reports.iter().any(|report| report.ready)
+        && reports.iter().all(|report| !report.ready || report.generation >= generation)
 }

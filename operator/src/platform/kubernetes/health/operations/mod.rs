@@ -1,10 +1,12 @@
 //! Operations of a store in a cluster: each is a `StoreOperation`. Its state is written, over the version that was read, before what it
 //! announces is done.
 
+mod gone;
 mod ground;
 mod lost;
 mod people;
 mod rebuild;
+mod removal;
 mod scale_out;
 mod step;
 mod words;
@@ -13,7 +15,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crds::{OperationPhase, OperationType, StoreOperation, StoreOperationStatus};
+use crds::{OperationOutcome, OperationPhase, OperationType, StoreOperation, StoreOperationStatus};
 use kube::core::ResourceExt as _;
 use kube::runtime::reflector::ObjectRef;
 use mas_core::procedures::operation::{Obstacle, Operation};
@@ -23,7 +25,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 pub(super) use lost::Watches;
 pub(super) use rebuild::Rebuilding;
-pub(super) use words::{phase, rebuilding, summary};
+pub(super) use words::{phase, rebuilding, removal_phase, summary};
 
 use super::pods::PodProcess;
 use super::record::{IdentityRecord, RecordError, Row};
@@ -56,6 +58,7 @@ pub(super) struct RegionHandle {
     pub(super) name: String,
     pub(super) id: u16,
     pub(super) joining: bool,
+    pub(super) removing: bool,
     pub(super) row: Arc<Row>,
     pub(super) shards: Vec<ShardHandle>,
     pub(super) proxies: watch::Receiver<Option<Vec<ProxyReport>>>,
@@ -85,6 +88,8 @@ pub(super) struct Runner {
     pub(super) watches: Watches,
     /// Shards whose controllers wait for their rebuild.
     pub(super) waiting: Mutex<Rebuilding>,
+    /// When these tasks began.
+    pub(super) begun: Instant,
 }
 
 /// An operation as it was read or written last.
@@ -107,6 +112,7 @@ impl Runner {
         let mut founded = false;
         loop {
             tick.tick().await;
+            self.hold_gates().await;
             let latest = Arc::clone(&self.latest.borrow());
             founded |= latest.round.store().is_some_and(|store| store.identity.founded.is_some());
             let watched = if founded { self.watch().await } else { Ok(()) };
@@ -138,20 +144,28 @@ impl Runner {
                 held.get(&seen.name_any()).map_or_else(|| (**seen).clone(), |held| held.current(seen));
             rebuild::note(&mut rebuilding, &current);
         }
-        self.settle(checked, rebuilding).await?;
+        self.settle_gates(checked, rebuilding).await?;
         let mut first: Option<String> = None;
         for seen in operations {
             let name = seen.name_any();
             let held = held.entry(name.clone()).or_default();
             let object = held.current(&seen);
             let phase = object.status.as_ref().map_or(OperationPhase::Pending, |status| status.phase);
-            if matches!(phase, OperationPhase::Succeeded | OperationPhase::RolledBack) {
+            let over = match phase {
+                OperationPhase::Succeeded => true,
+                // A region that was kept may be sent off again.
+                OperationPhase::RolledBack => {
+                    object.spec.kind != OperationType::Remove || checked.removing.is_empty()
+                }
+                OperationPhase::Pending | OperationPhase::Running | OperationPhase::Failed => false,
+            };
+            if over {
                 continue;
             }
             let goes_on = match object.spec.kind {
                 OperationType::ScaleOut => self.scale_out(checked, &object, held, first.as_deref()).await?,
+                OperationType::Remove => self.removal(checked, &object, held, first.as_deref()).await?,
                 OperationType::Rebuild => self.rebuild(checked, &object, held, first.as_deref()).await?,
-                OperationType::Remove => false,
             };
             first = first.or_else(|| goes_on.then_some(name));
         }
@@ -203,8 +217,21 @@ impl Runner {
         held: &mut Held,
         next: &Operation,
     ) -> Result<(), ActionError> {
+        self.keep_measured(object, held, next, None).await
+    }
+
+    /// The same with what was measured now.
+    async fn keep_measured(
+        &self,
+        object: &StoreOperation,
+        held: &mut Held,
+        next: &Operation,
+        outcome: Option<OperationOutcome>,
+    ) -> Result<(), ActionError> {
         let last = object.status.clone().unwrap_or_default();
         let shown = with_measures(show(next, &names(object.spec.kind), object.spec.attempt), &last);
+        let outcome = outcome.or(shown.outcome.clone());
+        let shown = StoreOperationStatus { outcome, ..shown };
         self.keep_shown(object, held, shown).await
     }
 

@@ -260,7 +260,7 @@ impl Runner {
     }
 
     /// Has controllers act again whose rebuild is over, however it ended, and lets those that copy reach what they copy.
-    pub(super) async fn settle(&self, checked: &Checked, now: Rebuilding) -> Result<(), ActionError> {
+    pub(super) async fn settle_gates(&self, checked: &Checked, now: Rebuilding) -> Result<(), ActionError> {
         let before = std::mem::replace(&mut *lock(&self.waiting), now.clone());
         for region in self.regions.iter().filter(|region| !region.joining) {
             let over = before.get(&region.name).into_iter().flatten();

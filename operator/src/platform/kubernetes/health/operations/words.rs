@@ -25,6 +25,19 @@ pub(in super::super) fn phase(operation: Option<&StoreOperation>) -> (RegionPhas
     (phase, words)
 }
 
+/// The same of a region that leaves.
+pub(in super::super) fn removal_phase(operation: Option<&StoreOperation>) -> (RegionPhase, Option<String>) {
+    let Some(status) = operation.and_then(|operation| operation.status.as_ref()) else {
+        return (RegionPhase::Draining, None);
+    };
+    let words = status.message.clone().map(|words| match status.phase {
+        OperationPhase::Failed => format!("leaving failed: {words}"),
+        _ => words,
+    });
+    let drains = matches!(status.step.as_deref(), None | Some("Drain"));
+    (if drains { RegionPhase::Draining } else { RegionPhase::Removing }, words)
+}
+
 /// What is under way, in a few words: `scale-out c: Replay 42%`.
 pub(in super::super) fn summary(operations: &[Arc<StoreOperation>]) -> Option<String> {
     let words = |operation: &Arc<StoreOperation>| {
@@ -142,6 +155,7 @@ mod tests {
             region: "c".into(),
             shard: None,
             source: None,
+            force: false,
             action: crds::OperationAction::Run,
             attempt: 1,
         }
