@@ -238,8 +238,8 @@ impl Place {
         let mut deaths = Vec::new();
         let mut number = 0;
         while self.operation(C)["phase"] != "Succeeded" {
-            let (writes, lease) = (random.random_range(1..7).to_string(), format!("leaves-{number}"));
-            let dies = ["--crash-after", &writes, "--lease", &lease];
+            let (crash_after, lease) = (random.random_range(1..7).to_string(), format!("leaves-{number}"));
+            let dies = ["--crash-after", &crash_after, "--lease", &lease];
             // The first of them is killed wherever it is.
             let args: &[&str] = if number < DEATHS { &dies } else { &[] };
             self.operator = self.namespace.operator(args).unwrap();
