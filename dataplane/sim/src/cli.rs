@@ -8,7 +8,6 @@ use clap::Parser;
 
 use crate::batch::{self, Until, run_seeds};
 use crate::schedule::Schedule;
-use crate::situation::About;
 use crate::{mutations, shrink};
 
 /// How long a failing schedule is made smaller.
@@ -35,9 +34,6 @@ struct Args {
     /// Run seeds until stopped, from a first one drawn from the time unless --seeds says where to begin
     #[arg(long)]
     soak: bool,
-    /// Make every run about this situation
-    #[arg(long, value_name = "NAME")]
-    about: Option<About>,
     /// Print the whole timeline of a seed
     #[arg(long)]
     trace: bool,
@@ -86,7 +82,7 @@ fn run(args: &Args) -> Result<bool, String> {
     }
     if args.mutations {
         let seeds = args.seeds.clone().unwrap_or(1..301);
-        return mutations::check_all(seeds.start, seeds.end - seeds.start, args.jobs, args.about);
+        return mutations::check_all(seeds.start, seeds.end - seeds.start, args.jobs);
     }
     if let Some(name) = &args.mutation {
         mutations::find(name)?;
@@ -110,7 +106,7 @@ fn run(args: &Args) -> Result<bool, String> {
         failures: args.failures,
     };
     println!("seeds from {}", seeds.start);
-    let sums = run_seeds(seeds.start, until, args.jobs, args.about, &|| mutations::plant(planted));
+    let sums = run_seeds(seeds.start, until, args.jobs, &|| mutations::plant(planted));
     sums.print(start.elapsed());
     if let Some((seed, _)) = sums.failed.iter().min_by_key(|(seed, _)| *seed) {
         one(*seed, args);
@@ -120,7 +116,7 @@ fn run(args: &Args) -> Result<bool, String> {
 
 /// Runs a seed with its timeline; makes it smaller when it fails. Returns whether it went well.
 fn one(seed: u64, args: &Args) -> bool {
-    let schedule = Schedule::draw(seed, args.about);
+    let schedule = Schedule::draw(seed);
     let outcome = batch::run(&schedule, true);
     let Some(violation) = outcome.violation else {
         if args.trace {
@@ -175,8 +171,5 @@ fn one(seed: u64, args: &Args) -> bool {
 }
 
 fn planted(args: &Args) -> String {
-    use clap::ValueEnum;
-    let about = args.about.and_then(|about| about.to_possible_value());
-    let about = about.map_or(String::new(), |about| format!(" --about {}", about.get_name()));
-    about + &args.mutation.as_ref().map_or(String::new(), |name| format!(" --mutation {name}"))
+    args.mutation.as_ref().map_or(String::new(), |name| format!(" --mutation {name}"))
 }

@@ -2,7 +2,6 @@
 //! `dataplane/engine`; what it may do in which state follows `engine/src/node.rs`.
 
 pub(crate) mod commands;
-pub(crate) mod copying;
 pub(crate) mod disk;
 mod replication;
 mod steps;
@@ -14,7 +13,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::{Rc, Weak};
 
 use bytes::Bytes;
-use mas_core::joining::Joining;
 use mas_core::shard::Shard;
 use mas_core::stamp::{Hlc, Incarnation};
 
@@ -42,17 +40,8 @@ pub(crate) enum Refusal {
     Gaps,
     /// A clock is too far ahead.
     Skew,
-    /// A later list of members is known.
-    Membership,
     OutboxFull,
     Other,
-}
-
-/// Where a copy of a shard is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Spot {
-    pub(crate) region: u16,
-    pub(crate) member: usize,
 }
 
 /// Whether a master serves.
@@ -85,18 +74,14 @@ pub(crate) struct About {
     pub(crate) paused_ms: u64,
     pub(crate) keys: u64,
     pub(crate) empty: bool,
-    pub(crate) follows: Option<Spot>,
+    pub(crate) follows: Option<usize>,
     pub(crate) loading: bool,
-    pub(crate) membership: u64,
-    pub(crate) joining: Option<Joining>,
-    /// A restart would find what it has.
-    pub(crate) saved: bool,
 }
 
 /// Whom a replica follows, and how far it got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Following {
-    spot: Spot,
+    member: usize,
     /// Grows with every order to follow; words about an earlier one are void.
     order: u64,
     link_up: bool,
@@ -138,8 +123,7 @@ pub(crate) struct Engine {
     sim: Sim,
     network: Network,
     judge: Rc<Judge>,
-    /// All copies of its shard, itself included.
-    kin: RefCell<BTreeMap<Spot, Weak<Engine>>>,
+    siblings: RefCell<Vec<Weak<Engine>>>,
     /// What it gets from its master comes so much later.
     pub(crate) lag: Cell<Time>,
     /// It has sent a part of its state to another region, and not the last one.
@@ -173,7 +157,7 @@ impl Engine {
             sim: sim.clone(),
             network: network.clone(),
             judge: Rc::clone(judge),
-            kin: RefCell::default(),
+            siblings: RefCell::default(),
             lag: Cell::new(0),
             sends: Cell::new(false),
             pushing: Cell::new(false),
@@ -198,18 +182,13 @@ impl Engine {
         })
     }
 
-    /// The copies of its shard, itself included.
-    pub(crate) fn set_kin<'a>(&self, kin: impl Iterator<Item = &'a Rc<Self>>) {
-        *self.kin.borrow_mut() = kin.map(|e| (e.spot(), Rc::downgrade(e))).collect();
+    /// The members of its shard, itself included.
+    pub(crate) fn set_siblings(&self, siblings: &[Rc<Self>]) {
+        *self.siblings.borrow_mut() = siblings.iter().map(Rc::downgrade).collect();
     }
 
-    fn at(&self, spot: Spot) -> Option<Rc<Self>> {
-        self.kin.borrow().get(&spot)?.upgrade()
-    }
-
-    /// Where it is.
-    pub(crate) fn spot(&self) -> Spot {
-        Spot { region: self.region, member: self.member }
+    fn sibling(&self, member: usize) -> Option<Rc<Self>> {
+        self.siblings.borrow().get(member)?.upgrade()
     }
 
     pub(crate) fn wall_ms(&self) -> u64 {
@@ -234,7 +213,6 @@ impl Engine {
             state.following = None;
             state.damaged = false;
             state.claims.clear();
-            state.disk.reopened();
             state.history = history;
             state.backlog.clear();
             state.end = 0;
@@ -269,8 +247,8 @@ impl Engine {
         state.following = None;
         let lost = if power { self.sim.random(|r| state.disk.lose_power(r)) } else { 0 };
         drop(state);
-        for replica in self.kin.borrow().values().filter_map(Weak::upgrade) {
-            if replica.follows() == Some(self.spot()) {
+        for replica in self.siblings.borrow().iter().filter_map(Weak::upgrade) {
+            if replica.follows() == Some(self.member) {
                 replica.lose_link();
             }
         }
@@ -366,15 +344,15 @@ impl Engine {
         self.state.borrow().recovered
     }
 
-    pub(crate) fn follows(&self) -> Option<Spot> {
-        self.state.borrow().following.map(|f| f.spot)
+    pub(crate) fn follows(&self) -> Option<usize> {
+        self.state.borrow().following.map(|f| f.member)
     }
 
     /// Whether it is a replica that has all its master has.
     pub(crate) fn is_level_with(&self, master: &Self) -> bool {
         let (mine, theirs) = (self.state.borrow(), master.state.borrow());
         mine.following.is_some_and(|f| {
-            f.link_up && f.spot == master.spot() && f.history == theirs.history && f.offset == theirs.end
+            f.link_up && f.member == master.member && f.history == theirs.history && f.offset == theirs.end
         })
     }
 
