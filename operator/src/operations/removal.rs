@@ -61,7 +61,9 @@ mod tests {
 
     fn cover(runs: &[(u64, u64)]) -> Cover {
         let mut set = SeqSet::default();
-        runs.iter().for_each(|(first, last)| set.insert_run(*first, *last).unwrap());
+        for (first, last) in runs {
+            set.insert_run(*first, *last).unwrap();
+        }
         let mut cover = Cover::default();
         cover.set(Origin { region: GONE, incarnation: Incarnation(7) }, set);
         cover
@@ -78,7 +80,7 @@ mod tests {
     #[test]
     fn what_it_told_of_and_nobody_has_is_lost() {
         let some = left(&[(7, 40), (7, 50)], &[cover(&[(1, 40)]), cover(&[(1, 38), (45, 48)])]);
-        assert_eq!(lost(GONE, &[some.clone()]), Some(4 + 2), "41..44 and 49, 50");
+        assert_eq!(lost(GONE, std::slice::from_ref(&some)), Some(4 + 2), "41..44 and 49, 50");
         let nobody = left(&[(8, 3)], &[cover(&[(1, 40)])]);
         assert_eq!(lost(GONE, &[some.clone(), nobody]), Some(6 + 3));
         assert_eq!(lost(GONE, &[left(&[(7, 0)], &[])]), Some(0), "it had numbered nothing");

@@ -107,8 +107,8 @@ async fn measure(
         }
         let Some(region) = parts.world.region(&member.name) else { continue };
         for link in reports(parts, region).iter().flat_map(|report| &report.links) {
-            let shard = link.shard.filter(|_| link.peer == row.spec.region);
-            if let Some(left) = shard.and_then(|shard| shards.get_mut(usize::from(shard))) {
+            let number = link.shard.filter(|_| link.peer == row.spec.region);
+            if let Some(left) = number.and_then(|number| shards.get_mut(usize::from(number))) {
                 left.told(&link.issued);
             }
         }
