@@ -1,5 +1,5 @@
 //! How long the procedures take, on real servers on this machine: failover, planned handover, a region that joins a store full of data,
-//! a shard that is rebuilt, verification and what it costs. Prints tables; judges nothing. (`make timings`; docs/operations.md has figures.)
+//! a shard that is rebuilt, verification and what it costs. Prints tables; judges nothing. (`make timings`)
 
 mod full;
 mod masters;

@@ -45,7 +45,7 @@ pub(in super::super) fn summary(operations: &[Arc<StoreOperation>]) -> Option<St
 }
 
 /// A procedure, as it is in names.
-pub(crate) const fn verb(kind: OperationType) -> &'static str {
+const fn verb(kind: OperationType) -> &'static str {
     match kind {
         OperationType::ScaleOut => "scale-out",
         OperationType::Remove => "remove",
