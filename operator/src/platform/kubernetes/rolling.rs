@@ -2,7 +2,8 @@
 //! who is killed in the middle goes on where the pods are.
 //!
 //! Of a shard the replicas come first, then its master hands over, then it comes too; of a broker one node after the other. One region
-//! at a time, and one pod at a time: the next one when all of its region is well again and every other region is Active.
+//! at a time, and one pod at a time: the next one when all of its region, and of those that are done, is well again and every other
+//! region is Active.
 
 /// A pod of a StatefulSet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -68,7 +69,8 @@ pub(crate) fn next(regions: &[RegionSeen]) -> Step {
         return restart(stuck);
     }
     let region = &regions[at];
-    if let Some(why) = not_well(region) {
+    // The ones before it, too: one whose last pod was just taken is still called Active, for its state is measured now and then.
+    if let Some(why) = regions[..=at].iter().find_map(not_well) {
         return Step::Waits(why);
     }
     let inactive = |other: &RegionSeen| Some(format!("{} {}", other.name, other.inactive.as_ref()?));
@@ -254,6 +256,19 @@ mod tests {
     }
 
     #[test]
+    fn the_next_region_waits_for_the_last_pod_of_the_one_before() {
+        let mut regions = [region("a", 2, 1), region("b", 2, 1)];
+        pods_of(&mut regions[..1]).for_each(|seen| *seen = pod(&seen.name, false));
+        // Deleted, not made anew yet, and the region's state was measured before.
+        regions[0].brokers[0] = PodSeen { name: "a-broker-0".into(), ..PodSeen::default() };
+        assert_eq!(next(&regions), Step::Waits("a: a-broker-0 is not there".into()));
+        regions[0].brokers[0] = PodSeen { ready: false, ..pod("a-broker-0", false) };
+        assert_eq!(next(&regions), Step::Waits("a: a-broker-0 is not ready".into()));
+        regions[0].brokers[0].ready = true;
+        assert!(matches!(next(&regions), Step::Restart { .. }));
+    }
+
+    #[test]
     fn what_cannot_start_is_not_waited_for() {
         let mut regions = [region("a", 2, 3), region("b", 2, 3)];
         let broken = &mut regions[1].brokers[2];
@@ -346,7 +361,9 @@ mod tests {
                     }
                     Step::Restart { pod, .. } => {
                         prop_assert!(regions.iter().all(|region| region.inactive.is_none()));
-                        let of = regions.iter_mut().find(|region| region.pods().any(|seen| seen.name == pod)).unwrap();
+                        let at = regions.iter().position(|region| region.pods().any(|seen| seen.name == pod)).unwrap();
+                        prop_assert!(regions[..at].iter().all(|region| not_well(region).is_none()), "{} beside what is not done", pod);
+                        let of = &mut regions[at];
                         prop_assert!(of.pods().all(|seen| seen.ready && !seen.ends), "{} beside another one", pod);
                         let left = of.brokers.iter().filter(|seen| seen.ready && seen.name != pod).count();
                         prop_assert!(brokers == 1 || left > brokers / 2, "{pod} leaves {left} of {brokers}");
