@@ -50,7 +50,7 @@ pub fn definitions() -> Vec<CustomResourceDefinition> {
         spec["properties"]["attempt"]["default"] = json!(1);
         spec["properties"]["attempt"]["minimum"] = json!(1);
         // Nothing else is to be added to what people may change without a rule here.
-        let fixed = ["storeRef", "type", "region", "shard", "source"].map(|field| {
+        let fixed = ["storeRef", "type", "region", "shard", "source", "force"].map(|field| {
             json!({
                 "rule": format!("has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})"),
                 "message": "cannot change: make another operation",
@@ -67,8 +67,18 @@ pub fn definitions() -> Vec<CustomResourceDefinition> {
             "message": "a Rebuild needs the shard, and nothing else has one",
             "fieldPath": ".shard",
         });
+        let source = json!({
+            "rule": "!has(self.source) || self.source != self.region",
+            "message": "is the region itself, and a region is not copied from itself: name another one, or leave it out",
+            "fieldPath": ".source",
+        });
+        let force = json!({
+            "rule": "!has(self.force) || !self.force || self.type == 'Remove'",
+            "message": "means something for a Remove alone: leave it out",
+            "fieldPath": ".force",
+        });
         spec["x-kubernetes-validations"] =
-            json!(fixed.into_iter().chain([raised, shard]).collect::<Vec<_>>());
+            json!(fixed.into_iter().chain([raised, shard, source, force]).collect::<Vec<_>>());
     });
     vec![store, region, operation]
 }

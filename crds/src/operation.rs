@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::StoreRef;
 
-/// One run of a procedure. What belongs to the manifest (a region that joins) is made by the operator.
+/// One run of a procedure. What belongs to the manifest (a region that joins or leaves), and what mends a loss, is made by the operator;
+/// people order a `Rebuild` of copies that are there and cannot be used, and a `Remove` with `force` of a region that is gone for good.
 #[allow(clippy::duplicated_attributes)] // each is about another column
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
@@ -47,6 +48,9 @@ pub struct StoreOperationSpec {
     /// The region that is copied; the healthiest when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
+    /// `Remove`, and only there: the region is gone for good, and nothing of it will ever answer. It is out of the manifest already.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
     /// Go on, or take it back.
     #[serde(default)]
     pub action: OperationAction,

@@ -140,6 +140,9 @@ pub struct ShardState {
     /// What that member held when it was promoted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub basis: Option<Basis>,
+    /// No region has a copy of it any more: it begins with what its own stream holds, under the next epoch.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub from_stream: bool,
     /// The master's pod, while it serves.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub master_pod: Option<String>,

@@ -104,12 +104,11 @@ pub(crate) fn all() -> Vec<Rule> {
         ),
         rule("spec.shards", "self >= 1 && self <= 64", "is out of range: write 1 to 64"),
         rule("spec.shards", "self == oldSelf", "cannot change: resharding does not exist yet; write what was there before"),
-        // One that has no endpoint has not joined: it may still be taken back.
+        // Whether those that stay have the store's data, the operator knows.
         rule(
             "",
-            "oldSelf.spec.regions.all(o, self.spec.regions.exists(n, n.name == o.name) || (has(oldSelf.status) && \
-             has(oldSelf.status.regions) && oldSelf.status.regions.exists(s, s.name == o.name && !has(s.endpoint))))",
-            "lacks a region that the store has: in a cluster regions cannot be removed yet; put it back, with traffic: Drained if it is to serve nobody",
+            "oldSelf.spec.regions.exists(o, self.spec.regions.exists(n, n.name == o.name))",
+            "replaces all regions at once: none would be left that has the store's data; keep one until a new one has joined",
         )
         .at("spec.regions"),
         rule(

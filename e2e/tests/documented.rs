@@ -24,7 +24,7 @@ enum How {
 use How::{Covered, Run, RunAs};
 
 /// In the order in which they are run.
-const COMMANDS: [(&str, How); 73] = [
+const COMMANDS: [(&str, How); 74] = [
     ("make test", Covered("this test is a part of it; .ci/run runs it")),
     ("make scale", Covered("eight minutes of load; its program is asked for its options below")),
     ("make scale SCALE='--running --stores 1,10'", RunAs("scale --help")),
@@ -165,6 +165,10 @@ const COMMANDS: [(&str, How); 73] = [
     ),
     ("masctl op list", Run),
     ("masctl op show shop--rebuild--beijing-0-3", Covered("rebuild.rs shows those that it has made")),
+    (
+        "kubectl mas op start rebuild --region beijing --shard 0",
+        Covered("rebuilding.rs orders one, by the same command"),
+    ),
     (
         "masctl op start rebuild --region beijing --shard 0",
         RunAs("masctl op start rebuild --region beijing --shard 0 2>&1 | grep 'nothing to rebuild'"),

@@ -187,6 +187,69 @@ fn a_supervisor_that_dies_between_any_two_actions_of_a_removal_goes_on() {
     store.finish().unwrap();
 }
 
+/// It is cut off from one of the others, which lacks what the other one has of it; then all of it ends, for good.
+#[test]
+fn a_region_that_is_gone_for_good_is_forgotten_once_the_others_are_equal() {
+    let _alone = one_at_a_time();
+    let mut store = Store::start(&manifest("shop", &THREE, SPEC)).unwrap();
+    let stay = load(&store, &TWO, "stay");
+    let mut chengdu = store.connect("chengdu").unwrap();
+    let write = |connection: &mut redis::Connection, prefix: &str| {
+        for n in 0..300 {
+            redis::cmd("SET").arg(format!("{prefix}:{n}")).arg(n).query::<()>(connection).unwrap();
+        }
+    };
+    let has = |region: &str, prefix: &str| {
+        wait_until(&format!("{region} to have {prefix}"), LIMIT, || {
+            let mut connection = store.connect(region).map_err(|error| format!("{error:#}"))?;
+            let keys = (0..300).map(|n| format!("{prefix}:{n}")).collect::<Vec<_>>();
+            let found: Vec<Option<String>> =
+                redis::cmd("MGET").arg(keys).query(&mut connection).map_err(|error| error.to_string())?;
+            let found = found.iter().flatten().count();
+            if found == 300 { Ok(()) } else { Err(format!("{found}")) }
+        })
+        .unwrap();
+    };
+    write(&mut chengdu, "all");
+    has("shanghai", "all");
+    store.cut_one_way("chengdu", "shanghai").unwrap();
+    write(&mut chengdu, "half");
+    has("beijing", "half");
+    for part in ["shard-0/redis-0", "shard-1/redis-0", "proxy-0", "proxy-1"] {
+        store.hold(&format!("chengdu/{part}")).unwrap();
+    }
+
+    let declare = ["op", "start", "remove", "--region", "chengdu", "--force"];
+    let refused = store.masctl(&declare).unwrap_err().to_string();
+    assert!(refused.contains("is in the manifest"), "{refused}");
+    store.apply(&manifest("shop", &TWO, SPEC)).unwrap();
+    store.masctl(&declare).unwrap();
+    wait_until("its broker to hold it back", LIMIT, || {
+        let operation = store.operation(REMOVAL).map_err(|error| format!("{error:#}"))?;
+        let reason = operation.blocked.as_ref().map(|blocked| blocked.reason.clone());
+        if reason.as_deref() == Some("RegionAnswers") { Ok(()) } else { Err(format!("{operation:?}")) }
+    })
+    .unwrap();
+    store.hold("chengdu/broker-0").unwrap();
+    let operation = store.wait_operation(REMOVAL, LIMIT).unwrap();
+    println!("{:?}", operation.outcome);
+    assert!(operation.outcome.unwrap().rpo_effects.is_some(), "what may be lost is said");
+    let shown = store.masctl(&["op", "show", REMOVAL]).unwrap();
+    assert!(shown.contains("lost with it: "), "{shown}");
+    assert!(store.state_dir().join("removed/chengdu-3/shard-0").exists(), "its files are kept");
+    stay.wait_for_more(300, LIMIT).unwrap();
+    let all = stay.stop().unwrap();
+    store.look_again().unwrap();
+    assert_eq!(store.regions(), TWO);
+    for prefix in ["all", "half"] {
+        assert_eq!(keyspace::wait_equal(&store, &format!("{prefix}:*"), LIMIT).unwrap().len(), 300);
+    }
+    let space = keyspace::wait_equal(&store, "stay*", LIMIT).unwrap();
+    let findings = all.ledger.check(&space);
+    assert_eq!((findings.missing, findings.surplus), (0, 0), "{findings}");
+    store.finish().unwrap();
+}
+
 #[test]
 fn what_would_lose_the_data_is_refused() {
     let _alone = one_at_a_time();

@@ -69,6 +69,9 @@ pub struct ProxyConfig {
     /// Requests go to a peer region though the shards here could serve them: the region is drained, or leaves the store.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub drained: bool,
+    /// Ids of peers that are gone for good: what others have of them, they tell each other.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gone: Vec<u16>,
     /// File with the password of the engines' `default` user; absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine_password_file: Option<PathBuf>,

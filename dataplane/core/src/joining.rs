@@ -96,13 +96,18 @@ impl Shard {
         let told = Told { clock: self.clock(), issued: self.seq, stable: self.merged_through().hlc };
         self.cover.set(source, SeqSet::up_to(self.seq));
         self.stability.ended(source, told);
+        if mutation!(PositionsNotCarried) {
+            self.positions.clear();
+        }
         let mut brought = Cover::default();
         for (origin, seqs) in self.cover.iter().filter(|(origin, _)| origin.region == source.region) {
             brought.set(origin, seqs.clone());
         }
         self.joining = Some(Joining { ticket, source: source.region, brought });
         // The source publishes what is its own.
-        self.outbox = Outbox::default();
+        if !mutation!(OutboxCarried) {
+            self.outbox = Outbox::default();
+        }
         // The position in its own stream, of a shard that is rebuilt, stays: up to there its source had read it, and has all.
         self.identity = Identity { previous: Incarnation::NONE, ..to };
         self.seq = 0;

@@ -124,6 +124,9 @@ mod planted {
         OldestPromoted: "of several members the one that has least is promoted",
         HandoverNotAwaited: "a planned handover promotes a replica that has not all its master has",
         HandoverUnpaused: "a planned handover does not pause the master",
+        MarkSkipped: "a copy takes an identity of its own before the members' markers have arrived",
+        PositionsNotCarried: "a copy that takes an identity of its own forgets where its source had read to",
+        OutboxCarried: "a copy that takes an identity of its own keeps its source's outbox",
     }
 
     thread_local! {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crate::checkers::Violation;
 use crate::executor::{SEC, Time};
 use crate::schedule::Schedule;
+use crate::situation::About;
 use crate::world::{self, Outcome};
 
 /// Runs a schedule; a panic is a violation too.
@@ -85,7 +86,13 @@ pub(crate) struct Until {
 }
 
 /// Runs seeds from `first` on, several at a time. `prepare` is called once in each thread.
-pub(crate) fn run_seeds(first: u64, until: Until, jobs: usize, prepare: &(dyn Fn() + Sync)) -> Sums {
+pub(crate) fn run_seeds(
+    first: u64,
+    until: Until,
+    jobs: usize,
+    about: Option<About>,
+    prepare: &(dyn Fn() + Sync),
+) -> Sums {
     let shared = Mutex::new((first, Sums::default()));
     let lock = || shared.lock().unwrap_or_else(PoisonError::into_inner);
     std::thread::scope(|scope| {
@@ -104,7 +111,7 @@ pub(crate) fn run_seeds(first: u64, until: Until, jobs: usize, prepare: &(dyn Fn
                         state.0 += 1;
                         state.0 - 1
                     };
-                    let outcome = run(&Schedule::draw(seed), false);
+                    let outcome = run(&Schedule::draw(seed, about), false);
                     lock().1.add(seed, outcome);
                 }
             });

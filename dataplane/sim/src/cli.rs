@@ -8,6 +8,7 @@ use clap::Parser;
 
 use crate::batch::{self, Until, run_seeds};
 use crate::schedule::Schedule;
+use crate::situation::About;
 use crate::{mutations, shrink};
 
 /// How long a failing schedule is made smaller.
@@ -34,6 +35,9 @@ struct Args {
     /// Run seeds until stopped, from a first one drawn from the time unless --seeds says where to begin
     #[arg(long)]
     soak: bool,
+    /// Make every run about this situation
+    #[arg(long, value_name = "NAME")]
+    about: Option<About>,
     /// Print the whole timeline of a seed
     #[arg(long)]
     trace: bool,
@@ -82,7 +86,7 @@ fn run(args: &Args) -> Result<bool, String> {
     }
     if args.mutations {
         let seeds = args.seeds.clone().unwrap_or(1..301);
-        return mutations::check_all(seeds.start, seeds.end - seeds.start, args.jobs);
+        return mutations::check_all(seeds.start, seeds.end - seeds.start, args.jobs, args.about);
     }
     if let Some(name) = &args.mutation {
         mutations::find(name)?;
@@ -106,7 +110,7 @@ fn run(args: &Args) -> Result<bool, String> {
         failures: args.failures,
     };
     println!("seeds from {}", seeds.start);
-    let sums = run_seeds(seeds.start, until, args.jobs, &|| mutations::plant(planted));
+    let sums = run_seeds(seeds.start, until, args.jobs, args.about, &|| mutations::plant(planted));
     sums.print(start.elapsed());
     if let Some((seed, _)) = sums.failed.iter().min_by_key(|(seed, _)| *seed) {
         one(*seed, args);
@@ -116,7 +120,7 @@ fn run(args: &Args) -> Result<bool, String> {
 
 /// Runs a seed with its timeline; makes it smaller when it fails. Returns whether it went well.
 fn one(seed: u64, args: &Args) -> bool {
-    let schedule = Schedule::draw(seed);
+    let schedule = Schedule::draw(seed, args.about);
     let outcome = batch::run(&schedule, true);
     let Some(violation) = outcome.violation else {
         if args.trace {
@@ -171,5 +175,8 @@ fn one(seed: u64, args: &Args) -> bool {
 }
 
 fn planted(args: &Args) -> String {
-    args.mutation.as_ref().map_or(String::new(), |name| format!(" --mutation {name}"))
+    use clap::ValueEnum;
+    let about = args.about.and_then(|about| about.to_possible_value());
+    let about = about.map_or(String::new(), |about| format!(" --about {}", about.get_name()));
+    about + &args.mutation.as_ref().map_or(String::new(), |name| format!(" --mutation {name}"))
 }

@@ -25,6 +25,8 @@ pub(crate) struct Client {
     index: usize,
     region: u16,
     proxy: Option<Rc<Proxy>>,
+    /// Its region has opened, and it went there.
+    is_home: bool,
     wrote: BTreeMap<(u16, Incarnation), Wrote>,
     seen: Seen,
 }
@@ -38,6 +40,7 @@ impl Client {
             index,
             region,
             proxy: None,
+            is_home: false,
             wrote: BTreeMap::new(),
             seen: Seen::default(),
         };
@@ -46,9 +49,14 @@ impl Client {
             if world.sim.now() > world.schedule.setup.duration + 2 * SEC {
                 break;
             }
+            // One whose region is not open yet, or not any more, goes to another one.
+            let elsewhere = client.region % world.schedule.setup.regions.len() as u16 + 1;
             if !world.is_open(client.region) {
-                client.change_region(client.region % world.schedule.setup.regions.len() as u16 + 1);
+                client.change_region(elsewhere);
                 continue;
+            }
+            if world.schedule.setup.regions[usize::from(region) - 1].joins > 0 && world.is_open(region) {
+                client.come_home(region);
             }
             match &operation.step {
                 Step::Do(command, asked) => client.execute(operation.number, command, *asked).await,
@@ -56,6 +64,14 @@ impl Client {
             }
         }
         world.client_ended();
+    }
+
+    /// Its region has opened.
+    fn come_home(&mut self, region: u16) {
+        if self.region != region && !self.is_home {
+            self.is_home = true;
+            self.change_region(region);
+        }
     }
 
     fn change_region(&mut self, region: u16) {
@@ -124,6 +140,9 @@ impl Client {
 
     /// Takes its token to another region.
     async fn move_to(&mut self, region: u16) {
+        if !self.world.is_open(region) {
+            return;
+        }
         let Some(old) = self.connection() else { return };
         let wrote: Vec<Wrote> = self.wrote.values().copied().collect();
         let asking = Rc::clone(&old);
@@ -162,7 +181,7 @@ impl Client {
 }
 
 /// Runs something in a process; `None` when that ends before.
-async fn on<T: 'static>(
+pub(crate) async fn on<T: 'static>(
     world: &World,
     process: &Rc<Process>,
     work: impl Future<Output = T> + 'static,

@@ -9,7 +9,7 @@ use mas_core::procedures::identity::{EngineState, Identity, Role};
 use mas_core::procedures::shard::{Action, Basis, Control, Place, Record, Seen, members_to_compare, step};
 use mas_core::stamp::Incarnation;
 
-use crate::engine::{About, Engine, Phase, STORE};
+use crate::engine::{About, Engine, Phase, STORE, Spot};
 use crate::executor::{MS, SEC, Time};
 use crate::network::{CONTROL, Node};
 use crate::world::World;
@@ -19,6 +19,13 @@ const TICK: Time = 200 * MS;
 /// A server that runs but has not answered for this long hangs, and is killed: its end is evidence, its silence was not.
 /// (Thirty seconds in production.)
 const HANGS_AFTER: Time = 8 * SEC;
+
+/// A shard as it was looked at last.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct View {
+    pub(crate) members: Vec<Seen>,
+    pub(crate) master: Option<usize>,
+}
 
 /// See the module.
 pub(crate) struct Controller {
@@ -30,9 +37,17 @@ pub(crate) struct Controller {
     pub(crate) stale_until: Cell<Time>,
     /// By shard: what somebody asked for, and it has not heard yet.
     wishes: RefCell<Vec<Option<Wish>>>,
+    views: RefCell<Vec<View>>,
+    /// By shard: it acts. Not before a shard that joins, or is rebuilt, is its region's own.
+    gates: Vec<Cell<bool>>,
+    /// Of shards of which no copy is left no empty member is promoted.
+    rebuilds: bool,
+    /// By shard: until it has a master it begins with what its stream holds, for no region has it.
+    from_stream: Vec<Cell<bool>>,
 }
 
-fn identity(about: &About) -> Identity {
+/// As an engine says it.
+pub(crate) fn identity(about: &About) -> Identity {
     Identity {
         store: about.store.clone(),
         region: about.region,
@@ -54,22 +69,27 @@ fn identity(about: &About) -> Identity {
         offset: about.offset,
         paused_ms: about.paused_ms,
         keys: about.keys,
-        waiting: Vec::new(),
-        membership: 1,
-        joining: None,
+        waiting: about.outbox_first.clone(),
+        membership: about.membership,
+        joining: about.joining.clone(),
         empty: about.empty,
     }
 }
 
 impl Controller {
-    pub(crate) fn new(node: Rc<Node>, region: u16, shards: u16) -> Rc<Self> {
+    pub(crate) fn new(node: Rc<Node>, region: u16, shards: u16, rebuilds: bool) -> Rc<Self> {
         let records = RefCell::new(vec![Record::default(); usize::from(shards)]);
         let wishes = RefCell::new(vec![None; usize::from(shards)]);
-        Rc::new(Self { node, region, records, stale_until: Cell::new(0), wishes })
+        let views = RefCell::new(vec![View::default(); usize::from(shards)]);
+        let gates = (0..shards).map(|_| Cell::new(true)).collect();
+        let from_stream = (0..shards).map(|_| Cell::new(false)).collect();
+        let stale_until = Cell::new(0);
+        Rc::new(Self { node, region, records, stale_until, wishes, views, gates, rebuilds, from_stream })
     }
 
     pub(crate) fn start(self: &Rc<Self>, world: &Rc<World>) {
         let process = self.node.start();
+        self.views.borrow_mut().fill(View::default());
         for shard in 0..world.schedule.setup.shards {
             world.sim.spawn(&process, Rc::clone(self).run(Rc::clone(world), shard));
         }
@@ -87,7 +107,11 @@ impl Controller {
             if !stale {
                 members = self.look(&world, shard, &mut answered).await;
             }
-            let record = self.records.borrow()[usize::from(shard)].clone();
+            if !self.gates[usize::from(shard)].get() {
+                self.show(shard, &members, None);
+                continue;
+            }
+            let record = self.record(shard);
             if !stale {
                 self.compare(&world, shard, &record, &mut members).await;
             }
@@ -96,6 +120,7 @@ impl Controller {
                 let _ = control.wish(wish, world.sim.now() / MS);
             }
             let plan = step(&mut control, &place, &record, &members, world.sim.now() / MS);
+            self.show(shard, &members, plan.master);
             if let Some(ended) = &plan.handover {
                 world.judge.note(|| format!("{} shard {shard}: {ended:?}", self.node.name));
                 world.judge.handover_ended(ended);
@@ -139,7 +164,9 @@ impl Controller {
                         Seen::Loading
                     } else {
                         let identity = Box::new(identity(&about));
-                        Seen::Answers { identity, follows: about.follows, subsumed: false }
+                        let follows = about.follows.filter(|spot| spot.region == self.region);
+                        let follows = follows.map(|spot| spot.member);
+                        Seen::Answers { identity, follows, subsumed: false }
                     }
                 }
                 None => Seen::Silent,
@@ -190,11 +217,11 @@ impl Controller {
                 promoted.is_some_and(|p| p.is_ok())
             }
             Action::Follow { member, master } | Action::SetAside { member, master } => {
-                let master = *master;
+                let spot = Spot { region: self.region, member: *master };
                 if matches!(action, Action::SetAside { .. }) {
                     world.judge.note(|| format!("{} is set aside", engine(*member).node.name));
                 }
-                self.ask(world, &engine(*member), SEC, move |e| e.follow(master)).await.is_some()
+                self.ask(world, &engine(*member), SEC, move |e| e.follow(spot)).await.is_some()
             }
             Action::Pause { member, incarnation, ms } => {
                 let Some(incarnation) = Incarnation::parse(incarnation) else { return false };
@@ -207,8 +234,42 @@ impl Controller {
     }
 
     fn issue(&self, shard: u16, epoch: u64, member: usize, basis: &Basis) {
+        self.from_stream[usize::from(shard)].set(false);
         self.records.borrow_mut()[usize::from(shard)] =
             Record { epoch, master: Some(member), basis: Some(basis.clone()), rebuilt: false };
+    }
+
+    fn show(&self, shard: u16, members: &[Seen], master: Option<usize>) {
+        self.views.borrow_mut()[usize::from(shard)] = View { members: members.to_vec(), master };
+    }
+
+    /// How it saw the shard last.
+    pub(crate) fn view(&self, shard: u16) -> View {
+        self.views.borrow()[usize::from(shard)].clone()
+    }
+
+    pub(crate) fn record(&self, shard: u16) -> Record {
+        let rebuilt = self.rebuilds && !self.from_stream[usize::from(shard)].get();
+        Record { rebuilt, ..self.records.borrow()[usize::from(shard)].clone() }
+    }
+
+    /// No region has the shard any more.
+    pub(crate) fn begin_from_stream(&self, shard: u16) {
+        self.from_stream[usize::from(shard)].set(true);
+    }
+
+    /// Whether it acts on the shard.
+    pub(crate) fn set_gate(&self, shard: u16, open: bool) {
+        self.gates[usize::from(shard)].set(open);
+    }
+
+    /// An epoch is given to the first member, if no other one was given since.
+    pub(crate) fn issue_to_copy(&self, shard: u16, epoch: u64, basis: &Basis) -> bool {
+        let fresh = self.record(shard).epoch < epoch;
+        if fresh {
+            self.issue(shard, epoch, 0, basis);
+        }
+        fresh
     }
 
     /// Somebody wants another master than the one there is.

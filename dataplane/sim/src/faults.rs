@@ -10,10 +10,23 @@ use crate::situation::{About, other_than};
 /// A process's place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
-    Engine { region: u16, shard: u16, member: u8 },
-    Proxy { region: u16, proxy: u8 },
-    Broker { region: u16 },
-    Controller { region: u16 },
+    Engine {
+        region: u16,
+        shard: u16,
+        member: u8,
+    },
+    Proxy {
+        region: u16,
+        proxy: u8,
+    },
+    Broker {
+        region: u16,
+    },
+    Controller {
+        region: u16,
+    },
+    /// What carries out operations.
+    Operator,
 }
 
 /// One fault.
@@ -40,7 +53,13 @@ pub(crate) enum Kind {
         shard: u16,
         down: Time,
     },
-    /// The same for all members of a shard at once.
+    /// All members of a shard lose their disks.
+    ShardLoss {
+        region: u16,
+        shard: u16,
+        down: Time,
+    },
+    /// The same for all members of a shard at once, that lose power.
     ShardPowerLoss {
         region: u16,
         shard: u16,
@@ -131,6 +150,11 @@ pub(crate) enum Kind {
         shard: u16,
         keep: usize,
     },
+    /// The operator dies right before so many actions from now, and is started again.
+    Crash {
+        action: u64,
+        down: Time,
+    },
     /// A stream is lost; publishers declare a new one in its place.
     LoseStream {
         region: u16,
@@ -146,10 +170,13 @@ impl Kind {
             Self::Kill { place: Place::Proxy { .. }, .. } => "proxy killed",
             Self::Kill { place: Place::Broker { .. }, .. } => "broker killed",
             Self::Kill { place: Place::Controller { .. }, .. } => "controller killed",
+            Self::Kill { place: Place::Operator, .. } => "operator killed",
+            Self::Crash { .. } => "operator killed before an action",
             Self::HostLoss { .. } => "host lost",
             Self::PowerLoss { .. } => "power loss of an engine",
             Self::MasterPowerLoss { .. } => "power loss of a master",
             Self::ShardPowerLoss { .. } => "power loss of a whole shard",
+            Self::ShardLoss { .. } => "all copies of a shard lost",
             Self::Pause { .. } => "process paused",
             Self::CutRegions { both: true, .. } => "regions cut off",
             Self::CutRegions { both: false, .. } => "regions cut off one way",
@@ -183,6 +210,8 @@ pub(crate) enum Moment {
     HandingOver,
     /// Some region has merged a part of the state that it asked for.
     Fetching,
+    /// An operation is at this step.
+    Step(&'static str),
 }
 
 /// A planned fault.
@@ -212,6 +241,7 @@ impl fmt::Display for Place {
             Self::Proxy { region, proxy } => write!(f, "r{region}/proxy-{proxy}"),
             Self::Broker { region } => write!(f, "r{region}/broker"),
             Self::Controller { region } => write!(f, "r{region}/controller"),
+            Self::Operator => f.write_str("operator"),
         }
     }
 }

@@ -32,6 +32,7 @@ impl World {
             Moment::HandingOver => serving.any(|e| e.hands_over()),
             Moment::Sending => serving.any(|e| e.sends.get()),
             Moment::Fetching => serving.any(|e| under_way(&e)),
+            Moment::Step(step) => self.operator.step().is_some_and(|now| now == step),
         }
     }
 
@@ -61,6 +62,13 @@ impl World {
             Kind::ShardPowerLoss { region, shard, down } => {
                 for member in 0..self.members(region) {
                     self.restart_engine(&self.engine(region, shard, member), true, down);
+                }
+            }
+            Kind::ShardLoss { region, shard, down } => {
+                for member in 0..self.members(region) {
+                    let engine = self.engine(region, shard, member);
+                    self.restart_engine(&engine, true, down);
+                    engine.lose_files();
                 }
             }
             Kind::Pause { place, time } => {
@@ -125,6 +133,7 @@ impl World {
             | Kind::ClockJump { .. }
             | Kind::ClockDrift { .. }
             | Kind::Rewrite { .. } => {}
+            Kind::Crash { action, down } => self.operator.dies_before(action, down),
             Kind::Truncate { region, shard, keep } => self.broker(region).truncate(shard, keep),
             Kind::LoseStream { region, shard } => self.broker(region).lose(shard),
         }
@@ -133,12 +142,13 @@ impl World {
     /// Whether there is anything that it could happen to.
     fn applies(&self, kind: &Kind) -> bool {
         let regions = self.regions();
-        let there = |region: u16| regions.contains(&region) && self.is_started(region);
+        let there = |region: u16| regions.contains(&region);
         let place = |place: &Place| match *place {
             Place::Engine { region, .. }
             | Place::Proxy { region, .. }
             | Place::Broker { region }
             | Place::Controller { region } => there(region),
+            Place::Operator => true,
         };
         match kind {
             Kind::Kill { place: p, .. }
@@ -146,13 +156,14 @@ impl World {
             | Kind::PowerLoss { place: p, .. }
             | Kind::Pause { place: p, .. } => place(p) && self.node_of(*p).is_up(),
             Kind::Rewrite { place: p } => place(p),
-            Kind::ClockJump { .. } | Kind::ClockDrift { .. } => true,
+            Kind::ClockJump { .. } | Kind::ClockDrift { .. } | Kind::Crash { .. } => true,
             Kind::CutPlaces { from, to, .. } | Kind::Loss { from, to, .. } | Kind::Slow { from, to, .. } => {
                 place(from) && place(to) && from != to
             }
             Kind::CutRegions { from, to, .. } => there(*from) && there(*to),
             Kind::MasterPowerLoss { region, .. }
             | Kind::ShardPowerLoss { region, .. }
+            | Kind::ShardLoss { region, .. }
             | Kind::ReplicaLag { region, .. }
             | Kind::StaleController { region, .. }
             | Kind::Fence { region, .. }
@@ -162,10 +173,6 @@ impl World {
             | Kind::Truncate { region, .. }
             | Kind::LoseStream { region, .. } => there(*region),
         }
-    }
-
-    fn is_started(&self, region: u16) -> bool {
-        self.sim.now() > self.schedule.setup.regions[usize::from(region) - 1].joins
     }
 
     fn kill(self: &Rc<Self>, place: Place, down: Time) {
@@ -186,6 +193,10 @@ impl World {
                         broker.start();
                     }
                 });
+            }
+            Place::Operator => {
+                self.operator.node.kill();
+                self.sim.at(back, move || world.operator.start(&world));
             }
             Place::Controller { region } => {
                 let controller = self.controller(region);

@@ -9,6 +9,8 @@ pub(crate) use self::with::*;
 
 #[cfg(not(feature = "mutations"))]
 mod without {
+    use crate::situation::About;
+
     const WHY: &str = "planted bugs are not built in: cargo run -p sim --features mutations -- …";
 
     pub(crate) fn find(_: &str) -> Result<(), String> {
@@ -21,7 +23,7 @@ mod without {
         Err(WHY.to_owned())
     }
 
-    pub(crate) fn check_all(_: u64, _: u64, _: usize) -> Result<bool, String> {
+    pub(crate) fn check_all(_: u64, _: u64, _: usize, _: Option<About>) -> Result<bool, String> {
         Err(WHY.to_owned())
     }
 }
@@ -33,6 +35,7 @@ mod with {
     use mas_core::mutation;
 
     use crate::batch::{Until, run_seeds};
+    use crate::situation::About;
 
     /// Whether there is one of that name.
     pub(crate) fn find(name: &str) -> Result<(), String> {
@@ -60,7 +63,12 @@ mod with {
 
     /// Checks all of them, each with at most `most` seeds from `first` on. Returns whether all were caught.
     #[allow(clippy::unnecessary_wraps)] // without the feature there is nothing to check
-    pub(crate) fn check_all(first: u64, most: u64, jobs: usize) -> Result<bool, String> {
+    pub(crate) fn check_all(
+        first: u64,
+        most: u64,
+        jobs: usize,
+        about: Option<About>,
+    ) -> Result<bool, String> {
         let mut escaped = 0;
         println!("| planted bug | what is wrong | found by | seeds |");
         println!("| --- | --- | --- | --- |");
@@ -68,7 +76,7 @@ mod with {
         for (_, name, what) in mutation::ALL {
             let until = Until { seed: first + most, time: None, failures: 1 };
             // One seed after the other, so that the number of seeds means something.
-            let sums = run_seeds(first, until, jobs, &|| plant(Some(name)));
+            let sums = run_seeds(first, until, jobs, about, &|| plant(Some(name)));
             if let Some((seed, violation)) = sums.failed.iter().min_by_key(|(seed, _)| *seed) {
                 println!("| {name} | {what} | {} | {} |", violation.checker, seed - first + 1);
             } else {

@@ -4,6 +4,7 @@
 use crate::faults::{self, Fault};
 use crate::rng::Rng;
 use crate::setup::Setup;
+use crate::situation::About;
 use crate::workload::{self, Operation, SessionPlan};
 
 /// See the module.
@@ -17,9 +18,10 @@ pub(crate) struct Schedule {
 }
 
 impl Schedule {
-    pub(crate) fn draw(seed: u64) -> Self {
+    /// All runs are about the same, if that is given.
+    pub(crate) fn draw(seed: u64, about: Option<About>) -> Self {
         let mut rng = Rng::new(seed);
-        let setup = Setup::draw(&mut rng.fork());
+        let setup = Setup::draw(&mut rng.fork(), about);
         let (sessions, operations) = workload::draw(&mut rng.fork(), &setup);
         let faults = faults::draw(&mut rng.fork(), &setup);
         Self { seed, setup, sessions, operations, faults }
@@ -36,9 +38,9 @@ mod tests {
     fn every_situation_comes_up_often() {
         let mut seen: BTreeMap<String, u64> = BTreeMap::new();
         for seed in 1..301 {
-            *seen.entry(format!("{:?}", Schedule::draw(seed).setup.situation.about)).or_default() += 1;
+            *seen.entry(format!("{:?}", Schedule::draw(seed, None).setup.situation.about)).or_default() += 1;
         }
-        assert_eq!(seen.len(), 11, "{seen:?}");
+        assert_eq!(seen.len(), 14, "{seen:?}");
         assert!(seen.values().all(|times| *times >= 5), "{seen:?}");
     }
 }

@@ -4,7 +4,6 @@
 use std::rc::Rc;
 
 use crate::checkers::Judge;
-use crate::engine::{Engine, Phase};
 use crate::executor::{MS, SEC, Time};
 use crate::world::World;
 
@@ -38,6 +37,11 @@ impl World {
                 node.process().pause(0);
             }
         }
+        if self.schedule.setup.has_operations() {
+            self.operator.node.process().pause(0);
+            self.operator.heal();
+            self.operator.start(self);
+        }
         for engine in self.engines() {
             engine.lag.set(0);
             engine.node.process().pause(0);
@@ -48,6 +52,9 @@ impl World {
 
     /// Why the store has not settled; `None`: it has.
     fn unsettled(&self) -> Option<String> {
+        if let Some((_, row)) = self.registry.borrow().first() {
+            return Some(self.operator.words(row));
+        }
         // Incarnations of which regions have different parts for good are not sealed.
         let rebuild = Judge::needs_rebuild(self) && Judge::unequal_covers(self).is_some();
         for region in self.regions() {
@@ -121,54 +128,6 @@ impl World {
                 }
                 Some(_) => {}
             }
-        }
-    }
-
-    /// A region leaves: its clients go, and when all others have everything of it, it ends.
-    pub(crate) async fn leave(self: Rc<Self>, region: u16, at: Time) {
-        self.sim.sleep_until(at).await;
-        self.open.borrow_mut().insert(region, false);
-        let mut since = None;
-        let mine = |e: &Rc<Engine>| e.region == region && e.phase() == Phase::Serving;
-        loop {
-            self.sim.sleep(500 * MS).await;
-            let others: Vec<u16> = self.regions().into_iter().filter(|r| *r != region).collect();
-            let done = (0..self.schedule.setup.shards).all(|shard| {
-                let Some(master) = self.engines().into_iter().find(|e| mine(e) && e.shard == shard) else {
-                    return false;
-                };
-                let idle = self.proxies(region).iter().all(|p| p.is_idle());
-                idle && master.look(|s, _| s.outbox().is_empty())
-                    && others.iter().all(|other| {
-                        let mut all =
-                            self.engines().into_iter().filter(|e| e.region == *other && e.shard == shard);
-                        all.all(|t| {
-                            t.node.is_up()
-                                && t.look(|t, _| master.look(|s, _| t.cover().includes(&s.cover())))
-                        })
-                    })
-            });
-            // Twice, with time for every disk in between.
-            if !done || self.is_busy(region) {
-                since = None;
-                continue;
-            }
-            if self.sim.now() >= *since.get_or_insert(self.sim.now()) + 3 * SEC {
-                break;
-            }
-        }
-        self.judge.note(|| format!("region {region} leaves"));
-        self.gone.borrow_mut().push(region);
-        self.broker(region).stop();
-        self.controller(region).node.kill();
-        self.engines().into_iter().filter(|e| e.region == region).for_each(|e| e.stop(false));
-        let proxies: Vec<(u16, u8)> =
-            self.proxies.borrow().keys().copied().filter(|(r, _)| *r == region).collect();
-        for (region, proxy) in proxies {
-            self.stop_proxy(region, proxy);
-        }
-        for other in self.regions() {
-            self.proxies(other).iter().for_each(|p| p.forget_region(region));
         }
     }
 }

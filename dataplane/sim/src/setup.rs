@@ -4,7 +4,7 @@ use mas_core::config::OnBrokerLoss;
 
 use crate::executor::{SEC, Time};
 use crate::rng::Rng;
-use crate::situation::Situation;
+use crate::situation::{About, Situation};
 
 /// When a Redis server's AOF reaches the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,11 +52,35 @@ pub(crate) struct Setup {
 }
 
 impl Setup {
-    pub(crate) fn draw(rng: &mut Rng) -> Self {
+    /// A region joins at this time.
+    pub(crate) fn join(&mut self, region: u16, at: Time) {
+        let region = &mut self.regions[usize::from(region) - 1];
+        region.joins = at;
+        // What was copied must be in files of its own before it serves.
+        if region.fsync == Fsync::Off {
+            region.fsync = Fsync::EverySecond;
+        }
+    }
+
+    /// A region leaves at this time.
+    pub(crate) fn leave(&mut self, region: u16, at: Time) {
+        self.regions[usize::from(region) - 1].leaves = Some(at);
+        // What only a region that has left could give again must not be lost afterwards.
+        for region in self.regions.iter_mut().filter(|r| r.fsync == Fsync::Off) {
+            region.fsync = Fsync::EverySecond;
+        }
+    }
+
+    /// Something is left to the operator.
+    pub(crate) fn has_operations(&self) -> bool {
+        self.situation.rebuilds() || self.regions.iter().any(|its| its.joins > 0 || its.leaves.is_some())
+    }
+
+    pub(crate) fn draw(rng: &mut Rng, about: Option<About>) -> Self {
         let count = *rng.pick(&[2, 2, 2, 3, 3, 3, 4, 5]);
-        let situation = Situation::draw(rng, count as u64);
+        let situation = Situation::draw(rng, count as u64, about);
         let duration = situation.seconds(rng) * SEC;
-        let mut regions: Vec<RegionSetup> = (0..count)
+        let regions: Vec<RegionSetup> = (0..count)
             .map(|_| {
                 let members = *rng.pick(&[1, 2, 2, 3]);
                 let fsync = match rng.below(4) {
@@ -69,16 +93,13 @@ impl Setup {
                 RegionSetup { members, fsync, proxies: rng.range(1, 3) as u8, joins: 0, leaves: None }
             })
             .collect();
+        let (mut joiner, mut leaver) = (None, None);
         if count > 2 {
             if rng.chance(150) {
-                regions[count - 1].joins = rng.range(1, duration / 2);
+                joiner = Some((count as u16, rng.range(1, duration / 2)));
             }
             if rng.chance(150) {
-                regions[0].leaves = Some(duration / 2);
-                // What only a region that has left could give again must not be lost afterwards.
-                for region in regions.iter_mut().filter(|r| r.fsync == Fsync::Off) {
-                    region.fsync = Fsync::EverySecond;
-                }
+                leaver = Some((1, duration / 2));
             }
         }
         let small = rng.chance(150);
@@ -94,6 +115,12 @@ impl Setup {
             situation,
             regions,
         };
+        if let Some((region, at)) = joiner {
+            setup.join(region, at);
+        }
+        if let Some((region, at)) = leaver {
+            setup.leave(region, at);
+        }
         situation.shape(&mut setup);
         setup
     }

@@ -2,13 +2,15 @@
 //! a chain of events that hardly ever comes together by chance; a share of the runs sets the scene for one of them: a store
 //! and a workload in which it can happen, and the faults that belong to it, with all details drawn.
 
+mod operations;
+
 use crate::executor::{MS, SEC, Time};
 use crate::faults::{Fault, Kind, Moment, Place};
 use crate::rng::Rng;
 use crate::setup::{Fsync, Setup};
 
 /// What a run is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum About {
     /// Nothing.
     Nothing,
@@ -34,6 +36,12 @@ pub(crate) enum About {
     Handover,
     /// Masters are handed over again and again, and somebody dies in the middle of it.
     Switchover,
+    /// A region joins, and whoever takes part in that dies, is cut off, or lags.
+    Joining,
+    /// All copies of a shard are lost, and it is made again from another region's; whoever takes part in that dies too.
+    Rebuilding,
+    /// A region leaves, and whoever takes part in that dies, is cut off, or lags.
+    Leaving,
 }
 
 /// See the module.
@@ -52,8 +60,8 @@ pub(crate) struct Situation {
 
 impl Situation {
     /// Draws one for so many regions.
-    pub(crate) fn draw(rng: &mut Rng, regions: u64) -> Self {
-        let about = match rng.below(1000) {
+    pub(crate) fn draw(rng: &mut Rng, regions: u64, given: Option<About>) -> Self {
+        let drawn = match rng.below(1000) {
             0..140 => About::Losses,
             140..180 => About::Oblivion,
             180..260 => About::Replacement,
@@ -64,8 +72,12 @@ impl Situation {
             480..510 => About::Succession,
             510..550 => About::Handover,
             550..610 => About::Switchover,
+            610..690 => About::Joining,
+            690..740 => About::Rebuilding,
+            740..800 => About::Leaving,
             _ => About::Nothing,
         };
+        let about = given.filter(|about| *about != About::Overtaking || regions > 2).unwrap_or(drawn);
         let at = match about {
             About::Nothing | About::Losses | About::Switchover => 0,
             About::Oblivion => rng.range(8 * SEC, 12 * SEC),
@@ -73,9 +85,16 @@ impl Situation {
             About::Freezing => rng.range(2 * SEC, 9 * SEC),
             About::Estrangement => rng.range(4 * SEC, 12 * SEC),
             About::Blinking | About::Succession => rng.range(2 * SEC, 7 * SEC),
+            About::Joining => rng.range(SEC, 5 * SEC),
+            About::Rebuilding | About::Leaving => rng.range(3 * SEC, 7 * SEC),
         };
-        let region = rng.below(regions) as u16 + 1;
-        let other = other_than(rng, regions, region);
+        let mut region = rng.below(regions) as u16 + 1;
+        let mut other = other_than(rng, regions, region);
+        if about == About::Joining {
+            // Of healthy regions the first is copied.
+            region = regions as u16;
+            other = if rng.chance(700) { 1 } else { rng.range(1, regions - 1) as u16 };
+        }
         let again = (about == About::Oblivion && rng.chance(500)).then(|| at + rng.range(0, 15 * SEC));
         Self { about, region, other, at, again }
     }
@@ -84,6 +103,11 @@ impl Situation {
     pub(crate) fn is_lossy(self) -> bool {
         use About::{Handover, Losses, Oblivion, Overtaking, Replacement};
         matches!(self.about, Losses | Oblivion | Replacement | Overtaking | Handover)
+    }
+
+    /// Shards of which no copy is left are rebuilt from another region; otherwise they begin with what their streams hold.
+    pub(crate) fn rebuilds(self) -> bool {
+        self.about == About::Rebuilding
     }
 
     /// Things last longer than it takes to seal an incarnation.
@@ -98,6 +122,8 @@ impl Situation {
             About::Nothing | About::Switchover => rng.range(8, 20),
             About::Blinking | About::Succession => rng.range(14, 20),
             About::Freezing | About::Estrangement => rng.range(60, 75),
+            About::Joining | About::Leaving => rng.range(16, 24),
+            About::Rebuilding => rng.range(20, 28),
             _ => rng.range(25, 40),
         }
     }
@@ -110,7 +136,14 @@ impl Situation {
         }
         let region = &mut setup.regions[usize::from(self.region) - 1];
         match self.about {
-            About::Nothing | About::Losses | About::Estrangement => return,
+            About::Nothing | About::Estrangement => return,
+            About::Losses | About::Joining | About::Leaving | About::Overtaking => {}
+            About::Rebuilding => {
+                // What it had must be in its files before it serves again.
+                if region.fsync == Fsync::Off {
+                    region.fsync = Fsync::EverySecond;
+                }
+            }
             About::Blinking => {
                 (region.members, region.fsync) = (region.members.max(2), Fsync::Off);
                 region.proxies = region.proxies.max(2);
@@ -126,7 +159,6 @@ impl Situation {
                 (region.members, region.fsync) = (region.members.max(2), Fsync::Off);
                 setup.segment = setup.segment.min(16);
             }
-            About::Overtaking => {}
             About::Switchover => region.members = region.members.max(2),
             About::Freezing => {
                 (region.members, region.proxies) = (region.members.max(2), region.proxies.max(2));
@@ -137,6 +169,12 @@ impl Situation {
         }
         for region in &mut setup.regions {
             (region.joins, region.leaves) = (0, None);
+        }
+        if self.about == About::Joining {
+            setup.join(self.region, self.at);
+        }
+        if self.about == About::Leaving {
+            setup.leave(self.region, self.at);
         }
     }
 
@@ -161,6 +199,9 @@ impl Situation {
             About::Succession => self.succession(rng, setup),
             About::Handover => self.handover(rng, setup),
             About::Switchover => self.switchover(rng, setup),
+            About::Joining => self.joining(rng, setup),
+            About::Rebuilding => self.rebuilding(rng, setup),
+            About::Leaving => self.leaving(rng, setup),
         }
     }
 

@@ -34,7 +34,13 @@ pub(crate) fn draw(rng: &mut Rng, setup: &Setup, sessions: &[SessionPlan]) -> Ve
             }
         }
         About::Freezing | About::Blinking => teller.last_words(setup),
-        About::Nothing | About::Losses | About::Succession | About::Switchover => {}
+        About::Nothing
+        | About::Losses
+        | About::Succession
+        | About::Switchover
+        | About::Joining
+        | About::Rebuilding
+        | About::Leaving => {}
     }
     for key in 100..100 + teller.rng.below(8) {
         let at = teller.rng.below(setup.duration);

@@ -1,5 +1,7 @@
 //! What clients do: commands on few keys, so that regions meet on them.
 
+use bytes::Bytes;
+
 use crate::executor::{MS, SEC, Time};
 use crate::rng::Rng;
 use crate::setup::Setup;
@@ -20,6 +22,12 @@ pub(crate) enum Command {
     },
     SetEx {
         key: String,
+        ttl_ms: u64,
+    },
+    /// What the operator writes.
+    Mark {
+        key: String,
+        value: Bytes,
         ttl_ms: u64,
     },
     Append(String),
@@ -43,7 +51,7 @@ impl Command {
     /// The key; `None` for a whole shard.
     pub(crate) fn key(&self) -> Option<&str> {
         match self {
-            Self::Set { key, .. } | Self::SetEx { key, .. } => Some(key),
+            Self::Set { key, .. } | Self::SetEx { key, .. } | Self::Mark { key, .. } => Some(key),
             Self::Get(k)
             | Self::HGetAll(k)
             | Self::SMembers(k)

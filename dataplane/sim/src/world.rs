@@ -14,7 +14,9 @@ use crate::engine::{Engine, Phase};
 use crate::executor::{MS, Process, SEC, Sim, Time};
 use crate::faults::Place;
 use crate::network::{Network, Node};
+use crate::operator::Operator;
 use crate::proxy::Proxy;
+use crate::registry::{Config, Registry, Standing};
 use crate::rng::Rng;
 use crate::schedule::Schedule;
 use crate::setup::Fsync;
@@ -47,7 +49,10 @@ pub(crate) struct World {
     pub(crate) proxies: RefCell<BTreeMap<(u16, u8), Rc<Proxy>>>,
     proxy_nodes: RefCell<BTreeMap<(u16, u8), Rc<Node>>>,
     pub(crate) open: RefCell<BTreeMap<u16, bool>>,
-    pub(crate) gone: RefCell<Vec<u16>>,
+    pub(crate) registry: RefCell<Registry>,
+    pub(crate) operator: Rc<Operator>,
+    /// What lies at each proxy.
+    configs: RefCell<BTreeMap<(u16, u8), Config>>,
     exits: RefCell<BTreeMap<u64, Exit>>,
     next_exit: Cell<u64>,
     clients: Cell<usize>,
@@ -61,6 +66,9 @@ impl World {
         let network = Network::new(sim.clone());
         let judge = Judge::new(&sim, &schedule.setup, trace);
         let regions = schedule.setup.regions.len() as u16;
+        let founders = (1..).zip(&schedule.setup.regions).filter(|(_, its)| its.joins == 0).map(|(id, _)| id);
+        let founders: Vec<u16> = founders.collect();
+        let founders = founders.into_iter();
         let world = Rc::new(Self {
             sim,
             network,
@@ -71,7 +79,9 @@ impl World {
             proxies: RefCell::default(),
             proxy_nodes: RefCell::default(),
             open: RefCell::default(),
-            gone: RefCell::default(),
+            registry: RefCell::new(Registry::founded(founders)),
+            operator: Operator::new(Node::new(0, "operator".into(), 1)),
+            configs: RefCell::default(),
             exits: RefCell::default(),
             next_exit: Cell::new(0),
             clients: Cell::new(0),
@@ -106,7 +116,12 @@ impl World {
                 &self.judge,
             ));
             let controller = node(format!("r{region}/controller"), region);
-            self.controllers.borrow_mut().push(Controller::new(controller, region, setup.shards));
+            self.controllers.borrow_mut().push(Controller::new(
+                controller,
+                region,
+                setup.shards,
+                setup.situation.rebuilds(),
+            ));
             for shard in 0..setup.shards {
                 let members: Vec<Rc<Engine>> = (0..usize::from(its.members))
                     .map(|member| {
@@ -115,7 +130,6 @@ impl World {
                     })
                     .collect();
                 for engine in &members {
-                    engine.set_siblings(&members);
                     self.engines.borrow_mut().insert((region, shard, engine.member), Rc::clone(engine));
                 }
             }
@@ -124,14 +138,21 @@ impl World {
                 self.proxy_nodes.borrow_mut().insert((region, proxy), node);
             }
         }
+        let engines = self.engines();
+        for engine in &engines {
+            engine.set_kin(engines.iter().filter(|other| other.shard == engine.shard));
+        }
     }
 
     // ---- who is there ----
 
-    /// Regions that have not left.
+    /// Regions that belong to the store, or are about to.
     pub(crate) fn regions(&self) -> Vec<u16> {
-        let gone = self.gone.borrow();
-        (1..=self.schedule.setup.regions.len() as u16).filter(|r| !gone.contains(r)).collect()
+        self.registry.borrow().regions.keys().copied().collect()
+    }
+
+    fn is_there(&self, region: u16) -> bool {
+        self.registry.borrow().regions.contains_key(&region)
     }
 
     pub(crate) fn members(&self, region: u16) -> usize {
@@ -185,12 +206,19 @@ impl World {
             Place::Proxy { region, proxy } => Rc::clone(&self.proxy_nodes.borrow()[&(region, proxy)]),
             Place::Broker { region } => Rc::clone(&self.broker(region).node),
             Place::Controller { region } => Rc::clone(&self.controller(region).node),
+            Place::Operator => Rc::clone(&self.operator.node),
         }
     }
 
     pub(crate) fn nodes_of(&self, region: u16) -> Vec<Rc<Node>> {
         let mut nodes = vec![Rc::clone(&self.broker(region).node)];
         nodes.extend(self.proxy_nodes.borrow().values().filter(|n| n.region == region).cloned());
+        // Only while something is copied do engines talk to other regions, and the operator to engines.
+        if self.schedule.setup.has_operations() {
+            let engines = self.engines.borrow();
+            nodes.extend(engines.values().filter(|e| e.region == region).map(|e| Rc::clone(&e.node)));
+            nodes.extend(Some(&self.operator.node).filter(|n| n.region == region).cloned());
+        }
         nodes
     }
 
@@ -229,13 +257,108 @@ impl World {
         for proxy in 0..self.schedule.setup.regions[usize::from(region) - 1].proxies {
             self.start_proxy(region, proxy);
         }
-        self.open.borrow_mut().insert(region, true);
+    }
+
+    /// Clients are served there, or not.
+    pub(crate) fn set_open(&self, region: u16, open: bool) {
+        self.open.borrow_mut().insert(region, open);
+    }
+
+    /// Somebody writes another region into the manifest.
+    fn add_region(self: &Rc<Self>, region: u16) {
+        self.judge.note(|| format!("region {region} is to join"));
+        self.registry.borrow_mut().add(region);
+        for shard in 0..self.schedule.setup.shards {
+            self.controller(region).set_gate(shard, false);
+        }
+        self.start_region(region);
+        self.tell_proxies();
+    }
+
+    /// Somebody takes a region out of the manifest.
+    fn remove_region(self: &Rc<Self>, region: u16) {
+        self.judge.note(|| format!("region {region} is to leave"));
+        self.registry.borrow_mut().leave(region);
+        self.set_open(region, false);
+        self.tell_proxies();
+    }
+
+    /// Its servers are not started, whoever wants to.
+    fn is_held(&self, region: u16) -> bool {
+        let settled = self.registry.borrow().regions.get(&region) == Some(&Standing::Settled);
+        settled || !self.is_there(region) || self.operator.holds(region)
+    }
+
+    /// The nodes of a region's servers and proxies.
+    pub(crate) fn servers(&self, region: u16) -> Vec<Rc<Node>> {
+        let engines = self.engines.borrow();
+        let mut nodes: Vec<_> =
+            engines.values().filter(|e| e.region == region).map(|e| Rc::clone(&e.node)).collect();
+        nodes.extend(self.proxy_nodes.borrow().values().filter(|n| n.region == region).cloned());
+        nodes
+    }
+
+    /// Ends one of a region's servers or proxies.
+    pub(crate) fn stop_server(&self, node: &Rc<Node>) {
+        let engine = self.engines().into_iter().find(|e| Rc::ptr_eq(&e.node, node));
+        if let Some(engine) = engine {
+            engine.stop(false);
+            return;
+        }
+        node.kill();
+        self.proxies.borrow_mut().retain(|_, proxy| proxy.process.is_alive());
+        self.tell_exits();
+    }
+
+    /// Starts what of a region does not run.
+    pub(crate) fn resume_servers(self: &Rc<Self>, region: u16) {
+        self.engines().into_iter().filter(|e| e.region == region).for_each(|e| self.start_engine(&e));
+        for proxy in 0..self.schedule.setup.regions[usize::from(region) - 1].proxies {
+            self.start_proxy(region, proxy);
+        }
+        for shard in 0..self.schedule.setup.shards {
+            self.controller(region).set_gate(shard, true);
+        }
+    }
+
+    /// All that is left of a region ends.
+    pub(crate) fn end_region(&self, region: u16) {
+        self.servers(region).iter().for_each(|node| self.stop_server(node));
+        self.broker(region).stop();
+        self.controller(region).node.kill();
+    }
+
+    /// Proxies are given what has changed, each when it gets there.
+    pub(crate) fn tell_proxies(self: &Rc<Self>) {
+        let config = self.registry.borrow().config();
+        let places: Vec<(u16, u8)> = self.proxy_nodes.borrow().keys().copied().collect();
+        for place in places.into_iter().filter(|(region, _)| self.is_there(*region)) {
+            let takes =
+                self.sim.random(|r| if r.chance(100) { r.range(1, 8000) } else { r.range(20, 1200) }) * MS;
+            let (world, config) = (Rc::clone(self), config.clone());
+            self.sim.at(self.sim.now() + takes, move || world.tell_proxy(place, &config));
+        }
+    }
+
+    fn tell_proxy(&self, place: (u16, u8), config: &Config) {
+        let mut configs = self.configs.borrow_mut();
+        if configs.get(&place).is_some_and(|known| known.generation >= config.generation) {
+            return;
+        }
+        configs.insert(place, config.clone());
+        drop(configs);
+        let proxy = self.proxies.borrow().get(&place).cloned();
+        if let Some(proxy) = proxy.filter(|p| p.process.is_alive()) {
+            proxy.configure(config);
+        }
     }
 
     pub(crate) fn start_proxy(self: &Rc<Self>, region: u16, proxy: u8) {
         let node = Rc::clone(&self.proxy_nodes.borrow()[&(region, proxy)]);
-        if !node.is_up() && !self.gone.borrow().contains(&region) {
-            let started = Proxy::start(self, &node);
+        if !node.is_up() && !self.is_held(region) {
+            let news = self.registry.borrow().config();
+            let config = self.configs.borrow_mut().entry((region, proxy)).or_insert(news).clone();
+            let started = Proxy::start(self, &node, &config);
             self.proxies.borrow_mut().insert((region, proxy), started);
         }
     }
@@ -257,16 +380,9 @@ impl World {
     }
 
     pub(crate) fn start_engine(&self, engine: &Rc<Engine>) {
-        if !engine.node.is_up() && !self.gone.borrow().contains(&engine.region) {
+        if !engine.node.is_up() && !self.is_held(engine.region) {
             engine.start();
         }
-    }
-
-    /// Whether requests of clients are under way in a region.
-    pub(crate) fn is_busy(&self, region: u16) -> bool {
-        let proxies = self.proxies(region);
-        let exits = self.exits.borrow();
-        exits.values().any(|(process, _)| proxies.iter().any(|p| Rc::ptr_eq(&p.process, process)))
     }
 
     pub(crate) fn client_ended(&self) {
@@ -279,11 +395,23 @@ impl World {
         let director = Process::new();
         self.judge.note(|| format!("{:?}", self.schedule.setup.situation));
         for (region, its) in (1..).zip(&self.schedule.setup.regions) {
-            let world = Rc::clone(self);
-            self.sim.at(its.joins, move || world.start_region(region));
+            let (world, joins) = (Rc::clone(self), its.joins);
+            // Everything that was planned is a second later: the store is up before.
+            self.sim.at(if joins > 0 { joins + SEC } else { 0 }, move || {
+                if joins > 0 {
+                    world.add_region(region);
+                } else {
+                    world.start_region(region);
+                    world.set_open(region, true);
+                }
+            });
             if let Some(at) = its.leaves {
-                self.sim.spawn(&director, Rc::clone(self).leave(region, at));
+                let world = Rc::clone(self);
+                self.sim.at(at + SEC, move || world.remove_region(region));
             }
+        }
+        if self.schedule.setup.has_operations() {
+            self.operator.start(self);
         }
         for fault in self.schedule.faults.clone() {
             let world = Rc::clone(self);
@@ -325,7 +453,7 @@ impl World {
         let right = engine.node.is_up()
             && engine.follows().is_none()
             && engine.phase() == Phase::Serving
-            && engine.look(|s, _| s.identity().epoch) == epoch;
+            && engine.look(|s, _| s.identity().epoch == epoch && s.identity().region.0 == region);
         right.then_some(engine)
     }
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
@@ -81,6 +81,46 @@ impl<'a> Deployed<'a> {
         // With the first of them the others go by themselves.
         let killed = processes.iter().filter(|pid| crate::process::kill(**pid).is_ok()).count();
         ensure!(killed > 0, "no process of {container} in {pod} could be killed");
+        Ok(())
+    }
+
+    /// Deletes the pods of a part of a region (`redis`, `broker`) and their claims, with all that is in them.
+    pub fn lose(&self, region: &str, what: &str) -> Result<()> {
+        let selector = format!("multiactive.dev/store={},{what}", self.name);
+        let pods = self.namespace.list("pods")?;
+        let mine = |pod: &&Value| {
+            let labels = &pod["metadata"]["labels"];
+            labels["multiactive.dev/store"] == self.name.as_str()
+                && labels["multiactive.dev/region"] == region
+        };
+        let id = pods.iter().find(mine).context("no pod of the region")?;
+        let id = id["metadata"]["labels"]["multiactive.dev/region-id"].as_str().context("no id")?;
+        let selector = format!("{selector},multiactive.dev/region-id={id}");
+        // A claim goes with the last pod that uses it.
+        self.namespace.kubectl(&["delete", "pvc", "-l", &selector, "--wait=false"])?;
+        self.namespace.kubectl(&["delete", "pods", "-l", &selector, "--grace-period=0", "--force"])?;
+        Ok(())
+    }
+
+    /// A connection to a pod's Redis, with all rights.
+    pub fn engine(&self, pod: &str) -> Result<redis::Connection> {
+        let secret = self.namespace.get("secret", &format!("{}--credentials", self.name))?;
+        let password = decode(secret["data"]["engine"].as_str().context("no password")?)?;
+        let pod = self.namespace.get("pod", pod)?;
+        let ip = pod["status"]["podIP"].as_str().context("the pod has no address")?;
+        let client = Client::open(format!("redis://:{password}@{ip}:{CLIENTS}/"))?;
+        Ok(client.get_connection_with_timeout(Duration::from_secs(5))?)
+    }
+
+    /// Makes a server that holds nothing one of another store, with a key.
+    pub fn make_foreign(&self, pod: &str) -> Result<()> {
+        let mut engine = self.engine(pod)?;
+        // Higher at each try.
+        let epoch = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        let promote = redis::cmd("MAS.PROMOTE").arg(epoch).arg("stall").arg(7).arg(0).to_owned();
+        let incarnation: String = promote.query(&mut engine)?;
+        redis::cmd("MAS.SERVE").arg(incarnation).arg("full").arg(0).exec(&mut engine)?;
+        redis::cmd("SET").arg("of-another-store").arg(1).exec(&mut engine)?;
         Ok(())
     }
 

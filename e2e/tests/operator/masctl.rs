@@ -176,7 +176,11 @@ fn a_plan_is_what_applying_does() {
         64,
         &["the API server would refuse it", "cannot change: resharding"],
     );
-    refused(&plan(&small("").replace(", {name: b}", "")), 64, &["regions cannot be removed yet"]);
+    refused(
+        &plan(&small("").replace(", {name: b}", "")),
+        64,
+        &["CannotLeave", "region 'b' cannot leave: the store is not founded yet"],
+    );
     refused(&plan(&small(", release: '99'")), 64, &["UnknownRelease", "is not in the catalog: write 1"]);
     refused(&plan(&small(", auth: {secretRef: {name: mine}}")), 64, &["SecretMissing", "'mine'"]);
     refused(&plan(&small(", proxy: {replicas: 0}")), 64, &["spec.proxy.replicas", "write 1 to 64"]);

@@ -227,6 +227,38 @@ fn bad_manifests_are_refused_in_words() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// Bad operations, and what the server says of each.
+const BAD_OPERATIONS: [(&str, &str); 5] = [
+    (
+        "type: Rebuild, region: a",
+        "spec.shard: Invalid value: \"object\": a Rebuild needs the shard, and nothing else has one",
+    ),
+    (
+        "type: ScaleOut, region: a, shard: 0",
+        "spec.shard: Invalid value: \"object\": a Rebuild needs the shard, and nothing else has one",
+    ),
+    (
+        "type: Rebuild, region: a, shard: 0, source: a",
+        "spec.source: Invalid value: \"object\": is the region itself, and a region is not copied from itself: name another one, or leave it out",
+    ),
+    ("type: Rebuild, region: a, shard: -1", "spec.shard: Invalid value: -1"),
+    ("type: Restore, region: a", "spec.type: Unsupported value: \"Restore\""),
+];
+
+#[test]
+fn bad_operations_are_refused_in_words() {
+    let cluster = Cluster::shared();
+    let object = |spec: &str| {
+        let kind = "apiVersion: multiactive.dev/v1alpha1\nkind: StoreOperation";
+        format!("{kind}\nmetadata: {{name: bad}}\nspec: {{storeRef: {{name: shop}}, {spec}}}\n")
+    };
+    for (spec, words) in BAD_OPERATIONS {
+        let said = cluster.try_apply("default", &object(spec)).expect_err(spec).to_string();
+        assert!(said.contains(words), "{spec}\n  should be refused with: {words}\n  and was with: {said}");
+    }
+    cluster.try_apply("default", &object("type: Rebuild, region: a, shard: 0, source: b")).unwrap();
+}
+
 #[test]
 fn every_default_is_filled_in() {
     let stored = Cluster::shared().try_apply("default", &manifest("shop", "{regions: [{name: a}]}")).unwrap();
@@ -274,7 +306,11 @@ fn what_cannot_change_is_refused() {
         "shards: 1",
         "spec.shards: Invalid value: \"integer\": cannot change: resharding does not exist yet",
     );
-    refused(", {name: b}", "", "spec.regions: Invalid value: \"object\": lacks a region that the store has");
+    refused(
+        "{name: a}, {name: b}",
+        "{name: c}",
+        "spec.regions: Invalid value: \"object\": replaces all regions at once",
+    );
     refused(
         "replicas: 2",
         "replicas: 1",

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use e2e::bundle::{check_hidden, unpack};
 use e2e::load::{Load, Plan};
+use e2e::wait::wait_until;
 use serde_json::Value;
 
 use crate::{Place, RECOVERY};
@@ -75,4 +76,31 @@ pub(crate) fn a_support_bundle_tells_all_but_passwords(place: &Place) {
     let readme = &texts["README.txt"];
     let missing: Vec<&str> = readme.split("What could not be read").nth(1).unwrap().lines().skip(1).collect();
     assert!(missing.len() == 1 && missing[0].contains("the operator: no Deployment"), "{readme}");
+}
+
+/// A server that holds another store's data is in the way of a rebuild. Its pod and its claim are deleted when a person says so.
+pub(crate) fn a_copy_that_cannot_be_used_is_put_away_on_order(place: &mut Place) {
+    let epoch = place.store().epoch("a", 0).unwrap();
+    place.operator.terminate().unwrap();
+    assert!(place.operator.wait_end(RECOVERY).unwrap(), "{}", place.operator.log());
+    place.store().lose("a", "multiactive.dev/shard=0").unwrap();
+    wait_until("a server that holds nothing", RECOVERY, || {
+        place.store().make_foreign("shop--a--shard-0-redis-0").map_err(|error| error.to_string())
+    })
+    .unwrap();
+    place.operator = place.namespace.operator(&["--identity", "rebuilder"]).unwrap();
+    let args = ["op", "start", "rebuild", "--region", "a", "--shard", "0"];
+    wait_until("the order to be taken", RECOVERY, || {
+        let said = place.namespace.masctl(&args).unwrap();
+        if said.code == Some(0) { Ok(()) } else { Err(format!("{said:?}")) }
+    })
+    .unwrap();
+    let name = format!("shop--rebuild--a-0-{epoch}");
+    let done = |operation: &Value| operation["status"]["phase"] == "Succeeded";
+    place
+        .namespace
+        .wait("maso", &name, RECOVERY, done)
+        .unwrap_or_else(|error| panic!("{error:#}\n{}", place.picture()));
+    place.well("a copy was put away");
+    place.namespace.kubectl(&["delete", "maso", "--all"]).unwrap();
 }

@@ -2,6 +2,7 @@
 //! at and acted upon, through what a platform offers ([`scale_out::Ground`]); the platforms keep the state where it outlives them.
 
 pub(crate) mod rebuild;
+pub(crate) mod removal;
 pub(crate) mod scale_out;
 mod state;
 
@@ -59,11 +60,6 @@ pub(crate) fn with_measures(
     let total_millis = shown.outcome.as_ref().and_then(|outcome| outcome.total_millis);
     let measured = before.outcome.clone().map(|outcome| OperationOutcome { total_millis, ..outcome });
     StoreOperationStatus { loss: before.loss.clone(), outcome: measured.or(shown.outcome.clone()), ..shown }
-}
-
-/// The step that a scale-out goes back to.
-pub(crate) fn sync_step() -> usize {
-    sync_step_of(OperationType::ScaleOut)
 }
 
 /// The step that a procedure goes back to.

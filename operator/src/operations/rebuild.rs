@@ -1,4 +1,4 @@
-//! The loss of all copies of a shard: when it is certain, and what it has cost. Pure.
+//! The loss of all copies of a shard: when it is certain, what it has cost, and what a person may order. Pure.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,11 @@ use mas_core::cover::Cover;
 use mas_core::replication::heartbeat::HEARTBEAT_MS;
 use mas_core::stamp::{Incarnation, Origin, RegionId};
 
-use crate::procedures::shard::PATIENCE_MS;
+use crate::procedures::identity::Identity;
+use crate::procedures::shard::{PATIENCE_MS, Place, Seen};
+
+/// A server that has failed to start so often cannot use its files.
+pub(crate) const MANY_RESTARTS: u32 = 5;
 
 /// What is seen of a shard now.
 #[derive(Clone, Debug, Default)]
@@ -133,6 +137,116 @@ fn millis(time: Option<&MicroTime>) -> Option<u64> {
     u64::try_from(time?.0.as_millisecond()).ok()
 }
 
+/// What is known of a server's process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// A person has stopped it.
+    Held,
+    /// It runs, or is being started.
+    Going,
+    /// It has failed [`MANY_RESTARTS`] times.
+    Failing,
+}
+
+/// A server of the shard.
+#[derive(Clone, Debug)]
+pub(crate) struct Member {
+    /// As people know it.
+    pub(crate) name: String,
+    pub(crate) seen: Seen,
+    pub(crate) start: Start,
+}
+
+/// What decides whether an order to rebuild is carried out.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    /// `beijing/shard-0`.
+    pub(crate) about: String,
+    pub(crate) place: Place,
+    pub(crate) members: Vec<Member>,
+    pub(crate) master: Option<usize>,
+    /// What it lacks another region would not give it.
+    pub(crate) lapsed: bool,
+    /// Its controller has tried to promote a copy, and could not.
+    pub(crate) stuck: bool,
+    /// Other regions that serve the shard.
+    pub(crate) sources: usize,
+}
+
+impl Member {
+    fn identity(&self) -> Option<&Identity> {
+        match &self.seen {
+            Seen::Answers { identity, .. } => Some(identity),
+            Seen::Absent | Seen::Paused | Seen::Silent | Seen::Loading => None,
+        }
+    }
+
+    /// It has data of the shard that may be good. A copy that still joins was given up: what it lacks nobody has told it.
+    fn holds(&self, place: &Place) -> bool {
+        self.identity().is_some_and(|id| !id.empty && is_of(place, id) && id.joining.is_none())
+    }
+}
+
+fn is_of(place: &Place, id: &Identity) -> bool {
+    (&id.store, id.region, id.shard) == (&place.store, place.region, place.shard)
+}
+
+/// Why a shard is not rebuilt on order: a copy that may be good is not put aside.
+pub(crate) fn refusal(of: &Wanted) -> Option<String> {
+    let about = &of.about;
+    let master = of.master.and_then(|master| of.members.get(master)?.identity());
+    if master.is_some_and(|id| id.joining.is_none()) && !of.lapsed {
+        return Some(format!("{about} is served by a copy of its own: there is nothing to rebuild"));
+    }
+    if of.sources == 0 {
+        return Some(format!(
+            "no other region that could be copied serves the shard now: {about} stays as it is"
+        ));
+    }
+    if of.lapsed {
+        return None;
+    }
+    of.members.iter().find_map(|member| {
+        let name = &member.name;
+        let why = match (&member.seen, member.start) {
+            (Seen::Answers { .. }, _) if member.holds(&of.place) && !of.stuck => {
+                "holds data of this shard and may be promoted: wait, and see `masctl status`".to_owned()
+            }
+            (Seen::Loading, _) => "is loading its data: wait".to_owned(),
+            (Seen::Silent, _) => "runs, and does not answer yet: wait".to_owned(),
+            (Seen::Paused, _) | (Seen::Absent, Start::Held) => {
+                format!("was stopped by somebody: `masctl fault resume {name}` first")
+            }
+            (Seen::Absent, Start::Going) => {
+                format!("is being started: wait until it is up, or has failed {MANY_RESTARTS} times")
+            }
+            // It answers with what is of no use, or does not stay up.
+            (Seen::Answers { .. }, _) | (Seen::Absent, Start::Failing) => return None,
+        };
+        Some(format!("{name} {why}"))
+    })
+}
+
+/// Members that hold what was there before the rebuild began, or cannot start with it. `lost`: the highest epoch under which there was a
+/// copy.
+pub(crate) fn in_the_way(place: &Place, lost: u64, members: &[Member]) -> Vec<usize> {
+    let stands = |member: &Member| match &member.seen {
+        Seen::Answers { identity, .. } if identity.empty => false,
+        Seen::Answers { identity, .. } if identity.region == place.region => {
+            identity.epoch <= lost || !is_of(place, identity)
+        }
+        Seen::Answers { identity, .. } => identity.store != place.store || identity.shard != place.shard,
+        Seen::Absent => member.start == Start::Failing,
+        Seen::Paused | Seen::Silent | Seen::Loading => false,
+    };
+    (0..members.len()).filter(|at| stands(&members[*at])).collect()
+}
+
+/// A member that has data of the shard after all, though nothing was made anew.
+pub(crate) fn came_back<'a>(place: &Place, members: &'a [Member]) -> Option<&'a str> {
+    members.iter().find(|member| member.holds(place)).map(|member| member.name.as_str())
+}
+
 #[cfg(test)]
 mod tests {
     use mas_core::cover::SeqSet;
@@ -200,5 +314,62 @@ mod tests {
         let loss = Loss { failed_at: time(1000), ..Loss::default() };
         let outcome = measure(&loss, REGION, &[], 9000);
         assert_eq!((outcome.rto_millis, outcome.wrt_millis), (Some(8000), Some(0)));
+    }
+
+    fn member(seen: Seen, start: Start) -> Member {
+        Member { name: "a/shard-0/redis-0".into(), seen, start }
+    }
+
+    fn lost(member: Member) -> Wanted {
+        let (about, place) = ("a/shard-0".into(), Place { store: "s".into(), region: 1, shard: 0 });
+        Wanted { about, place, members: vec![member], master: None, lapsed: false, stuck: false, sources: 1 }
+    }
+
+    fn answers(store: &str, epoch: u64) -> Seen {
+        let fields = format!(
+            "store {store} region 1 shard 0 role master state fenced recovered 0 epoch {epoch} incarnation 00000000000000ff seq 1 \
+             clock 1 outbox-effects 0 outbox-bytes 0 keys 1 empty 0"
+        );
+        let fields: Vec<String> = fields.split_whitespace().map(ToOwned::to_owned).collect();
+        let identity = Box::new(Identity::parse(&fields).unwrap());
+        Seen::Answers { identity, follows: None, subsumed: false }
+    }
+
+    #[test]
+    fn a_copy_that_may_be_good_is_not_put_aside() {
+        let words = |seen, start| refusal(&lost(member(seen, start)));
+        let says = |words: Option<String>, what: &str| {
+            assert!(words.as_ref().is_some_and(|words| words.contains(what)), "{what}: {words:?}");
+        };
+        says(words(Seen::Loading, Start::Going), "is loading its data");
+        says(words(Seen::Silent, Start::Going), "does not answer yet");
+        says(words(Seen::Absent, Start::Held), "masctl fault resume a/shard-0/redis-0");
+        says(words(Seen::Paused, Start::Going), "masctl fault resume a/shard-0/redis-0");
+        says(words(Seen::Absent, Start::Going), "is being started");
+        assert_eq!(words(Seen::Absent, Start::Failing), None, "its files are damaged");
+        assert_eq!(words(answers("other", 3), Start::Going), None, "data of another store");
+        let good = || lost(member(answers("s", 3), Start::Going));
+        says(refusal(&good()), "may be promoted");
+        assert_eq!(refusal(&Wanted { stuck: true, ..good() }), None, "it cannot be promoted");
+        let served = Wanted { master: Some(0), ..good() };
+        says(refusal(&served), "nothing to rebuild");
+        assert_eq!(refusal(&Wanted { lapsed: true, ..served.clone() }), None, "others refuse it");
+        says(refusal(&Wanted { lapsed: true, sources: 0, ..good() }), "no other region");
+        let mut given_up = served;
+        let Seen::Answers { identity, .. } = &mut given_up.members[0].seen else { unreachable!() };
+        let (source, brought) = (RegionId(2), Cover::default());
+        identity.joining = Some(mas_core::joining::Joining { ticket: 1, source, brought });
+        assert_eq!(refusal(&given_up), None, "a copy that another rebuild has left half made");
+    }
+
+    #[test]
+    fn what_was_there_before_is_in_the_way_and_what_was_made_since_is_not() {
+        let place = Place { store: "s".into(), region: 1, shard: 0 };
+        let of = |seen, start| in_the_way(&place, 3, &[member(seen, start)]).len();
+        assert_eq!([of(answers("s", 3), Start::Going), of(answers("s", 4), Start::Going)], [1, 0]);
+        assert_eq!([of(answers("other", 9), Start::Going), of(Seen::Silent, Start::Failing)], [1, 0]);
+        assert_eq!([of(Seen::Absent, Start::Going), of(Seen::Absent, Start::Failing)], [0, 1]);
+        let back = |store| came_back(&place, &[member(answers(store, 3), Start::Going)]).is_some();
+        assert!(back("s") && !back("other"));
     }
 }

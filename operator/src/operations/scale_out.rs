@@ -11,9 +11,7 @@ use mas_core::cover::Cover;
 use mas_core::procedures::identity::{EngineState, Identity, Role};
 use mas_core::procedures::marker::{self, Marker};
 use mas_core::procedures::operation::{Operation, Step};
-use mas_core::procedures::scale_out::{
-    Action, Copy, Link, Master, Member, Observed, STEPS, Shard, Verification,
-};
+use mas_core::procedures::scale_out::{Action, Copy, Link, Master, Member, Observed, Shard, Verification};
 use mas_core::stamp::{Incarnation, RegionId};
 use redis::{AsyncConnectionConfig, Client, cmd};
 use tokio::time::timeout;
@@ -380,16 +378,6 @@ async fn remove_markers(ground: &Ground, ticket: u64) {
 }
 
 /// One look, and what follows from it: the operation's next state, which has to be kept before the actions are carried out.
-pub(crate) async fn step(
-    ground: &Ground,
-    operation: &Operation,
-    ticket: u64,
-    now_ms: u64,
-) -> (Operation, Vec<Action>) {
-    step_of(&STEPS, ground, operation, ticket, now_ms).await
-}
-
-/// The same of any procedure over such a ground.
 pub(crate) async fn step_of(
     steps: &[Step<Observed, Action>],
     ground: &Ground,

@@ -8,7 +8,7 @@ use mas_core::procedures::operation::{Obstacle, Operation, Phase, Progress, Step
 /// Units and reasons are words of the procedures; those read back are among them, or were of an older version.
 const WORDS: [&str; 4] = ["bytes", "effects", "markers", "keys"];
 /// See [`WORDS`].
-const REASONS: [&str; 10] = [
+const REASONS: [&str; 11] = [
     "MembershipNotConfirmed",
     "NoSource",
     "MarkerUnderWay",
@@ -19,6 +19,7 @@ const REASONS: [&str; 10] = [
     "RegionAway",
     "RegionRecovering",
     "MemberAway",
+    "RegionAnswers",
 ];
 
 fn word(of: &'static [&'static str], text: &str) -> &'static str {

@@ -7,7 +7,7 @@
 //! 3. **Serve**: the copy reads its own region's stream, from where its source had read it, to the end, as after every promotion. So
 //!    what the lost copies had published comes back, though its source may not have read it yet. What was lost is measured then.
 
-use crate::procedures::operation::{Look, Step};
+use crate::procedures::operation::{Look, Step, Verdict};
 use crate::procedures::scale_out::{
     Action, Observed, PROVISION_MS, SERVE_MS, STEP_MS, SYNC, SYNC_MS, hold_logs, mark, promote, provision,
     replay, serve, sync, verify,
@@ -32,5 +32,10 @@ fn clear(o: &Observed) -> Look<Action> {
             .map(move |member| Action::SetAside { shard, member: *member })
             .collect::<Vec<_>>()
     };
-    Look { actions: o.shards.iter().enumerate().flat_map(of_shard).collect(), ..provision(o) }
+    let actions: Vec<_> = o.shards.iter().enumerate().flat_map(of_shard).collect();
+    let look = provision(o);
+    if actions.is_empty() || look.verdict != Verdict::Done {
+        return Look { actions, ..look };
+    }
+    Look { verdict: Verdict::wait("what cannot be used is put out of the way"), actions }
 }

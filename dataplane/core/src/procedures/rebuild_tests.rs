@@ -29,6 +29,9 @@ fn what_is_in_the_way_is_set_aside_before_anything_is_copied() {
     let (operation, actions) = from("Clear", &damaged);
     let aside = |member| Action::SetAside { shard: 0, member };
     assert_eq!((at(&operation), actions), ("Clear", vec![aside(0), aside(1)]));
+    damaged.missing.clear();
+    assert_eq!(at(&from("Clear", &damaged).0), "Clear", "it has to be gone");
+    damaged.missing = vec!["redis-0".into()];
     damaged.shards[0].in_the_way.clear();
     let (operation, actions) = from("Clear", &damaged);
     assert_eq!((at(&operation), actions), ("Clear", vec![]), "its server has to run");
@@ -68,6 +71,13 @@ fn what_it_brought_must_be_safe_at_its_source_before_it_serves() {
     assert_eq!(at(&from("Replay", &waits).0), "Replay");
     let differs = Observed { verification: Verification::Differs("1 key".into()), ..replaying(lost()) };
     assert_eq!(at(&from("Verify", &differs).0), SYNC);
+}
+
+#[test]
+fn what_is_lost_again_while_it_is_compared_is_copied_again() {
+    let mut lost = replaying(lost());
+    lost.shards[0].copy = Copy::Blank { received: 0 };
+    assert_eq!(at(&from("Verify", &lost).0), SYNC);
 }
 
 #[test]

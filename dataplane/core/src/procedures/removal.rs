@@ -7,6 +7,10 @@
 //!    why it has to be settled first.
 //! 4. **Delete**: what it had is kept or deleted, as the manifest says.
 //!
+//! **Forced**, for a region that is gone for good: nothing of it answers, and a person says that nothing ever will. Then nothing can be asked of
+//! it; those that stay make each other equal on what they have of it (what one of them lacks, it takes over from the others as state:
+//! [`crate::replication::health`]), and only then forget it. What nobody has is lost.
+//!
 //! A runner that dies leaves a pause that ends by itself, or a region that is stopped or forgotten: each is seen, and gone on from.
 
 use crate::cover::{Cover, SeqSet};
@@ -46,6 +50,10 @@ pub struct Observed {
     pub region: RegionId,
     /// Every proxy of it sends all requests elsewhere.
     pub away: bool,
+    /// A person has declared it gone.
+    pub gone: bool,
+    /// What of it answers all the same, in words.
+    pub answers: Option<String>,
     /// Its shards. They are looked at before the members.
     pub shards: Vec<Shard>,
     /// It is kept that its engines were stopped when every region that stays had all they had, and are not started again.
@@ -94,8 +102,17 @@ pub struct Member {
 pub struct Stayer {
     /// The epoch of the membership that it knows.
     pub membership: u64,
-    /// What it has.
+    /// What it has and cannot lose with its master: what every copy of the shard has. Nobody could give it again once the region is gone.
     pub cover: Cover,
+}
+
+impl Stayer {
+    /// From what every copy of the shard has, the master's first: a master may be lost with what its replicas lack. `None`: nobody was asked.
+    pub fn of_copies(membership: u64, copies: &[Cover]) -> Option<Self> {
+        let (master, replicas) = copies.split_first()?;
+        let cover = replicas.iter().fold(master.clone(), |all, replica| all.meet(replica));
+        Some(Self { membership, cover })
+    }
 }
 
 /// The steps.
@@ -112,12 +129,23 @@ fn drain(o: &Observed) -> Look<Action> {
     if o.away || o.forgotten || o.settled {
         return Verdict::Done.into();
     }
+    if o.gone {
+        // Nobody is there that could be handed over.
+        return answers(o).unwrap_or(Verdict::Done).into();
+    }
+    if o.answers.is_none() {
+        let words = "nothing of the region answers: it goes on when it is back; if it is gone for good, that has to be declared";
+        return Verdict::blocked("RegionAway", words).into();
+    }
     Verdict::wait("waiting until all of its proxies send their requests to another region").into()
 }
 
 fn settle(o: &Observed) -> Look<Action> {
-    if o.forgotten || (o.settled && !o.runs) {
+    if o.forgotten || rests(o) {
         return Verdict::Done.into();
+    }
+    if o.gone {
+        return equal(o);
     }
     if o.settled {
         return stop();
@@ -162,6 +190,67 @@ fn settle(o: &Observed) -> Look<Action> {
     Look { verdict: Verdict::Wait { progress, message }, actions }
 }
 
+/// It is settled, and still is.
+fn rests(o: &Observed) -> bool {
+    o.settled && !o.runs && answers(o).is_none()
+}
+
+/// What answers is not gone: it has what only it has, and may number more.
+fn answers(o: &Observed) -> Option<Verdict> {
+    let who = o.answers.as_ref().filter(|_| o.gone)?;
+    let words = format!(
+        "{who}: it is not gone, and what only it has would be lost; mend it, or end what is left of it"
+    );
+    Some(Verdict::blocked("RegionAnswers", words))
+}
+
+/// Whether every region that stays has all that any of them has of it.
+fn equal(o: &Observed) -> Look<Action> {
+    if let Some(verdict) = answers(o) {
+        return verdict.into();
+    }
+    let shards = o.members.iter().map(|member| member.shards.len()).max().unwrap_or_default();
+    let (mut lacking, mut total) = (0, 0);
+    for shard in 0..shards {
+        let mut covers = Vec::new();
+        for member in &o.members {
+            let Some(stayer) = member.shards.get(shard).and_then(Option::as_ref) else {
+                let words = format!(
+                    "shard {shard} of {} has no master that answers: what it has of the region, the others may lack",
+                    member.name
+                );
+                return Verdict::blocked("MemberAway", words).into();
+            };
+            covers.push(&stayer.cover);
+        }
+        let all = together(o.region, &covers);
+        for cover in covers {
+            let (missing, of) = lacking_of(o.region, cover, &all);
+            (lacking, total) = (lacking + missing, total + of);
+        }
+    }
+    if lacking == 0 {
+        return stop();
+    }
+    let message = format!(
+        "the regions that stay lack {lacking} of its effects that another of them has: they take them over"
+    );
+    let progress = Some(Progress { done: total - lacking, total, unit: "effects" });
+    Verdict::Wait { progress, message }.into()
+}
+
+/// What any of these has of what a region numbered.
+pub fn together(region: RegionId, covers: &[&Cover]) -> Cover {
+    let mut all = Cover::default();
+    for (origin, set) in covers.iter().flat_map(|cover| cover.iter()).filter(|(o, _)| o.region == region) {
+        let mut union = all.of(origin).cloned().unwrap_or_default();
+        // Bounded by those of the covers together.
+        set.runs().for_each(|(first, last)| union.insert_run_unbounded(first, last));
+        all.set(origin, union);
+    }
+    all
+}
+
 fn stop() -> Look<Action> {
     let message = "every region that stays has all that it had: it is stopped".to_owned();
     Look { verdict: Verdict::Wait { progress: None, message }, actions: vec![Action::Stop] }
@@ -182,7 +271,7 @@ fn lacking_of(region: RegionId, cover: &Cover, all: &Cover) -> (u64, u64) {
 
 fn forget(o: &Observed) -> Look<Action> {
     if !o.forgotten {
-        if !o.settled || o.runs {
+        if !rests(o) {
             let why = "the region runs again".to_owned();
             return Verdict::Back { to: SETTLE, why }.into();
         }
@@ -248,6 +337,8 @@ mod tests {
         Observed {
             region: LEAVING,
             away: true,
+            gone: false,
+            answers: Some("a proxy answers".into()),
             shards: vec![running(50, 0)],
             settled: false,
             runs: true,
@@ -272,6 +363,9 @@ mod tests {
         let mut world = world();
         world.away = false;
         assert_eq!((look(&mut operation, &world), operation.step), (vec![], 0));
+        assert_eq!(operation.blocked, None);
+        look(&mut operation, &Observed { answers: None, ..world.clone() });
+        assert_eq!(operation.blocked.as_ref().map(|(o, _)| o.reason), Some("RegionAway"));
         world.away = true;
         assert_eq!(look(&mut operation, &world), [Action::Pause { shard: 0 }]);
         world.shards = vec![running(50, 9_000)];
@@ -312,6 +406,16 @@ mod tests {
     }
 
     #[test]
+    fn what_only_a_master_has_does_not_count() {
+        let stayer = Stayer::of_copies(3, &[cover(&[(LEAVING, 50)]), cover(&[(LEAVING, 49)])]);
+        let mut world = world();
+        world.shards = vec![running(50, 9_000)];
+        world.members[1].shards = vec![stayer];
+        assert!(look(&mut at(1), &world).is_empty());
+        assert!(Stayer::of_copies(3, &[]).is_none());
+    }
+
+    #[test]
     fn nothing_is_stopped_that_could_number_more_before_it_is() {
         let mut world = world();
         world.shards = vec![running(50, LEFT_MS - 1), running(50, 9_000)];
@@ -346,5 +450,68 @@ mod tests {
         let gone = Observed { forgotten: true, deleted: true, ..world() };
         look(&mut operation, &gone);
         assert_eq!(operation.phase, Phase::Succeeded, "what is forgotten stays so");
+    }
+
+    /// Nothing of it answers, and a person has said that it is gone.
+    fn gone(members: Vec<Member>) -> Observed {
+        let silent = vec![Shard::Silent("has no master".into())];
+        Observed { away: false, gone: true, answers: None, shards: silent, runs: false, members, ..world() }
+    }
+
+    #[test]
+    fn one_that_is_gone_is_forgotten_once_the_others_are_equal() {
+        let mut operation = Operation::default();
+        let mut world = gone(vec![member("a", 50), member("b", 47)]);
+        assert!(look(&mut operation, &world).is_empty());
+        assert_eq!(operation.step, 1, "nobody is there to be drained");
+        let progress = operation.steps[1].progress.unwrap();
+        assert_eq!((progress.done, progress.total), (97, 100));
+        world.members[1] = member("b", 50);
+        assert_eq!(look(&mut operation, &world), [Action::Stop], "so that it is not started again");
+        world.settled = true;
+        assert_eq!((look(&mut operation, &world), operation.step), (vec![Action::Forget], 2));
+        world.forgotten = true;
+        look(&mut operation, &world);
+        world.deleted = true;
+        look(&mut operation, &world);
+        assert_eq!(operation.phase, Phase::Succeeded);
+    }
+
+    /// Each has what the other one lacks: none of them has all.
+    #[test]
+    fn what_different_regions_have_counts_together() {
+        let mut holes = member("b", 0);
+        let mut set = SeqSet::default();
+        set.insert_run(40, 60).unwrap();
+        let origin = Origin { region: LEAVING, incarnation: Incarnation(3) };
+        holes.shards[0].as_mut().unwrap().cover.set(origin, set);
+        let mut operation = at(1);
+        assert!(look(&mut operation, &gone(vec![member("a", 50), holes])).is_empty());
+        let progress = operation.steps[1].progress.unwrap();
+        assert_eq!((progress.total - progress.done, progress.total), (10 + 39, 120));
+    }
+
+    #[test]
+    fn what_answers_is_not_gone_and_who_is_away_is_waited_for() {
+        let reason = |step: usize, world: &Observed| {
+            let mut operation = at(step);
+            assert!(look(&mut operation, world).is_empty());
+            operation.blocked.map(|(obstacle, _)| obstacle.reason)
+        };
+        let both = || vec![member("a", 50), member("b", 50)];
+        let answers = Observed { answers: Some("its broker answers".into()), ..gone(both()) };
+        assert_eq!(
+            (reason(0, &answers), reason(1, &answers)),
+            (Some("RegionAnswers"), Some("RegionAnswers"))
+        );
+        let mut away = gone(both());
+        away.members[1].shards[0] = None;
+        assert_eq!(reason(1, &away), Some("MemberAway"));
+        // It comes back after all were equal, and before it is forgotten.
+        let mut operation = at(2);
+        let late = Observed { settled: true, ..answers };
+        look(&mut operation, &late);
+        assert_eq!((operation.step, operation.steps[1].repeats), (1, 1));
+        assert_eq!(reason(1, &late), Some("RegionAnswers"));
     }
 }

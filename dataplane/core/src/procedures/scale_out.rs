@@ -343,7 +343,7 @@ fn need(o: &Observed, at: usize) -> Need {
             if *region != source.id || !in_sync || *incarnation != master.incarnation {
                 return sync(follow(), *received, format!("shard {number} follows {} anew", source.name));
             }
-            if let Some((action, shown, why)) = missing_marker(o, at) {
+            if let Some((action, shown, why)) = missing_marker(o, at).filter(|_| !mutation!(MarkSkipped)) {
                 return Need::Marker { action, shown, why };
             }
             let (source, incarnation, seq, epoch) = (*region, *incarnation, *seq, *epoch);
@@ -461,22 +461,18 @@ fn towards(o: &Observed, ready: fn(Action) -> Option<Action>) -> Look<Action> {
 }
 
 pub(super) fn replay(o: &Observed) -> Look<Action> {
+    if let Some(back) = fallen_back(o) {
+        return back.into();
+    }
     for (at, shard) in o.shards.iter().enumerate() {
         let number = shard.number;
-        let (ticket, joining, promoted, saved) = match &shard.copy {
-            Copy::Own { ticket, joining, promoted, saved, .. } => (ticket, joining, promoted, saved),
+        let (joining, promoted, saved) = match &shard.copy {
+            Copy::Own { joining, promoted, saved, .. } => (joining, promoted, saved),
             // Restarted, perhaps: what comes back decides.
             Copy::Silent(why) => return Verdict::wait(format!("its server of shard {number} {why}")).into(),
             Copy::Loading(_) => return Verdict::wait(format!("shard {number} loads its files")).into(),
-            Copy::Blank { .. } | Copy::Foreign { .. } => {
-                return Verdict::Back { to: SYNC, why: format!("shard {number} has lost what it had") }
-                    .into();
-            }
+            Copy::Blank { .. } | Copy::Foreign { .. } => continue,
         };
-        if *ticket != o.ticket {
-            return Verdict::Back { to: SYNC, why: format!("shard {number} is of an earlier attempt") }
-                .into();
-        }
         if !promoted {
             return Verdict::wait(format!("shard {number} is being promoted again")).into();
         }
@@ -539,7 +535,27 @@ fn ungrounded(o: &Observed, at: usize, joining: &Joining) -> Option<Verdict> {
         .then(|| Verdict::wait(format!("what shard {number} brought is not all in the stream of {name} yet")))
 }
 
+/// A shard that does not hold any more what was promoted: there is nothing that could be compared, or served.
+fn fallen_back(o: &Observed) -> Option<Verdict> {
+    o.shards.iter().find_map(|shard| {
+        let why = match &shard.copy {
+            Copy::Blank { .. } | Copy::Foreign { .. } => {
+                format!("shard {} has lost what it had", shard.number)
+            }
+            Copy::Own { ticket, .. } if *ticket != o.ticket => {
+                format!("shard {} is of an earlier attempt", shard.number)
+            }
+            Copy::Own { .. } | Copy::Silent(_) | Copy::Loading(_) => return None,
+        };
+        Some(Verdict::Back { to: SYNC, why })
+    })
+}
+
 pub(super) fn verify(o: &Observed) -> Look<Action> {
+    // A comparison with a shard that has no master ends undecided, and would be begun again for ever.
+    if let Some(back) = fallen_back(o) {
+        return back.into();
+    }
     match &o.verification {
         Verification::None => Look { verdict: Verdict::wait("comparing"), actions: vec![Action::Verify] },
         Verification::Running => Verdict::wait("being compared with the members").into(),

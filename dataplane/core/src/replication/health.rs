@@ -1,6 +1,8 @@
 //! The health of one link: how far a region is behind another's stream, and whether something is missing that will not
 //! come. Computed from heartbeats and the own cover, never from a link's own word, and never from a timer alone.
 
+use std::collections::BTreeSet;
+
 use crate::cover::{Cover, SeqSet};
 use crate::record::Heartbeat;
 use crate::replication::heartbeat::{HEARTBEAT_MS, Word};
@@ -90,8 +92,11 @@ struct Suspects {
 pub struct Health {
     peer: RegionId,
     own: RegionId,
+    /// Regions of which nothing comes any more: what the peer has of theirs and this region lacks, it is to give.
+    gone: BTreeSet<RegionId>,
     epoch: u64,
-    /// The latest heartbeat: what its region has issued and still has, and what it has of earlier incarnations of this one.
+    /// The latest heartbeat: what its region has issued and still has, and what it has of earlier incarnations of this one and of regions
+    /// that are gone.
     issued: Vec<(Origin, SeqSet)>,
     clock_ms: u64,
     heard_ms: Option<u64>,
@@ -115,6 +120,7 @@ impl Health {
         Self {
             peer,
             own,
+            gone: BTreeSet::new(),
             epoch: 0,
             issued: Vec::new(),
             clock_ms: 0,
@@ -131,6 +137,11 @@ impl Health {
         }
     }
 
+    /// Regions that are gone for good, from the next heartbeat on.
+    pub fn set_gone(&mut self, gone: impl IntoIterator<Item = RegionId>) {
+        self.gone = gone.into_iter().collect();
+    }
+
     /// A heartbeat was read. `false` when it is of a lower epoch than one before, and ignored.
     pub fn beat(&mut self, origin: Origin, beat: &Heartbeat, now_ms: u64) -> bool {
         if beat.epoch < self.epoch {
@@ -143,7 +154,8 @@ impl Health {
         self.issued = beat
             .cover
             .iter()
-            .filter(|(o, _)| (o.region == self.peer || o.region == self.own) && *o != origin)
+            .filter(|(o, _)| *o != origin)
+            .filter(|(o, _)| o.region == self.peer || o.region == self.own || self.gone.contains(&o.region))
             .map(|(o, set)| (o, set.clone()))
             .collect();
         self.issued.push((origin, SeqSet::up_to(beat.issued)));
@@ -448,5 +460,30 @@ mod tests {
         cover.set(mine(8), SeqSet::up_to(2));
         h.covered(&cover, Incarnation(5));
         assert_eq!(h.lag_effects(), 4 + 1);
+    }
+
+    /// What another one has of a region that is gone is missing here like what it issued itself; of one that is not, its own stream brings it.
+    #[test]
+    fn what_is_left_of_a_region_that_is_gone_is_the_peers_to_give() {
+        let third = Origin { region: RegionId(3), incarnation: Incarnation(9) };
+        let mut h = Health::new(PEER, OWN);
+        let mut theirs = Cover::default();
+        theirs.set(third, SeqSet::up_to(4));
+        let hear = |h: &mut Health, clock: u64| {
+            h.beat(LIVE, &Heartbeat { cover: theirs.clone(), ..beat(1, clock, 0) }, clock);
+            h.covered(&Cover::default(), Incarnation(1));
+        };
+        for clock in [1000, 20_000, 40_000] {
+            hear(&mut h, clock);
+        }
+        assert_eq!((h.lag_effects(), h.missing()), (0, 0));
+        h.set_gone([RegionId(3)]);
+        hear(&mut h, 60_000);
+        assert_eq!((h.lag_effects(), h.missing()), (4, 0), "it may be under way");
+        hear(&mut h, 60_000 + MISSING_AFTER_MS);
+        assert_eq!(h.missing(), 4);
+        assert_eq!(h.issued().count(), 1, "the peer has not issued it");
+        h.covered(&theirs, Incarnation(1));
+        assert_eq!((h.lag_effects(), h.missing()), (0, 0));
     }
 }

@@ -287,6 +287,7 @@ pub(crate) mod tests {
             max_lag_ms: 1000,
             evacuate_after_ms: mas_core::config::evacuate_after_ms(),
             drained: false,
+            gone: Vec::new(),
             engine_password_file: None,
             client_auth: None,
             max_connections: 100,

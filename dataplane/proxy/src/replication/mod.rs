@@ -106,6 +106,7 @@ async fn follow_config(hub: Rc<Hub>) {
                 });
                 row.name.clone_from(&region.name);
                 row.link.max_lag_ms = now.max_lag_ms;
+                row.health.set_gone(now.gone.iter().map(|id| RegionId(*id)));
             }
         }
         for region in regions {

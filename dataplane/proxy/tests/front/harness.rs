@@ -207,6 +207,7 @@ pub(crate) fn config(shards: &[Vec<String>]) -> ProxyConfig {
         retention: Retention { seconds: 60, bytes: 1 << 20 },
         max_lag_ms: 1000,
         evacuate_after_ms: 200,
+        gone: Vec::new(),
         drained: false,
         engine_password_file: None,
         client_auth: None,

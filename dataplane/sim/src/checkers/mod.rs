@@ -7,6 +7,7 @@ mod final_state;
 pub(crate) mod ledger;
 mod masters;
 mod model;
+mod procedures;
 pub(crate) mod session;
 mod stability;
 mod steps;
@@ -60,6 +61,7 @@ struct State {
     missing: bool,
     /// Something was held back for its clock: it may come as state before its time.
     held_back: bool,
+    procedures: procedures::Procedures,
 }
 
 /// See the module.
@@ -143,7 +145,10 @@ impl Judge {
     /// When the last time-to-live ends that was ever given.
     pub(crate) fn last_expiry_ms(&self) -> u64 {
         let state = self.state.borrow();
-        let facts = state.ledger.commits.iter().flat_map(|commit| &commit.facts);
+        // Markers are left to themselves for a day.
+        let marker = |key: &bytes::Bytes| key.starts_with(mas_core::procedures::marker::PREFIX.as_bytes());
+        let of_clients = state.ledger.commits.iter().filter(|c| !c.key.as_ref().is_some_and(marker));
+        let facts = of_clients.flat_map(|commit| &commit.facts);
         let ends = facts
             .filter_map(|fact| if let ledger::Fact::Expire { at_ms, .. } = fact { *at_ms } else { None });
         ends.max().unwrap_or(0)

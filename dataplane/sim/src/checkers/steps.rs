@@ -177,7 +177,8 @@ impl Judge {
     ) {
         self.checked("merge");
         if let Some(merged) = merged {
-            if merged.adopted > 0 && !self.lossy && !self.state.borrow().held_back {
+            let excused = self.state.borrow().held_back || self.state.borrow().procedures.had_more;
+            if merged.adopted > 0 && !self.lossy && !excused {
                 self.violate(
                     "transfer",
                     format!("{} fetches state, although no stream has lost anything", engine.node.name),
@@ -259,6 +260,7 @@ impl Judge {
                 && named(shard) == named(loaded)
                 && shard.stability() == loaded.stability()
                 && shard.transfer() == loaded.transfer()
+                && shard.joining() == loaded.joining()
                 && self.loaded_digests(shard, loaded, engine.shard)
         });
         if !same {

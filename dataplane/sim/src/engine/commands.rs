@@ -80,7 +80,7 @@ impl Execution<'_> {
         }
         let key = Bytes::copy_from_slice(command.key().unwrap_or_default().as_bytes());
         let mut ops = Vec::new();
-        if !matches!(command, Command::SetEx { .. }) {
+        if !matches!(command, Command::SetEx { .. } | Command::Mark { .. }) {
             ops.extend(self.shard.open_key(&key, hlc, self.keys));
         }
         let (reply, counted) = self.native(command, &key, stamp, &mut ops);
@@ -129,9 +129,13 @@ impl Execution<'_> {
         let wants = |kind: Kind| there.is_none() || there == Some(kind);
         let wrong = (Reply::Error("WRONGTYPE"), None);
         match command {
-            Command::SetEx { ttl_ms, .. } => {
+            Command::SetEx { ttl_ms, .. } | Command::Mark { ttl_ms, .. } => {
                 self.keys.delete(key);
-                let value = Value::Bytes(value_of(self.number, false, 0));
+                let value = match command {
+                    Command::Mark { value, .. } => value.clone(),
+                    _ => value_of(self.number, false, 0),
+                };
+                let value = Value::Bytes(value);
                 self.keys.write(key, Kind::Str, b"", &value);
                 ops.push(put(Kind::Str, Bytes::new(), stamp, Some(value), false));
                 let at = self.wall_ms + ttl_ms;

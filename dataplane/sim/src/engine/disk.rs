@@ -62,15 +62,17 @@ pub(crate) struct Disk {
     base: Option<Snapshot>,
     entries: Vec<Entry>,
     synced: usize,
+    /// What the server has is not in its files: it copied it, and they are written in the background.
+    behind: bool,
 }
 
 impl Disk {
     pub(crate) fn new(fsync: Fsync) -> Self {
-        Self { fsync, base: None, entries: Vec::new(), synced: 0 }
+        Self { fsync, base: None, entries: Vec::new(), synced: 0, behind: false }
     }
 
     pub(crate) fn append(&mut self, entry: Entry) {
-        if self.fsync == Fsync::Off {
+        if self.fsync == Fsync::Off || self.behind {
             return;
         }
         self.entries.push(entry);
@@ -90,7 +92,27 @@ impl Disk {
             self.base = Some(snapshot);
             self.entries.clear();
             self.synced = 0;
+            self.behind = false;
         }
+    }
+
+    /// From now on the server has something else than its files, until they are rewritten.
+    pub(crate) fn fall_behind(&mut self) {
+        self.behind = self.fsync != Fsync::Off;
+    }
+
+    pub(crate) fn is_behind(&self) -> bool {
+        self.behind
+    }
+
+    /// A new process has loaded what is in the files.
+    pub(crate) fn reopened(&mut self) {
+        self.behind = false;
+    }
+
+    /// The files are gone.
+    pub(crate) fn wipe(&mut self) {
+        *self = Self::new(self.fsync);
     }
 
     /// What a power loss leaves. Returns how many entries are gone.

@@ -2,6 +2,7 @@
 //! `dataplane/engine`; what it may do in which state follows `engine/src/node.rs`.
 
 pub(crate) mod commands;
+pub(crate) mod copying;
 pub(crate) mod disk;
 mod replication;
 mod steps;
@@ -13,6 +14,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::{Rc, Weak};
 
 use bytes::Bytes;
+use mas_core::joining::Joining;
 use mas_core::shard::Shard;
 use mas_core::stamp::{Hlc, Incarnation};
 
@@ -40,8 +42,17 @@ pub(crate) enum Refusal {
     Gaps,
     /// A clock is too far ahead.
     Skew,
+    /// A later list of members is known.
+    Membership,
     OutboxFull,
     Other,
+}
+
+/// Where a copy of a shard is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Spot {
+    pub(crate) region: u16,
+    pub(crate) member: usize,
 }
 
 /// Whether a master serves.
@@ -74,14 +85,18 @@ pub(crate) struct About {
     pub(crate) paused_ms: u64,
     pub(crate) keys: u64,
     pub(crate) empty: bool,
-    pub(crate) follows: Option<usize>,
+    pub(crate) follows: Option<Spot>,
     pub(crate) loading: bool,
+    pub(crate) membership: u64,
+    pub(crate) joining: Option<Joining>,
+    /// A restart would find what it has.
+    pub(crate) saved: bool,
 }
 
 /// Whom a replica follows, and how far it got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Following {
-    member: usize,
+    spot: Spot,
     /// Grows with every order to follow; words about an earlier one are void.
     order: u64,
     link_up: bool,
@@ -123,7 +138,8 @@ pub(crate) struct Engine {
     sim: Sim,
     network: Network,
     judge: Rc<Judge>,
-    siblings: RefCell<Vec<Weak<Engine>>>,
+    /// All copies of its shard, itself included.
+    kin: RefCell<BTreeMap<Spot, Weak<Engine>>>,
     /// What it gets from its master comes so much later.
     pub(crate) lag: Cell<Time>,
     /// It has sent a part of its state to another region, and not the last one.
@@ -157,7 +173,7 @@ impl Engine {
             sim: sim.clone(),
             network: network.clone(),
             judge: Rc::clone(judge),
-            siblings: RefCell::default(),
+            kin: RefCell::default(),
             lag: Cell::new(0),
             sends: Cell::new(false),
             pushing: Cell::new(false),
@@ -182,13 +198,18 @@ impl Engine {
         })
     }
 
-    /// The members of its shard, itself included.
-    pub(crate) fn set_siblings(&self, siblings: &[Rc<Self>]) {
-        *self.siblings.borrow_mut() = siblings.iter().map(Rc::downgrade).collect();
+    /// The copies of its shard, itself included.
+    pub(crate) fn set_kin<'a>(&self, kin: impl Iterator<Item = &'a Rc<Self>>) {
+        *self.kin.borrow_mut() = kin.map(|e| (e.spot(), Rc::downgrade(e))).collect();
     }
 
-    fn sibling(&self, member: usize) -> Option<Rc<Self>> {
-        self.siblings.borrow().get(member)?.upgrade()
+    fn at(&self, spot: Spot) -> Option<Rc<Self>> {
+        self.kin.borrow().get(&spot)?.upgrade()
+    }
+
+    /// Where it is.
+    pub(crate) fn spot(&self) -> Spot {
+        Spot { region: self.region, member: self.member }
     }
 
     pub(crate) fn wall_ms(&self) -> u64 {
@@ -213,6 +234,7 @@ impl Engine {
             state.following = None;
             state.damaged = false;
             state.claims.clear();
+            state.disk.reopened();
             state.history = history;
             state.backlog.clear();
             state.end = 0;
@@ -247,8 +269,8 @@ impl Engine {
         state.following = None;
         let lost = if power { self.sim.random(|r| state.disk.lose_power(r)) } else { 0 };
         drop(state);
-        for replica in self.siblings.borrow().iter().filter_map(Weak::upgrade) {
-            if replica.follows() == Some(self.member) {
+        for replica in self.kin.borrow().values().filter_map(Weak::upgrade) {
+            if replica.follows() == Some(self.spot()) {
                 replica.lose_link();
             }
         }
@@ -344,15 +366,15 @@ impl Engine {
         self.state.borrow().recovered
     }
 
-    pub(crate) fn follows(&self) -> Option<usize> {
-        self.state.borrow().following.map(|f| f.member)
+    pub(crate) fn follows(&self) -> Option<Spot> {
+        self.state.borrow().following.map(|f| f.spot)
     }
 
     /// Whether it is a replica that has all its master has.
     pub(crate) fn is_level_with(&self, master: &Self) -> bool {
         let (mine, theirs) = (self.state.borrow(), master.state.borrow());
         mine.following.is_some_and(|f| {
-            f.link_up && f.member == master.member && f.history == theirs.history && f.offset == theirs.end
+            f.link_up && f.spot == master.spot() && f.history == theirs.history && f.offset == theirs.end
         })
     }
 

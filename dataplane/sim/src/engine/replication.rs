@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use super::disk::{Entry, Snapshot};
-use super::{Engine, Following, Phase};
+use super::{Engine, Following, Phase, Spot};
 use crate::executor::{MS, Process, SEC};
 use crate::network::REPLICATE;
 
@@ -17,10 +17,10 @@ enum Synced {
 
 impl Engine {
     /// `REPLICAOF`. A new role begins fenced.
-    pub(crate) fn follow(self: &Rc<Self>, member: usize) {
+    pub(crate) fn follow(self: &Rc<Self>, spot: Spot) {
         {
             let mut state = self.state.borrow_mut();
-            if state.following.is_some_and(|f| f.member == member) {
+            if state.following.is_some_and(|f| f.spot == spot) {
                 return;
             }
             state.orders += 1;
@@ -29,9 +29,9 @@ impl Engine {
             state.recovered = false;
             state.paused_until = 0;
             state.claims.clear();
-            state.following = Some(Following { member, order, link_up: false, history: 0, offset: 0 });
+            state.following = Some(Following { spot, order, link_up: false, history: 0, offset: 0 });
         }
-        self.judge.note(|| format!("{} follows redis-{member}", self.node.name));
+        self.judge.note(|| format!("{} follows {spot:?}", self.node.name));
         self.follow_moved.notify();
     }
 
@@ -42,8 +42,8 @@ impl Engine {
             loop {
                 let Some(engine) = weak.upgrade() else { return };
                 let following = engine.state.borrow().following;
-                if let Some(following) = following.filter(|f| !f.link_up)
-                    && let Some(master) = engine.sibling(following.member)
+                if let Some(following) = following.filter(|f| !f.link_up && !engine.is_loading())
+                    && let Some(master) = engine.at(following.spot)
                 {
                     let (node, target) = (Rc::clone(&engine.node), Rc::clone(&master.node));
                     let asked = engine.network.call(&node, &target, REPLICATE, SEC, move || {
@@ -52,7 +52,7 @@ impl Engine {
                     if let Ok(synced) = asked.await {
                         engine.synced(following, synced);
                         // What was issued while the answer was under way.
-                        if let Some(master) = engine.sibling(following.member) {
+                        if let Some(master) = engine.at(following.spot) {
                             master.push_soon();
                         }
                     }
@@ -79,7 +79,7 @@ impl Engine {
         Synced::Full { snapshot, history: state.history, offset: state.end }
     }
 
-    fn synced(&self, asked: Following, synced: Synced) {
+    fn synced(self: &Rc<Self>, asked: Following, synced: Synced) {
         let wall_ms = self.wall_ms();
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
@@ -93,6 +93,9 @@ impl Engine {
                     state.damaged |= !entry.apply(&mut state.shard, &mut state.keys, wall_ms);
                     state.disk.append(entry);
                 }
+            }
+            Synced::Full { snapshot, history, offset } if asked.spot.region != self.region => {
+                self.load_copy(state, asked, *snapshot, (history, offset));
             }
             Synced::Full { snapshot, history, offset } => {
                 (following.link_up, following.history, following.offset) = (true, history, offset);
@@ -124,8 +127,8 @@ impl Engine {
         if !self.node.is_up() {
             return;
         }
-        for replica in self.siblings.borrow().iter().filter_map(std::rc::Weak::upgrade) {
-            if replica.follows() != Some(self.member) || !replica.node.is_up() {
+        for replica in self.kin.borrow().values().filter_map(std::rc::Weak::upgrade) {
+            if replica.follows() != Some(self.spot()) || !replica.node.is_up() {
                 continue;
             }
             let same =
@@ -164,7 +167,7 @@ impl Engine {
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
         let Some(following) = &mut state.following else { return };
-        if following.member != master.member || following.history != history || !following.link_up {
+        if following.spot != master.spot() || following.history != history || !following.link_up {
             return;
         }
         let theirs = master.state.borrow();

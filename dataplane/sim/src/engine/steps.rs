@@ -51,12 +51,15 @@ impl Engine {
             paused_ms: state.paused_until.saturating_sub(self.sim.now()) / MS,
             keys: state.keys.map.len() as u64,
             empty: state.keys.map.is_empty() && state.shard.is_blank(),
-            follows: state.following.map(|f| f.member),
+            follows: state.following.map(|f| f.spot),
             loading: self.is_loading(),
+            membership: state.shard.stability().membership(),
+            joining: state.shard.joining().cloned(),
+            saved: !state.disk.is_behind(),
         }
     }
 
-    fn check_promoted(&self, state: &State, meant: Incarnation) -> Result<(), Refusal> {
+    pub(super) fn check_promoted(&self, state: &State, meant: Incarnation) -> Result<(), Refusal> {
         let promoted = state.following.is_none() && state.phase != Phase::Fenced && !self.is_loading();
         if promoted && state.shard.identity().incarnation == meant { Ok(()) } else { Err(Refusal::NotMaster) }
     }
@@ -114,6 +117,7 @@ impl Engine {
             let commit = Commit::new(number, self.shard, origin, seq, hlc, &effect.changes);
             self.judge.committed(commit, &cover);
         }
+        self.judge.admits(self, meant, state.shard.joining().is_some());
         let waiting = state.shard.outbox().bytes();
         self.judge.bound("outbox", waiting, self.outbox_max + size + 4096);
         if let Some(key) = command.key() {
@@ -135,7 +139,13 @@ impl Engine {
             let state = self.state.borrow();
             // One that started again answers before it is promoted anew: what its disk did not keep is not there.
             let live = state.following.is_some() || state.phase != Phase::Fenced;
-            let incarnation = if live { state.shard.identity().incarnation } else { Incarnation::NONE };
+            let known = state.shard.identity();
+            // Whoever asks means the process that was here before: its connection broke when that ended.
+            if known.region.0 != self.region && known.region.0 != 0 {
+                return Err(Refusal::NotMaster);
+            }
+            let incarnation = if live { known.incarnation } else { Incarnation::NONE };
+            self.judge.admits(self, incarnation, state.shard.joining().is_some());
             (read(&state.keys, key), incarnation)
         };
         if let Reply::Value(shown) = &reply {
@@ -283,6 +293,7 @@ impl Engine {
     pub(crate) fn collect(
         self: &Rc<Self>,
         meant: Incarnation,
+        membership: u64,
         members: BTreeSet<RegionId>,
     ) -> Result<u64, Refusal> {
         let mut guard = self.state.borrow_mut();
@@ -292,7 +303,7 @@ impl Engine {
             return Err(Refusal::Other);
         }
         let regions = members.iter().map(|region| region.0).collect::<Vec<_>>();
-        if let Ok(Some(entry)) = state.shard.set_members(1, members) {
+        if let Some(entry) = state.shard.set_members(membership, members).map_err(|_| Refusal::Membership)? {
             self.log(state, Entry::Step(entry));
         }
         let done = state.shard.collect(0, u64::MAX, self.wall_ms());
@@ -382,15 +393,21 @@ impl Engine {
 
     /// Epochs that the other members have seen, also those that are down: for the judge.
     fn other_epochs(&self) -> Vec<u64> {
-        let siblings = self.siblings.borrow();
-        let others = siblings.iter().filter_map(std::rc::Weak::upgrade).filter(|e| e.member != self.member);
+        let kin = self.kin.borrow();
+        let others = kin.values().filter_map(std::rc::Weak::upgrade);
+        let others = others.filter(|e| e.region == self.region && e.member != self.member);
         others
             .map(|other| {
                 let state = other.state.borrow();
+                // (What is a copy of another region's shard has seen epochs of that.)
+                let own = |shard: &mas_core::shard::Shard| {
+                    let known = shard.identity();
+                    if known.region.0 == self.region { known.epoch } else { 0 }
+                };
                 if other.node.is_up() {
-                    return state.shard.identity().epoch;
+                    return own(&state.shard);
                 }
-                state.disk.load((1, 2), self.wall_ms()).map_or(0, |(shard, _)| shard.identity().epoch)
+                state.disk.load((1, 2), self.wall_ms()).map_or(0, |(shard, _)| own(&shard))
             })
             .collect()
     }
@@ -401,6 +418,9 @@ impl Engine {
             let mut state = self.state.borrow_mut();
             self.check_promoted(&state, meant)?;
             self.check_ahead(clock)?;
+            if state.shard.joining().is_some() {
+                return Err(Refusal::Other);
+            }
             state.phase = Phase::Serving;
             state.recovered |= full;
             state.shard.observe(clock);

@@ -83,6 +83,9 @@ impl Proxy {
         let sim = &self.world.sim;
         let shard = Rc::clone(&self.shards[usize::from(shard_of(command, self.world.schedule.setup.shards))]);
         let deadline = sim.now() + PATIENCE;
+        if self.is_away() {
+            return Answer::Refused;
+        }
         loop {
             let master = self.masters.borrow()[usize::from(shard.id)];
             if let Some(master) = master {

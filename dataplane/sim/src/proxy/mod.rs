@@ -2,6 +2,7 @@
 //! `dataplane/proxy/src/replication` task by task.
 
 pub(crate) mod front;
+pub(crate) mod membership;
 mod pulse;
 mod pump;
 mod reading;
@@ -20,6 +21,7 @@ use mas_core::stamp::{Hlc, Incarnation, Origin, RegionId, ShardId};
 use crate::broker::Connection;
 use crate::executor::{Notify, Process, Promise, SEC, Time};
 use crate::network::Node;
+use crate::registry::Config;
 use crate::world::World;
 
 /// How long a reply of an engine may take.
@@ -151,6 +153,7 @@ pub(crate) struct Proxy {
     /// Names it in claims.
     name: u64,
     world: Rc<World>,
+    config: RefCell<Config>,
     shards: Vec<Rc<Shard>>,
     masters: RefCell<Vec<Option<Master>>>,
     ask_again: Notify,
@@ -163,8 +166,8 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// A new process begins on this node.
-    pub(crate) fn start(world: &Rc<World>, node: &Rc<Node>) -> Rc<Self> {
+    /// A new process begins on this node, with the configuration that lies there.
+    pub(crate) fn start(world: &Rc<World>, node: &Rc<Node>, config: &Config) -> Rc<Self> {
         let process = node.start();
         let shards = world.schedule.setup.shards;
         let proxy = Rc::new(Self {
@@ -173,6 +176,7 @@ impl Proxy {
             region: node.region,
             name: world.sim.new_id(),
             world: Rc::clone(world),
+            config: RefCell::new(config.clone()),
             shards: (0..shards).map(|id| Rc::new(Shard::new(world, node.region, id))).collect(),
             masters: RefCell::new(vec![None; usize::from(shards)]),
             ask_again: Notify::default(),
@@ -184,16 +188,8 @@ impl Proxy {
             next_waiter: Cell::new(1),
         });
         let sim = &world.sim;
-        for region in world.regions() {
-            proxy.feeds.borrow_mut().insert(region, None);
-            for shard in &proxy.shards {
-                let link = Link { max_lag_ms: MAX_LAG_MS, ..Link::default() };
-                let row = LinkRow { health: Health::new(RegionId(region), RegionId(node.region)), link };
-                shard.links.borrow_mut().insert(region, row);
-                shard.readers.borrow_mut().insert(region, Notify::default());
-                sim.spawn(&process, Rc::clone(&proxy).read_stream(Rc::clone(shard), region));
-            }
-            sim.spawn(&process, Rc::clone(&proxy).keep_feed(region));
+        for region in &config.regions {
+            proxy.meet_region(*region);
         }
         sim.spawn(&process, Rc::clone(&proxy).keep_outlet());
         sim.spawn(&process, Rc::clone(&proxy).run_pump());
@@ -228,17 +224,6 @@ impl Proxy {
         if shard.acks.borrow().has_done() {
             self.pump.notify();
         }
-    }
-
-    /// A region is no member any more.
-    pub(crate) fn forget_region(&self, region: u16) {
-        for shard in &self.shards {
-            shard.acks.borrow_mut().keep_peers(&|peer| peer.0 != region);
-            shard.links.borrow_mut().remove(&region);
-            let duties = shard.duties.borrow().iter().copied().filter(|r| *r != region).collect();
-            shard.set_duties(duties);
-        }
-        self.feeds.borrow_mut().remove(&region);
     }
 
     /// Whether nothing is on its way through it.

@@ -156,13 +156,16 @@ impl Proxy {
                 pulse.beat_ms = now_ms;
                 self.heartbeat(shard, &seat, &about, pulse).await?;
             }
-            self.recover(shard, &seat, &about, pulse).await?;
+            // Who joins recovers once it may: its own stream is as good as empty.
+            if about.joining.is_none() {
+                self.recover(shard, &seat, &about, pulse).await?;
+            }
             if seat.recovered {
                 self.collect(shard, &seat, pulse).await?;
             }
         }
         self.sweep(shard, &seat, &about, pulse).await?;
-        Ok(!seat.recovered && pulse.own_duty)
+        Ok(!seat.recovered && pulse.own_duty && about.joining.is_none())
     }
 
     /// The serving master that the front found, or else a recovering one, by asking the members.
@@ -270,8 +273,8 @@ impl Proxy {
         let holds = about.outbox_first.iter().any(|(of, _)| *of != seat.incarnation)
             || shard.batcher.borrow().holds_other_than(seat.incarnation);
         let acks = shard.acks.borrow();
-        let others = self.world.regions().into_iter().filter(|region| *region != self.region);
-        let peers: Vec<_> = others.map(|region| acks.peer_cover(RegionId(region))).collect();
+        let peers = self.peers();
+        let peers: Vec<_> = peers.iter().map(|region| acks.peer_cover(RegionId(*region))).collect();
         let facts = Facts {
             region: RegionId(self.region),
             ended: &word.ended,
@@ -393,8 +396,8 @@ impl Proxy {
         Ok(())
     }
 
-    /// Forgets tombstones that are stable. The members are the regions that the configuration names: one that joins later
-    /// is named from the start, and counts from then on.
+    /// Forgets tombstones that are stable. The members are the regions that the configuration names: one that joins counts from
+    /// the moment that it is named.
     async fn collect(&self, shard: &Shard, seat: &Seat, pulse: &mut Pulse) -> Result<(), Failed> {
         let now_ms = self.now_ms();
         if now_ms < pulse.collect_ms {
@@ -402,9 +405,16 @@ impl Proxy {
         }
         pulse.collect_ms = now_ms + COLLECT_MS;
         let incarnation = seat.incarnation;
-        let members = self.world.regions().into_iter().map(RegionId).collect();
-        self.ask(shard.id, seat.member, REPLY_LIMIT, move |e| e.collect(incarnation, members)).await??;
-        Ok(())
+        let (membership, regions) = {
+            let config = self.config.borrow();
+            (config.membership, config.regions.iter().copied().map(RegionId).collect())
+        };
+        let collect = move |e: &Rc<Engine>| e.collect(incarnation, membership, regions);
+        match self.ask(shard.id, seat.member, REPLY_LIMIT, collect).await? {
+            // This proxy will be told of the new list, too; until then it has nothing forgotten.
+            Ok(_) | Err(Refusal::Membership) => Ok(()),
+            Err(refused) => Err(refused.into()),
+        }
     }
 
     async fn sweep(

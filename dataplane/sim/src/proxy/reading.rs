@@ -391,7 +391,7 @@ impl Session {
             Ok(()) => Merged::Done,
             Err(Refusal::Decode(index)) => Merged::Undecodable(index),
             Err(Refusal::Gaps) => Merged::Gaps,
-            Err(Refusal::Skew | Refusal::Other | Refusal::OutboxFull) => Merged::Held,
+            Err(Refusal::Skew | Refusal::Other | Refusal::OutboxFull | Refusal::Membership) => Merged::Held,
             Err(Refusal::Position) => return Err(Ended::Again),
             Err(Refusal::NotMaster) => return Err(Ended::Broken),
         };

@@ -303,8 +303,9 @@ pub(crate) enum StartCommand {
     /// Make a shard of a region again from another region's copy
     ///
     /// By itself this begins when all copies of a shard are gone. It is to be ordered when copies are there and cannot be used: their files
-    /// are damaged, they are of another store, or the region was away so long that others refuse it (`Lapsed`). Their
-    /// files are moved to `set-aside` in the state directory, and what only they had stays there. Clients are served by another region meanwhile.
+    /// are damaged, they are of another store, or the region was away so long that others refuse it (`Lapsed`). On this machine their
+    /// files are moved to `set-aside` in the state directory, and what only they had stays there. In a cluster their pods are deleted and
+    /// their claims with them: take a VolumeSnapshot before. Clients are served by another region meanwhile.
     /// Refused: a shard with a copy that may be good, and one that no other region serves.
     #[command(after_help = "For example: masctl op start rebuild --region beijing --shard 0")]
     Rebuild {
@@ -317,6 +318,20 @@ pub(crate) enum StartCommand {
         /// The region that is copied [default: the healthiest]
         #[arg(long, value_name = "REGION")]
         source: Option<String>,
+    },
+    /// Let the others forget a region that is gone for good
+    ///
+    /// A region leaves when it is taken out of the manifest; that waits for what only it has. When nothing of it answers and nothing ever
+    /// will, say so with `--force`: the others make each other equal on what they have of it, and forget it. What nobody has is lost; the
+    /// operation says how much that may be. Refused: a region that the manifest still has. It waits while anything of the region answers.
+    #[command(after_help = "For example: masctl op start remove --region beijing --force")]
+    Remove {
+        /// The region
+        #[arg(long, value_name = "REGION")]
+        region: String,
+        /// Nothing of it answers, and nothing ever will. Without it: it is there after all
+        #[arg(long)]
+        force: bool,
     },
 }
 

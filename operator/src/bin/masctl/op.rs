@@ -5,7 +5,7 @@ use std::fs;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use crds::{OperationOutcome, OperationPhase, StepProgress};
+use crds::{OperationOutcome, OperationPhase, OperationType, StepProgress, StoreOperationSpec};
 use jiff::Timestamp;
 use operator::platform::local::{Client, Request};
 use operator::view::OperationRow;
@@ -47,9 +47,12 @@ pub(crate) async fn op(place: &Place, command: &OpCommand) -> Result<(), Failure
         }
         OpCommand::Show { name, output, watch } => show(place, name, *output, *watch).await,
         OpCommand::Start(StartCommand::Rebuild { region, shard, source }) => {
-            let request = Request::Rebuild { region: region.clone(), shard: *shard, source: source.clone() };
-            let name = Client::new(&locate::existing(place)?).ask(&request).await?;
-            let name = name.as_str().unwrap_or_default();
+            let name = Where::find(place).await?.rebuild(region, *shard, source.as_deref()).await?;
+            say(&format!("{name} has begun: `masctl op show {name} --watch`"));
+            Ok(())
+        }
+        OpCommand::Start(StartCommand::Remove { region, force }) => {
+            let name = Where::find(place).await?.remove(region, *force).await?;
             say(&format!("{name} has begun: `masctl op show {name} --watch`"));
             Ok(())
         }
@@ -213,12 +216,19 @@ fn describe(row: &OperationRow, rate: Option<f64>) -> String {
     if let Some(message) = status.message.as_ref().filter(|_| is_over(status.phase)) {
         let _ = writeln!(text, "  {message}");
     }
-    text.push_str(&status.outcome.as_ref().map(measured).unwrap_or_default());
+    text.push_str(&status.outcome.as_ref().map(|outcome| measured(&row.spec, outcome)).unwrap_or_default());
     text
 }
 
-/// What a rebuild has measured; nothing of other operations.
-fn measured(outcome: &OperationOutcome) -> String {
+/// What a rebuild, or the removal of a region that was gone, has measured; nothing of other operations.
+fn measured(spec: &StoreOperationSpec, outcome: &OperationOutcome) -> String {
+    if spec.kind == OperationType::Remove {
+        return match outcome.rpo_effects {
+            _ if !spec.force => String::new(),
+            Some(lost) => format!("  lost with it: {lost} effects that it told of and nobody has\n"),
+            None => "  lost with it: not known; nobody remembers what it told\n".to_owned(),
+        };
+    }
     let Some(lost) = outcome.rpo_effects else { return String::new() };
     let time = |ms: Option<u64>| {
         ms.map_or("unknown".to_owned(), |ms| format!("{}.{} s", ms / 1000, ms % 1000 / 100))
@@ -275,6 +285,18 @@ mod tests {
 
     #[test]
     fn what_a_loss_has_cost_is_told() {
+        let spec = |kind, force| StoreOperationSpec {
+            store_ref: crds::StoreRef { name: "shop".into() },
+            kind,
+            region: "b".into(),
+            shard: None,
+            source: None,
+            force,
+            action: crds::OperationAction::Run,
+            attempt: 1,
+        };
+        let measured =
+            |outcome: &OperationOutcome| super::measured(&spec(OperationType::Rebuild, false), outcome);
         assert_eq!(measured(&OperationOutcome { total_millis: Some(5), ..OperationOutcome::default() }), "");
         let some = OperationOutcome {
             total_millis: None,
@@ -286,6 +308,11 @@ mod tests {
         assert_eq!(
             measured(&some),
             "  lost for good (RPO): 3 effects, of at most 0.2 s\n  until clients were served again (RTO): 1.8 s\n  from then to full repair (WRT): unknown\n"
+        );
+        let gone = |force, of: &OperationOutcome| super::measured(&spec(OperationType::Remove, force), of);
+        assert_eq!(gone(true, &some), "  lost with it: 3 effects that it told of and nobody has\n");
+        assert!(
+            gone(true, &OperationOutcome::default()).contains("not known") && gone(false, &some).is_empty()
         );
         let none = measured(&OperationOutcome { rpo_effects: Some(0), ..some });
         assert!(none.starts_with("  lost for good (RPO): 0 effects\n"), "{none}");

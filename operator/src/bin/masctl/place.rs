@@ -56,6 +56,36 @@ impl Where {
         }
     }
 
+    /// Has a shard made again from another region's copy; the operation's name.
+    pub(crate) async fn rebuild(
+        &self,
+        region: &str,
+        shard: u16,
+        source: Option<&str>,
+    ) -> Result<String, Failure> {
+        match self {
+            Self::Machine(layout) => {
+                let source = source.map(ToOwned::to_owned);
+                let request = Request::Rebuild { region: region.to_owned(), shard, source };
+                let name = Client::new(layout).ask(&request).await?;
+                Ok(name.as_str().unwrap_or_default().to_owned())
+            }
+            Self::Cluster(remote) => remote.rebuild(region, shard, source).await?.map_err(Failure::failed),
+        }
+    }
+
+    /// Declares a region gone for good that leaves, or takes that back; the operation's name.
+    pub(crate) async fn remove(&self, region: &str, force: bool) -> Result<String, Failure> {
+        match self {
+            Self::Machine(layout) => {
+                let request = Request::Remove { region: region.to_owned(), force };
+                let name = Client::new(layout).ask(&request).await?;
+                Ok(name.as_str().unwrap_or_default().to_owned())
+            }
+            Self::Cluster(remote) => remote.remove(region, force).await?.map_err(Failure::failed),
+        }
+    }
+
     /// How long to pause before it is asked again in a loop.
     pub(crate) const fn pace(&self) -> Duration {
         match self {

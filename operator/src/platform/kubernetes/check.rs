@@ -7,7 +7,7 @@ use mas_core::config::ProxyConfig;
 
 use super::catalog::Catalog;
 use super::dereference::World;
-use super::identity::Identity;
+use super::identity::{Identity, Removing};
 use super::labels;
 
 /// Why nothing is done for a store.
@@ -37,7 +37,9 @@ pub struct Checked {
     pub(crate) passwords: Passwords,
     pub(crate) images: Images,
     pub(crate) regions: Vec<CheckedRegion>,
-    /// Regions that were to join and do not: what was made for them goes.
+    /// Regions that leave by their operation. What the manifest said of them is gone: their pods are left as they are.
+    pub(crate) removing: Vec<CheckedRegion>,
+    /// Regions that are no members any more, or were to join and do not: what was made for them goes.
     pub(crate) leaving: Vec<CheckedRegion>,
     pub(crate) operator_namespace: String,
 }
@@ -52,6 +54,10 @@ pub(crate) struct CheckedRegion {
     pub(crate) is_member: bool,
     /// It joins: its operation says when it is a member like the others.
     pub(crate) joining: bool,
+    /// It leaves: its operation says how far that is.
+    pub(crate) removing: Option<Removing>,
+    /// A person says that it is gone for good.
+    pub(crate) gone: bool,
     /// Why it is no member, and what to do.
     pub(crate) waits: Option<String>,
     /// What its proxies were told last.
@@ -101,8 +107,9 @@ impl Checked {
         self.spec.deletion_policy == crds::DeletionPolicy::Retain
     }
 
+    /// Who is counted by the others, and who joins.
     pub(crate) fn members(&self) -> impl Iterator<Item = &CheckedRegion> {
-        self.regions.iter().filter(|region| region.is_member)
+        self.regions.iter().chain(&self.removing).filter(|region| region.is_member)
     }
 
     pub(crate) fn broker_passwords(&self, region: &str) -> BrokerPasswords {
@@ -145,8 +152,10 @@ pub fn check(
         CheckedRegion {
             spec: region.clone(),
             id: member.map_or(0, |member| member.id),
-            is_member: member.is_some_and(|member| !member.leaving),
+            is_member: member.is_some_and(|member| member.joining || member.is_member()),
             joining: member.is_some_and(|member| member.joining),
+            removing: member.and_then(|member| member.removing),
+            gone: member.is_some_and(|member| member.gone.is_some()),
             waits: waits(world, &identity, &spec.name, &region.name),
             proxy_config: world.proxy_configs.get(&region.name).cloned(),
             formed: is_formed(world, &spec, &region.name),
@@ -154,8 +163,15 @@ pub fn check(
         }
     };
     let regions = spec.regions.iter().map(checked).collect();
+    // Of a region that is not in the manifest there is the name, and that it serves nobody.
+    let named = |name: &str| crds::Region {
+        name: name.to_owned(),
+        traffic: crds::Traffic::Drained,
+        ..spec.regions[0].clone()
+    };
+    let removing = identity.regions.iter().filter(|region| region.removing.is_some());
+    let removing = removing.map(|region| checked(&named(&region.name))).collect();
     let leaving = identity.regions.iter().filter(|region| region.leaving);
-    let named = |name: &str| crds::Region { name: name.to_owned(), ..spec.regions[0].clone() };
     let leaving = leaving.map(|region| checked(&named(&region.name))).collect();
     let passwords = passwords(world, &spec, &identity, new_password)?;
     let operator_namespace = operator_namespace.to_owned();
@@ -170,6 +186,7 @@ pub fn check(
         passwords,
         images,
         regions,
+        removing,
         leaving,
         operator_namespace,
     })
@@ -177,8 +194,12 @@ pub fn check(
 
 /// Why a region of the manifest is no member.
 fn waits(world: &World, identity: &Identity, store: &str, region: &str) -> Option<String> {
-    if identity.region(region).is_some_and(|known| known.leaving) {
-        return Some("was taken back: what was made for it is being deleted".into());
+    let known = identity.region(region);
+    if known.is_some_and(|known| known.removing == Some(Removing::Forgotten)) {
+        return Some("is being removed: it joins as a new region when that is done".into());
+    }
+    if known.is_some_and(|known| known.leaving) {
+        return Some("has left, or was taken back: what was made for it is being deleted".into());
     }
     if identity.taken_back.iter().any(|name| name == region) {
         return Some("was taken back: take it out of spec.regions; to try again, add it again".into());
@@ -227,14 +248,11 @@ fn identity(world: &World, spec: &crds::Validated) -> Result<Identity, Refusal> 
             identity.shards, spec.shards, identity.shards
         ));
     }
-    let is_wanted = |name: &str| spec.regions.iter().any(|region| region.name == name);
-    let gone =
-        identity.regions.iter().find(|known| !known.joining && !known.leaving && !is_wanted(&known.name));
-    if let Some(region) = gone {
-        return mismatch(format!(
-            "region '{}' belongs to the store (ConfigMap {name}) and is not in the manifest: in a cluster regions cannot be removed yet; put it back",
-            region.name
-        ));
+    if let Some((region, why)) = identity.keeps_from_leaving(spec) {
+        return Err(Refusal {
+            reason: "CannotLeave",
+            message: format!("region '{region}' cannot leave: {why}"),
+        });
     }
     identity.take_in(spec, |region| !world.old_claims.contains_key(region));
     Ok(identity)

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use crds::StoreOperation;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{
     Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy,
     ValidationDirective,
@@ -206,6 +208,48 @@ impl Namespace {
                 Err(ClientError { verb: "deleting", kind: "Pod".into(), name, source })
             }
         }
+    }
+
+    /// Deletes a claim that was there before `moment`, if nobody has yet: what is newer is another one. The volume goes as its reclaim
+    /// policy says, once no pod uses it.
+    pub(crate) async fn delete_claim(&self, name: &str, before: &Time) -> Result<(), ClientError> {
+        let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &self.name);
+        let fail = |verb, source| ClientError {
+            verb,
+            kind: "PersistentVolumeClaim".into(),
+            name: name.to_owned(),
+            source: Arc::new(source),
+        };
+        let Some(claim) = api.get_opt(name).await.map_err(|source| fail("getting", source))? else {
+            return Ok(());
+        };
+        let meta = claim.metadata;
+        if meta.deletion_timestamp.is_some() || meta.creation_timestamp.is_none_or(|made| made > *before) {
+            return Ok(());
+        }
+        let params = DeleteParams {
+            preconditions: Some(Preconditions { uid: meta.uid, resource_version: None }),
+            ..DeleteParams::default()
+        };
+        match api.delete(name, &params).await {
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+            deleted => deleted.map(drop).map_err(|source| fail("deleting", source)),
+        }
+    }
+
+    /// Changes an operation's metadata, if it is still the version that was read.
+    pub(crate) async fn patch_operation(
+        &self,
+        name: &str,
+        version: Option<&str>,
+        metadata: &Value,
+    ) -> Result<StoreOperation, ClientError> {
+        let api: Api<StoreOperation> = Api::namespaced(self.client.clone(), &self.name);
+        let mut metadata = metadata.clone();
+        metadata["resourceVersion"] = json!(version);
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
+        let patched = api.patch(name, &params, &Patch::Merge(json!({"metadata": metadata}))).await;
+        patched.map_err(|source| fail("adopting", Kind::StoreOperation, name, source))
     }
 
     /// One text of a ConfigMap.

@@ -53,11 +53,15 @@ pub(crate) async fn dereference(
     let identity = namespace.identity(&labels::identity_name(&name)).await?;
     let record = identity.as_ref().and_then(|(text, _)| Identity::parse(text).ok());
     let mut old_claims = BTreeMap::new();
-    for region in &store.spec.regions {
-        let told = namespace.text(&labels::part_name(&name, &region.name, Part::Proxy), "proxy.json").await?;
+    let known = record.iter().flat_map(|record| &record.regions);
+    let removing: Vec<&String> = known.filter(|of| of.removing.is_some()).map(|of| &of.name).collect();
+    for region in store.spec.regions.iter().map(|region| &region.name).chain(removing) {
+        let told = namespace.text(&labels::part_name(&name, region, Part::Proxy), "proxy.json").await?;
         if let Some(config) = told.and_then(|text| serde_json::from_str(&text).ok()) {
-            proxy_configs.insert(region.name.clone(), config);
+            proxy_configs.insert(region.clone(), config);
         }
+    }
+    for region in &store.spec.regions {
         let of_part = |part| labels::part_name(&name, &region.name, part);
         if let Some(number) =
             namespace.number(Kind::Deployment, &of_part(Part::Proxy), "/spec/replicas").await?

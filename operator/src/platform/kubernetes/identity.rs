@@ -1,6 +1,8 @@
 //! The identity record of a store: a ConfigMap without owner, so that it outlives the store's object as its volumes do. What is
 //! in it never changes its meaning: ids of regions, the number of shards, the slots.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use mas_core::slot::even_ranges;
 use serde::{Deserialize, Serialize};
 
@@ -46,9 +48,36 @@ pub struct RegionIdentity {
     /// It joins, and is no member yet.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub joining: bool,
-    /// It was to join and does not: what was made for it is being deleted.
+    /// It is a member, and leaves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removing: Option<Removing>,
+    /// The operation by which a person says that it is gone for good: what others have of it, they tell each other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gone: Option<String>,
+    /// It is no member any more, or was to be one and will not: what was made for it is being deleted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub leaving: bool,
+    /// Shards that copy another region's.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub rebuilding: BTreeSet<u16>,
+}
+
+/// How far a member that leaves is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Removing {
+    /// Its clients are handed to others, which read what it has.
+    Draining,
+    /// They have it all: its engines were fenced, and are not promoted again.
+    Settled,
+    /// It is no member any more, and the others are told.
+    Forgotten,
+}
+
+impl RegionIdentity {
+    /// It has the store's data, and is counted by the others.
+    pub(crate) fn is_member(&self) -> bool {
+        !self.joining && !self.leaving && self.removing != Some(Removing::Forgotten)
+    }
 }
 
 impl Identity {
@@ -79,14 +108,39 @@ impl Identity {
         serde_json::to_string_pretty(self).unwrap_or_default()
     }
 
+    /// Why regions that the manifest has not any more cannot leave, if so: a region and a sentence.
+    pub(crate) fn keeps_from_leaving(&self, store: &crds::Validated) -> Option<(String, &'static str)> {
+        let is_wanted = |name: &str| store.regions.iter().any(|region| region.name == name);
+        let goes = |known: &&RegionIdentity| {
+            known.is_member() && known.removing.is_none() && !is_wanted(&known.name)
+        };
+        let goes = self.regions.iter().find(goes)?.name.clone();
+        if self.founded.is_none() {
+            return Some((
+                goes,
+                "the store is not founded yet; put it back, or delete the store and begin anew",
+            ));
+        }
+        let stays = self.regions.iter().any(|known| known.is_member() && is_wanted(&known.name));
+        (!stays).then_some((goes, "no other region has the store's data; put it back"))
+    }
+
     /// Gives ids to the store's regions, to new ones if they `may` be taken in. Once it is founded, a new one joins by scale-out; one that
-    /// joins and is no longer in the manifest is taken back.
+    /// joins and is no longer in the manifest is taken back, and a member leaves. One that leaves and is in the manifest again stays, as
+    /// long as the others count it.
     pub(crate) fn take_in(&mut self, store: &crds::Validated, may: impl Fn(&str) -> bool) {
         let joining = self.founded.is_some();
         let is_wanted = |name: &String| store.regions.iter().any(|region| region.name == *name);
         let names: Vec<String> = self.regions.iter().map(|region| region.name.clone()).collect();
         for name in names.iter().filter(|name| !is_wanted(name)) {
             self.leave(name);
+        }
+        for known in self.regions.iter_mut().filter(|known| known.is_member()) {
+            match (is_wanted(&known.name), known.removing) {
+                (true, Some(_)) => (known.removing, known.gone) = (None, None),
+                (false, None) => known.removing = Some(Removing::Draining),
+                (true, None) | (false, Some(_)) => {}
+            }
         }
         self.taken_back.retain(is_wanted);
         for region in &store.regions {
@@ -98,7 +152,10 @@ impl Identity {
                     id: self.next_region_id,
                     epochs,
                     joining,
+                    removing: None,
+                    gone: None,
                     leaving: false,
+                    rebuilding: BTreeSet::new(),
                 });
                 self.next_region_id += 1;
                 self.membership += u64::from(joining);
@@ -130,11 +187,59 @@ impl Identity {
         news
     }
 
+    /// How far a member that leaves is; whether that is news. One that stays after all, or is no member any more, is left alone.
+    pub(crate) fn set_removing(&mut self, id: u16, to: Removing) -> bool {
+        let leaves = |known: &&mut RegionIdentity| {
+            known.id == id && known.is_member() && known.removing.is_some_and(|now| now != to)
+        };
+        let Some(region) = self.regions.iter_mut().find(leaves) else { return false };
+        region.removing = Some(to);
+        self.membership += u64::from(to == Removing::Forgotten);
+        true
+    }
+
+    /// A person's operation says that a member which leaves is gone for good; whether that is news.
+    pub(crate) fn declare_gone(&mut self, id: u16, operation: &str) -> bool {
+        let leaves = |known: &&mut RegionIdentity| {
+            known.id == id && known.is_member() && known.removing.is_some() && known.gone.is_none()
+        };
+        let Some(region) = self.regions.iter_mut().find(leaves) else { return false };
+        region.gone = Some(operation.to_owned());
+        true
+    }
+
+    /// Nobody says so any more; whether that is news. Who answers after all may have more than the others.
+    pub(crate) fn retract_gone(&mut self, id: u16) -> bool {
+        let gone = |known: &&mut RegionIdentity| known.id == id && known.is_member() && known.gone.is_some();
+        let Some(region) = self.regions.iter_mut().find(gone) else { return false };
+        (region.removing, region.gone) = (Some(Removing::Draining), None);
+        true
+    }
+
+    /// What was made for a region that is no member any more is deleted from now on; whether that is news.
+    pub(crate) fn let_go(&mut self, id: u16) -> bool {
+        let gone =
+            |known: &&mut RegionIdentity| known.id == id && known.removing == Some(Removing::Forgotten);
+        let Some(region) = self.regions.iter_mut().find(gone) else { return false };
+        (region.removing, region.leaving) = (None, true);
+        true
+    }
+
     /// Nothing is left of a region that leaves; whether that is news.
     pub(crate) fn forget(&mut self, id: u16) -> bool {
         let before = self.regions.len();
         self.regions.retain(|region| !(region.leaving && region.id == id));
         self.regions.len() < before
+    }
+
+    /// Notes which shards copy another region's, by region; whether that is news.
+    pub(crate) fn rebuild(&mut self, shards: &BTreeMap<String, BTreeSet<u16>>) -> bool {
+        let mut news = false;
+        for region in &mut self.regions {
+            let now = shards.get(&region.name).cloned().unwrap_or_default();
+            news |= std::mem::replace(&mut region.rebuilding, now.clone()) != now;
+        }
+        news
     }
 
     /// Notes that `epoch` was issued for a shard; whether that is news.
@@ -184,6 +289,17 @@ mod tests {
     }
 
     #[test]
+    fn shards_that_are_copied_are_noted_while_they_are() {
+        let mut identity = founded();
+        let before = identity.clone();
+        let of_b = BTreeMap::from([("b".to_owned(), BTreeSet::from([0]))]);
+        assert!(identity.rebuild(&of_b) && !identity.rebuild(&of_b));
+        assert_eq!(Identity::parse(&identity.text()), Ok(identity.clone()));
+        assert!(identity.rebuild(&BTreeMap::new()));
+        assert_eq!(identity, before);
+    }
+
+    #[test]
     fn one_that_is_taken_back_comes_again_under_another_id_and_not_by_itself() {
         let mut identity = founded();
         identity.take_in(&store(THREE), |_| true);
@@ -210,5 +326,72 @@ mod tests {
         identity.forget(3);
         identity.take_in(&store(THREE), |_| true);
         assert_eq!(identity.region("c").map(|c| c.id), Some(4));
+    }
+
+    #[test]
+    fn a_member_that_leaves_the_manifest_leaves_and_stays_if_it_comes_back_in_time() {
+        let two = store("{name: a}, {name: b}");
+        let mut identity = founded();
+        identity.take_in(&store(THREE), |_| true);
+        identity.joined("c");
+        let state = |identity: &Identity| identity.region("c").and_then(|c| c.removing);
+        identity.take_in(&two, |_| true);
+        assert_eq!((state(&identity), identity.membership), (Some(Removing::Draining), 2));
+        assert!(identity.set_removing(3, Removing::Settled) && !identity.set_removing(3, Removing::Settled));
+        identity.take_in(&two, |_| true);
+        assert_eq!(state(&identity), Some(Removing::Settled), "a round changes nothing of it");
+        assert_eq!(Identity::parse(&identity.text()), Ok(identity.clone()));
+        identity.take_in(&store(THREE), |_| true);
+        assert_eq!((state(&identity), identity.membership), (None, 2), "it stays");
+        assert!(!identity.set_removing(3, Removing::Settled), "what stays is not settled");
+
+        identity.take_in(&two, |_| true);
+        assert!(!identity.let_go(3), "the others are told before");
+        assert!(identity.set_removing(3, Removing::Forgotten));
+        assert_eq!((state(&identity), identity.membership), (Some(Removing::Forgotten), 3));
+        identity.take_in(&store(THREE), |_| true);
+        assert_eq!(state(&identity), Some(Removing::Forgotten), "now it is too late");
+        assert!(!identity.forget(3) && identity.let_go(3) && identity.forget(3));
+        identity.take_in(&store(THREE), |_| true);
+        assert_eq!(identity.region("c").map(|c| (c.id, c.joining)), Some((4, true)), "a new one");
+    }
+
+    #[test]
+    fn only_what_leaves_is_declared_gone_and_that_can_be_taken_back() {
+        let one = store("{name: a}");
+        let mut identity = founded();
+        assert!(!identity.declare_gone(2, "x"), "it is in the manifest");
+        identity.take_in(&one, |_| true);
+        assert!(identity.declare_gone(2, "x") && !identity.declare_gone(2, "y"), "one says so");
+        identity.set_removing(2, Removing::Settled);
+        assert_eq!(Identity::parse(&identity.text()), Ok(identity.clone()));
+        assert!(identity.retract_gone(2) && !identity.retract_gone(2));
+        let b = identity.region("b").unwrap();
+        assert_eq!((b.removing, b.gone.clone()), (Some(Removing::Draining), None), "it is asked what it has");
+        identity.declare_gone(2, "z");
+        identity.set_removing(2, Removing::Forgotten);
+        assert!(!identity.retract_gone(2), "now it is too late");
+        let mut kept = founded();
+        kept.take_in(&one, |_| true);
+        kept.declare_gone(2, "x");
+        kept.take_in(&store("{name: a}, {name: b}"), |_| true);
+        assert_eq!(kept, founded(), "it stays");
+    }
+
+    #[test]
+    fn who_has_the_last_copy_of_the_data_does_not_leave() {
+        let mut identity = founded();
+        let why = |identity: &Identity, regions: &str| identity.keeps_from_leaving(&store(regions));
+        assert_eq!(why(&identity, "{name: a}"), None);
+        assert!(why(&identity, "{name: c}").is_some(), "all at once");
+        identity.take_in(&store(THREE), |_| true);
+        assert!(why(&identity, "{name: c}").is_some(), "c has nothing yet");
+        identity.joined("c");
+        assert_eq!(why(&identity, "{name: c}"), None);
+        identity.take_in(&store("{name: c}"), |_| true);
+        assert!(why(&identity, "{name: d}").is_some());
+        assert_eq!(why(&identity, "{name: a}"), None, "a stays after all");
+        let refused = why(&Identity::new(&store("{name: a}, {name: b}")), "{name: a}");
+        assert!(refused.is_some_and(|(region, why)| region == "b" && why.contains("not founded")));
     }
 }

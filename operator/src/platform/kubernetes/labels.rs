@@ -33,6 +33,21 @@ pub(crate) fn operation_name(store: &str, region: &str, id: u16) -> String {
     format!("{store}--scale-out--{region}-{id}")
 }
 
+/// The operation by which a shard is made again of which no copy is left: one for each epoch under which there was a copy.
+pub(crate) fn rebuild_name(store: &str, region: &str, shard: u16, epoch: u64) -> String {
+    format!("{store}--rebuild--{region}-{shard}-{epoch}")
+}
+
+/// The same of the operation by which it leaves.
+pub(crate) fn removal_name(store: &str, region: &str, id: u16) -> String {
+    format!("{store}--remove--{region}-{id}")
+}
+
+/// The same of the operation by which a person declares it gone for good.
+pub(crate) fn forced_removal_name(store: &str, region: &str, id: u16) -> String {
+    format!("{}--force", removal_name(store, region, id))
+}
+
 /// Labels of what belongs to the whole store.
 pub(crate) fn store(store: &str) -> Value {
     json!({

@@ -1,4 +1,4 @@
-//! Takes away what was made for a region that was to join and does not. Its volumes go with their StatefulSets, or stay, as `deletionPolicy`
+//! Takes away what was made for a region that has left, or was to join and does not. Its volumes go with their StatefulSets, or stay, as `deletionPolicy`
 //! says.
 
 use super::apply::Owner;
@@ -49,7 +49,7 @@ async fn remove(
             store = owner.name,
             region = region.spec.name,
             deleted,
-            "a region does not join: deleted"
+            "a region is no member: deleted"
         );
         return Ok(true);
     }

@@ -170,8 +170,9 @@ fn controller(
 ) -> Controller<MultiActiveStore> {
     let ours = watcher::Config::default().labels(&format!("app.kubernetes.io/managed-by={FIELD_MANAGER}"));
     let stores = watcher(scope.api(), watcher::Config::default()).default_backoff().reflect(writer);
-    let rows = watcher(scope.api(), ours.clone()).default_backoff().reflect(rows);
-    let operations = watcher(scope.api(), ours).default_backoff().reflect(operations);
+    let rows = watcher(scope.api(), ours).default_backoff().reflect(rows);
+    // People make some, without our labels.
+    let operations = watcher(scope.api(), watcher::Config::default()).default_backoff().reflect(operations);
     Controller::for_stream(futures_util::stream::pending(), reader)
         .with_config(Config::default().concurrency(CONCURRENCY).debounce(Duration::from_millis(100)))
         .reconcile_on(changes(stores, |store| Some(ObjectRef::from_obj(store)), &[]))

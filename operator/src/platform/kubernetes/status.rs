@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crds::{
-    Binding, MultiActiveStore, MultiActiveStoreStatus, RegionSummary, StoreRegionStatus, VerificationStatus,
+    Binding, MultiActiveStore, MultiActiveStoreStatus, RegionPhase, RegionSummary, StoreRegionStatus,
+    VerificationStatus,
 };
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -67,7 +68,12 @@ pub(crate) fn build_store(
     let generation = store.metadata.generation;
     let regions = round.store().map_or_else(
         || last.regions.clone(),
-        |store| store.regions.iter().map(|region| summary(rows, store, region, &last)).collect(),
+        |store| {
+            // One that leaves and is in the manifest again, too late, is there once.
+            let wanted = |name: &String| store.regions.iter().any(|region| region.spec.name == *name);
+            let leaving = store.removing.iter().filter(|region| !wanted(&region.spec.name));
+            store.regions.iter().chain(leaving).map(|region| summary(rows, store, region, &last)).collect()
+        },
     );
     let active = regions.iter().filter(|region| region.phase.is_settled()).count();
     let verification = verified.cloned().or(last.verification);
@@ -122,10 +128,12 @@ fn summary(
     let known = last.regions.iter().find(|known| known.name == *name).map(|known| known.phase);
     let known = known.filter(|_| region.is_member);
     let serves = region.is_member && !region.joining;
+    // Of one that the others have forgotten nothing is looked at any more.
+    let unknown = if region.removing.is_some() { RegionPhase::Removing } else { RegionPhase::default() };
     RegionSummary {
         name: name.clone(),
         // A row that could not be read just now is as it was.
-        phase: rows.get(name).map(|row| row.phase).or(known).unwrap_or_default(),
+        phase: rows.get(name).map(|row| row.phase).or(known).unwrap_or(unknown),
         endpoint: serves.then(|| endpoint(of, name, &store.namespace)),
         binding: serves.then(|| Binding { name: labels::app_name(of, name) }),
     }
@@ -240,11 +248,15 @@ fn conditions(
             available,
         ],
     };
-    // A region that joins, or does not yet, is missing nowhere.
-    let joining = round
-        .store()
-        .map_or(0, |store| store.regions.iter().filter(|region| region.joining || !region.is_member).count());
-    list.push(Wanted::new("Degraded", active > 0 && active + joining < all, "Regions", words));
+    // A region that joins, or does not yet, or leaves, is missing nowhere.
+    let is_counted = |region: &RegionSummary| {
+        let mut known = round.store().into_iter().flat_map(|store| &store.regions);
+        let known = known.find(|known| known.spec.name == region.name);
+        known.map_or(round.store().is_none(), |known| known.is_member && !known.joining)
+    };
+    let away = |region: &&RegionSummary| is_counted(region) && !region.phase.is_settled();
+    let degraded = active > 0 && regions.iter().any(|region| away(&region));
+    list.push(Wanted::new("Degraded", degraded, "Regions", words));
     if !rolling.outdated.is_empty() {
         let pods = rolling.outdated.join(", ");
         let words = format!("{pods} run an older template and are restarted one by one");

@@ -16,7 +16,7 @@ use super::component::Component;
 use super::layout::Layout;
 use super::shared::Shared;
 use super::store::StartError;
-use super::{operations, rebuild};
+use super::{operations, rebuild, removal};
 use crate::procedures::handover::HANDOVER_MS;
 use crate::verify::{Ask, Report};
 use crate::view::{HandoverStatus, StoreStatus};
@@ -82,6 +82,13 @@ pub enum Request {
         /// The region that is copied; nobody named: the healthiest.
         #[serde(default)]
         source: Option<String>,
+    },
+    /// A region that leaves is gone for good, or is not after all.
+    Remove {
+        /// Its name.
+        region: String,
+        /// Nothing of it will ever answer.
+        force: bool,
     },
     /// Try a failed operation again, or take one back.
     Operation {
@@ -230,6 +237,10 @@ async fn answer(request: Request, shared: &Arc<Shared>) -> Reply {
                 Err(why) => Reply::Error(why),
             }
         }
+        Request::Remove { region, force } => match removal::declare(shared, &region, force).await {
+            Ok(name) => Reply::Ok(serde_json::json!(name)),
+            Err(why) => Reply::Error(why),
+        },
         Request::Operation { name, rollback } => match operations::order(shared, &name, rollback).await {
             Ok(()) => Reply::Ok(serde_json::Value::Null),
             Err(why) => Reply::Error(why),

@@ -75,6 +75,7 @@ pub(super) fn build_config(
         max_lag_ms: replication.max_lag.as_millis(),
         evacuate_after_ms: mas_core::config::evacuate_after_ms(),
         drained: region.drained,
+        gone: record.gone().into_iter().filter(|id| *id != region.id).collect(),
         engine_password_file: Some(passwords.engine.clone()),
         client_auth: passwords
             .client

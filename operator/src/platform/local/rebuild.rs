@@ -12,16 +12,16 @@ use super::operations::{reports, runs};
 use super::process::{Order, ProcessStatus};
 use super::record::{OperationRecord, Record, is_over};
 use super::set_aside::move_aside;
-use super::shared::{MANY_RESTARTS, Parts, Shared};
+use super::shared::{Parts, Shared};
 use super::store::StartError;
 use super::world::RegionPlan;
 use super::{ports, world};
 use crate::health::status::{build_link_of, evacuated_to};
 use crate::operations::now_ms;
-use crate::operations::rebuild::{self, Sight, Told, Watch};
+use crate::operations::rebuild::{self, MANY_RESTARTS, Member, Sight, Start, Told, Wanted, Watch, refusal};
 use crate::operations::scale_out::ActionError;
 use crate::procedures::identity::Identity;
-use crate::procedures::shard::Seen;
+use crate::procedures::shard::{Place, Seen};
 use crate::view::ProcessPhase;
 
 /// All shards over time, by region and number.
@@ -211,37 +211,9 @@ pub(super) async fn order(
     begin(shared, region, number, source).await.map_err(|error| error.to_string())
 }
 
-/// What decides whether an order to rebuild is carried out.
-struct Wanted {
-    /// `beijing/shard-0`.
-    about: String,
-    served: bool,
-    /// What it lacks another region would not give it.
-    lapsed: bool,
-    /// Its controller has tried to promote a copy, and could not.
-    stuck: bool,
-    members: Vec<Member>,
-    /// Other regions that serve the shard.
-    sources: usize,
-}
-
-struct Member {
-    component: String,
-    seen: Seen,
-    process: ProcessStatus,
-    /// It holds data of this shard.
-    holds: bool,
-}
-
 fn wanted(parts: &Parts, region: &RegionPlan, shard: u16, source: Option<&str>) -> Wanted {
     let key = (region.name.clone(), shard);
     let view = parts.shards.get(&key).map(|of| of.view.borrow().clone()).unwrap_or_default();
-    let members = parts.members.get(&key).into_iter().flatten().zip(&view.members);
-    let members = members.filter_map(|((component, _), seen)| {
-        let process = parts.keepers.get(component)?.status().borrow().clone();
-        let holds = seen_identity(seen).is_some_and(|id| !id.empty && is_of(parts, region, shard, id));
-        Some(Member { component: component.to_string(), seen: seen.clone(), process, holds })
-    });
     let serves = |other: &&RegionPlan| {
         let view = parts.shards.get(&(other.name.clone(), shard)).map(|of| of.view.borrow().master);
         !other.joining
@@ -254,11 +226,37 @@ fn wanted(parts: &Parts, region: &RegionPlan, shard: u16, source: Option<&str>) 
     };
     Wanted {
         about: name_of(&region.name, shard),
-        served: view.master.is_some(),
+        place: place(parts, region, shard),
+        members: members(parts, region, shard),
+        master: view.master,
         lapsed: reports(parts, region).iter().any(lapsed),
         stuck: view.notices.iter().any(|notice| notice.reason == "ActionFailed"),
-        members: members.collect(),
         sources: parts.world.regions.iter().filter(serves).count(),
+    }
+}
+
+fn place(parts: &Parts, region: &RegionPlan, shard: u16) -> Place {
+    Place { store: parts.store.name.clone(), region: region.id, shard }
+}
+
+fn members(parts: &Parts, region: &RegionPlan, shard: u16) -> Vec<Member> {
+    let key = (region.name.clone(), shard);
+    let view = parts.shards.get(&key).map(|of| of.view.borrow().clone()).unwrap_or_default();
+    let members = parts.members.get(&key).into_iter().flatten().zip(view.members);
+    let member = |((component, _), seen): (&(Component, _), Seen)| {
+        let process = parts.keepers.get(component).map(|keeper| keeper.status().borrow().clone());
+        Member { name: component.to_string(), seen, start: process.as_ref().map_or(Start::Going, start) }
+    };
+    members.map(member).collect()
+}
+
+fn start(process: &ProcessStatus) -> Start {
+    match process.phase {
+        ProcessPhase::Held => Start::Held,
+        ProcessPhase::Restarting if process.restarts >= MANY_RESTARTS => Start::Failing,
+        ProcessPhase::Restarting | ProcessPhase::Running | ProcessPhase::Stopped | ProcessPhase::Pending => {
+            Start::Going
+        }
     }
 }
 
@@ -267,46 +265,6 @@ fn seen_identity(seen: &Seen) -> Option<&Identity> {
         Seen::Answers { identity, .. } => Some(identity),
         Seen::Absent | Seen::Paused | Seen::Silent | Seen::Loading => None,
     }
-}
-
-fn is_of(parts: &Parts, region: &RegionPlan, shard: u16, id: &Identity) -> bool {
-    (id.store.as_str(), id.region, id.shard) == (&parts.store.name, region.id, shard)
-}
-
-/// Why a shard is not rebuilt on order: a copy that may be good is not put aside.
-fn refusal(of: &Wanted) -> Option<String> {
-    let about = &of.about;
-    if of.served && !of.lapsed {
-        return Some(format!("{about} is served by a copy of its own: there is nothing to rebuild"));
-    }
-    if of.sources == 0 {
-        return Some(format!(
-            "no other region that could be copied serves the shard now: {about} stays as it is"
-        ));
-    }
-    if of.lapsed {
-        return None;
-    }
-    of.members.iter().find_map(|member| {
-        let Member { component, seen, process, holds } = member;
-        let why = match seen {
-            Seen::Answers { .. } if *holds && !of.stuck => {
-                "holds data of this shard and may be promoted: wait, and see `masctl status`".to_owned()
-            }
-            Seen::Loading => "is loading its data: wait".to_owned(),
-            Seen::Silent => "runs, and does not answer yet: wait".to_owned(),
-            Seen::Paused => format!("was stopped by somebody: `masctl fault resume {component}` first"),
-            Seen::Absent if process.phase == ProcessPhase::Held => {
-                format!("was stopped by somebody: `masctl fault resume {component}` first")
-            }
-            Seen::Absent if process.restarts < MANY_RESTARTS => {
-                format!("is being started: wait until it is up, or has failed {MANY_RESTARTS} times")
-            }
-            // It answers with what is of no use, or does not stay up.
-            Seen::Answers { .. } | Seen::Absent => return None,
-        };
-        Some(format!("{component} {why}"))
-    })
 }
 
 /// Servers of the shard that have to run before it can be copied.
@@ -326,22 +284,7 @@ pub(super) fn in_the_way(
     let Some(loss) = row.status.loss.as_ref().filter(|_| row.spec.shard == Some(shard)) else {
         return Vec::new();
     };
-    let key = (region.name.clone(), shard);
-    let view = parts.shards.get(&key).map(|of| of.view.borrow().clone()).unwrap_or_default();
-    let members = parts.members.get(&key).into_iter().flatten().zip(&view.members).enumerate();
-    let stands = |((component, _), seen): (&(Component, _), &Seen)| match seen {
-        Seen::Answers { identity, .. } if identity.empty => false,
-        Seen::Answers { identity, .. } if identity.region == region.id => {
-            identity.epoch <= loss.epoch || !is_of(parts, region, shard, identity)
-        }
-        Seen::Answers { identity, .. } => identity.store != parts.store.name || identity.shard != shard,
-        Seen::Absent => parts.keepers.get(component).is_some_and(|keeper| {
-            let process = keeper.status().borrow().clone();
-            process.phase == ProcessPhase::Restarting && process.restarts >= MANY_RESTARTS
-        }),
-        Seen::Paused | Seen::Silent | Seen::Loading => false,
-    };
-    members.filter(|(_, (of, seen))| stands((of, seen))).map(|(member, _)| member).collect()
+    rebuild::in_the_way(&place(parts, region, shard), loss.epoch, &members(parts, region, shard))
 }
 
 /// Moves a member's files away, and starts it with nothing.
@@ -403,56 +346,4 @@ pub(super) async fn measure(
     }
     let loss = row.status.loss.clone().unwrap_or_default();
     Ok(rebuild::measure(&loss, RegionId(region.id), &covers, now_ms()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn process(phase: ProcessPhase, restarts: u32) -> ProcessStatus {
-        ProcessStatus { phase, pid: None, paused: false, restarts, last_exit: None }
-    }
-
-    fn member(seen: Seen, process: ProcessStatus) -> Member {
-        Member { component: "a/shard-0/redis-0".into(), seen, process, holds: false }
-    }
-
-    fn lost(member: Member) -> Wanted {
-        let about = "a/shard-0".into();
-        Wanted { about, served: false, lapsed: false, stuck: false, members: vec![member], sources: 1 }
-    }
-
-    fn answers() -> Seen {
-        let fields = "store s region 1 shard 0 role master state fenced recovered 0 epoch 3 incarnation 00000000000000ff seq 1 \
-                      clock 1 outbox-effects 0 outbox-bytes 0 keys 1 empty 0";
-        let fields: Vec<String> = fields.split_whitespace().map(ToOwned::to_owned).collect();
-        let identity = Box::new(Identity::parse(&fields).unwrap());
-        Seen::Answers { identity, follows: None, subsumed: false }
-    }
-
-    #[test]
-    fn a_copy_that_may_be_good_is_not_put_aside() {
-        let words = |seen, phase, restarts| refusal(&lost(member(seen, process(phase, restarts))));
-        let says = |words: Option<String>, what: &str| {
-            assert!(words.as_ref().is_some_and(|words| words.contains(what)), "{what}: {words:?}");
-        };
-        says(words(Seen::Loading, ProcessPhase::Running, 0), "is loading its data");
-        says(words(Seen::Silent, ProcessPhase::Running, 0), "does not answer yet");
-        says(words(Seen::Absent, ProcessPhase::Held, 0), "masctl fault resume a/shard-0/redis-0");
-        says(words(Seen::Paused, ProcessPhase::Running, 0), "masctl fault resume a/shard-0/redis-0");
-        says(words(Seen::Absent, ProcessPhase::Restarting, 1), "is being started");
-        assert_eq!(
-            words(Seen::Absent, ProcessPhase::Restarting, MANY_RESTARTS),
-            None,
-            "its files are damaged"
-        );
-        assert_eq!(words(answers(), ProcessPhase::Running, 0), None, "data of another store");
-        let good = || Member { holds: true, ..member(answers(), process(ProcessPhase::Running, 0)) };
-        says(refusal(&lost(good())), "may be promoted");
-        assert_eq!(refusal(&Wanted { stuck: true, ..lost(good()) }), None, "it cannot be promoted");
-        let served = Wanted { served: true, ..lost(good()) };
-        says(refusal(&served), "nothing to rebuild");
-        assert_eq!(refusal(&Wanted { lapsed: true, ..served }), None, "others refuse it");
-        says(refusal(&Wanted { lapsed: true, sources: 0, ..lost(good()) }), "no other region");
-    }
 }

@@ -121,6 +121,9 @@ pub struct RegionRecord {
     /// It leaves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leaving: Option<Leaving>,
+    /// A person says that it is gone for good: what others have of it, they tell each other.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub gone: bool,
 }
 
 /// How far a region that leaves is.
@@ -168,7 +171,13 @@ impl Record {
     fn new(store: &crds::Validated) -> Self {
         let regions: Vec<_> = (1u16..)
             .zip(&store.regions)
-            .map(|(id, region)| RegionRecord { name: region.name.clone(), id, joining: false, leaving: None })
+            .map(|(id, region)| RegionRecord {
+                name: region.name.clone(),
+                id,
+                joining: false,
+                leaving: None,
+                gone: false,
+            })
             .collect();
         Self {
             format: FORMAT,
@@ -197,7 +206,7 @@ impl Record {
     fn take_in(&mut self, region: &str) {
         let (id, joining) = (self.next_region_id, self.founded.is_some());
         self.next_region_id += 1;
-        self.regions.push(RegionRecord { name: region.to_owned(), id, joining, leaving: None });
+        self.regions.push(RegionRecord { name: region.to_owned(), id, joining, leaving: None, gone: false });
         self.membership += 1;
         if joining {
             self.start("scale-out", OperationType::ScaleOut, region, id);
@@ -215,6 +224,7 @@ impl Record {
             region: region.to_owned(),
             shard: None,
             source: None,
+            force: false,
             action: OperationAction::Run,
             attempt: before.map_or(1, |row| row.spec.attempt + 1),
         };
@@ -256,7 +266,7 @@ impl Record {
         let Some(of) = self.regions.iter_mut().find(|of| of.name == region && of.leaving.is_some()) else {
             return;
         };
-        of.leaving = None;
+        (of.leaving, of.gone) = (None, false);
         let rows = self.operations.iter_mut();
         for row in rows.filter(|row| row.spec.region == region && row.spec.kind == OperationType::Remove) {
             if !matches!(row.status.phase, OperationPhase::Succeeded | OperationPhase::RolledBack) {
@@ -264,6 +274,37 @@ impl Record {
                 row.status.phase = OperationPhase::Running;
             }
         }
+    }
+
+    /// A person says that a region which leaves is gone for good, or that it is not. Returns the operation's name.
+    pub(super) fn declare_gone(&mut self, region: &str, gone: bool) -> Result<String, RecordError> {
+        let refuse = |words: String| Err(RecordError::Immutable(words));
+        let Some(of) = self.regions.iter_mut().find(|of| of.name == region) else {
+            return refuse(format!("there is no region '{region}'"));
+        };
+        if of.leaving.is_none() {
+            return refuse(format!(
+                "region '{region}' is in the manifest: take it out of that, and `masctl apply` it; what is gone for good can be declared so then"
+            ));
+        }
+        of.gone = gone;
+        if of.leaving == Some(Leaving::Settled) {
+            // Who answers after all may have more than the others.
+            of.leaving = Some(Leaving::Draining);
+        }
+        let name = format!("{}--remove--{region}-{}", self.store, of.id);
+        if let Some(row) = self.operations.iter_mut().find(|row| row.name == name) {
+            row.spec.force = gone;
+            row.spec.attempt += 1;
+            row.status = StoreOperationStatus::default();
+        }
+        self.generation += 1;
+        Ok(name)
+    }
+
+    /// The ids of regions that are gone for good, and still members.
+    pub(super) fn gone(&self) -> Vec<u16> {
+        self.regions.iter().filter(|of| of.gone).map(|of| of.id).collect()
     }
 
     /// How far a region that leaves is.
@@ -317,6 +358,7 @@ impl Record {
             region: region.to_owned(),
             shard: Some(shard),
             source: source.map(ToOwned::to_owned),
+            force: false,
             action: OperationAction::Run,
             attempt: 1,
         };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crds::DeletionPolicy;
+use crds::{DeletionPolicy, OperationOutcome, StoreOperationStatus};
 use futures_util::future::join_all;
 use mas_core::procedures::operation::{Operation, Phase};
 use mas_core::procedures::removal::{Action, LEFT_MS, Member, Observed, PAUSE_MS, STEPS, Shard, Stayer};
@@ -18,8 +18,9 @@ use super::shared::{Parts, Shared};
 use super::world::RegionPlan;
 use crate::health::engine::Answer;
 use crate::health::status::is_away;
+use crate::operations::removal::{Left, lost};
 use crate::operations::scale_out::{ActionError, AsEngine};
-use crate::operations::{names, now_ms, restore, show};
+use crate::operations::{names, now_ms, restore, show, with_measures};
 use crate::view::ProcessPhase;
 
 /// One look, and what follows from it.
@@ -34,7 +35,7 @@ pub(super) async fn step(shared: &Arc<Shared>, row: &OperationRecord) -> Result<
     let world = observe(shared, &parts, &record, row).await;
     let mut next = operation.clone();
     let actions = next.advance(&STEPS, &world, now_ms());
-    let shown = show(&next, &names(row.spec.kind), row.spec.attempt);
+    let shown = with_measures(show(&next, &names(row.spec.kind), row.spec.attempt), &row.status);
     if shown != row.status {
         keep(shared, &row.name, shown).await.map_err(platform)?;
     }
@@ -45,6 +46,9 @@ pub(super) async fn step(shared: &Arc<Shared>, row: &OperationRecord) -> Result<
     for action in &actions {
         tracing::debug!(operation = row.name, ?action, "acting");
         super::operations::crash::before_action(action);
+        if *action == Action::Stop && world.gone {
+            measure(shared, &parts, row, &world).await?;
+        }
         act(shared, &parts, row, action, looked).await?;
     }
     Ok(())
@@ -70,6 +74,8 @@ async fn observe(shared: &Shared, parts: &Parts, record: &Record, row: &Operatio
     Observed {
         region: RegionId(id),
         away: region.is_some_and(|region| is_away(shards, &reports(parts, region))),
+        gone: record.gone().contains(&id),
+        answers: region.and_then(|region| who_answers(parts, region)),
         shards: leaving,
         settled: record.leaving(name) == Some(Leaving::Settled),
         runs: region.is_some_and(|region| servers(parts, region).any(|(_, runs)| runs)),
@@ -78,6 +84,61 @@ async fn observe(shared: &Shared, parts: &Parts, record: &Record, row: &Operatio
         membership: record.membership,
         deleted: !folder.exists(),
     }
+}
+
+/// Any part of the region that answers, in words.
+fn who_answers(parts: &Parts, region: &RegionPlan) -> Option<String> {
+    let brokers = region.brokers.iter().map(|node| &node.component);
+    let mut all = servers(parts, region).map(|(component, _)| component).chain(brokers);
+    all.find(|component| parts.is_ready(component)).map(|component| format!("{component} answers"))
+}
+
+/// Keeps what may be lost with a region that is gone, as long as those that stay remember what it told them.
+async fn measure(
+    shared: &Shared,
+    parts: &Parts,
+    row: &OperationRecord,
+    world: &Observed,
+) -> Result<(), ActionError> {
+    let mut shards: Vec<Left> = (0..parts.store.shards).map(|_| Left::default()).collect();
+    for member in &world.members {
+        for (left, stayer) in shards.iter_mut().zip(&member.shards) {
+            left.covers.extend(stayer.as_ref().map(|stayer| stayer.cover.clone()));
+        }
+        let Some(region) = parts.world.region(&member.name) else { continue };
+        for link in reports(parts, region).iter().flat_map(|report| &report.links) {
+            let told = link.shard.filter(|_| link.peer == row.spec.region);
+            if let Some(left) = told.and_then(|number| shards.get_mut(usize::from(number))) {
+                left.told(&link.issued);
+            }
+        }
+    }
+    let outcome =
+        OperationOutcome { rpo_effects: lost(world.region, &shards), ..OperationOutcome::default() };
+    let record = shared.workshop.record.get().await;
+    let Some(now) = record.operations.iter().find(|of| of.name == row.name) else { return Ok(()) };
+    let status = StoreOperationStatus { outcome: Some(outcome), ..now.status.clone() };
+    keep(shared, &row.name, status).await.map_err(platform)
+}
+
+/// A person declares a region gone for good that leaves, or takes that back. Returns the operation's name.
+pub(super) async fn declare(shared: &Arc<Shared>, region: &str, gone: bool) -> Result<String, String> {
+    let _turn = shared.changing.lock().await;
+    let mut name = String::new();
+    let change = |record: &mut Record| {
+        name = record.declare_gone(region, gone)?;
+        Ok(())
+    };
+    shared.workshop.record.update(change).await.map_err(|error| error.to_string())?;
+    let mut parts = Parts::clone(&shared.parts());
+    shared.workshop.build(&mut parts).await.map_err(|error| error.to_string())?;
+    if let Some(of) = parts.world.region(region).filter(|_| !gone) {
+        // It is asked what it has.
+        resume(&parts, of).await;
+        set_gates(&parts, region, true);
+    }
+    shared.set_parts(parts);
+    Ok(name)
 }
 
 /// The region's id is in the operation's name: another one may have got its name since.

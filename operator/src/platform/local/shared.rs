@@ -25,6 +25,7 @@ use crate::health::shard::{ShardView, Wishes};
 use crate::health::status::{
     PhaseInput, build_handover, build_link, build_phase, build_shard, evacuated_to, is_away,
 };
+use crate::operations::rebuild::MANY_RESTARTS;
 use crate::operations::scale_out::Verifying;
 use crate::procedures::handover::{Outcome, Wish};
 use crate::procedures::shard::{Notice, Seen};
@@ -33,9 +34,6 @@ use crate::view::{
     BrokerStatus, Condition, HandoverStatus, ProcessPhase, ProcessRow, RegionPhase, RegionStatus,
     ShardStatus, StoreStatus,
 };
-
-/// Restarts after which a component is reported as one that does not stay up.
-pub(super) const MANY_RESTARTS: u32 = 5;
 
 /// One shard's controller, from outside.
 #[derive(Clone)]

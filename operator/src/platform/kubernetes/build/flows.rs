@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::build;
 use super::tests::{checked, world};
+use crate::platform::kubernetes::check::Checked;
 use crate::platform::kubernetes::object::{Kind, Object};
 
 type Labels = BTreeMap<String, String>;
@@ -122,4 +123,26 @@ fn everybody_reaches_what_they_need_and_nothing_else() {
             }
         }
     }
+}
+
+/// A shard that is made again reaches the servers that it copies, and only while it is.
+#[test]
+fn a_shard_that_is_rebuilt_reaches_those_that_it_copies() {
+    let plain = world("{shards: 2, regions: [{name: a}, {name: b}]}");
+    let mut store = checked(&plain);
+    let open = |store: &Checked| {
+        let objects = build(store);
+        let policies: Vec<Object> =
+            objects.iter().filter(|object| object.kind == Kind::NetworkPolicy).cloned().collect();
+        let peers = pods(&objects);
+        let way = |from: &str, to: &str| reaches(&policies, &peers[from], &peers[to], 6379);
+        [
+            way("shop--b--shard-1-redis", "shop--a--shard-1-redis"),
+            way("shop--b--shard-0-redis", "shop--a--shard-1-redis"),
+            way("shop--a--shard-1-redis", "shop--b--shard-1-redis"),
+        ]
+    };
+    assert_eq!(open(&store), [false, false, false]);
+    store.identity.rebuild(&[("b".to_owned(), [1].into())].into());
+    assert_eq!(open(&store), [true, false, false]);
 }

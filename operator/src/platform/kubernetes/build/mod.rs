@@ -15,7 +15,7 @@ use super::object::Object;
 /// Every object of the store, in the order in which they are applied.
 pub fn build(store: &Checked) -> Vec<Object> {
     let mut objects = vec![identity::object(store), secrets::credentials(store)];
-    for region in store.members() {
+    for region in store.regions.iter().filter(|region| region.is_member) {
         objects.extend(inner(store, region));
         if region.joining {
             objects.push(region::operation(store, region));
@@ -23,7 +23,21 @@ pub fn build(store: &Checked) -> Vec<Object> {
             objects.extend(front(store, region));
         }
     }
+    for region in &store.removing {
+        objects.push(region::operation(store, region));
+        if region.is_member {
+            objects.extend(told(store, region));
+        }
+    }
     objects.sort_by_key(|object| object.kind);
+    objects
+}
+
+/// What a region that leaves is still told; its servers are left as they are.
+fn told(store: &Checked, region: &CheckedRegion) -> Vec<Object> {
+    let mut objects = vec![region::object(store, region), proxy::configuration(store, region)];
+    objects.extend(secrets::of_region(store, region));
+    objects.extend(network::policies(store, region));
     objects
 }
 
@@ -51,6 +65,7 @@ fn front(store: &Checked, region: &CheckedRegion) -> [Object; 2] {
 }
 
 pub(crate) use broker::FORMED as BROKER_FORMED;
+pub(crate) use region::{LOSS, rebuild};
 
 /// The generation of the configuration that a region's proxies should use.
 pub(crate) fn proxy_generation(store: &Checked, region: &str) -> Option<u64> {

@@ -35,6 +35,13 @@ pub(super) fn policies(store: &Checked, region: &CheckedRegion) -> Vec<Object> {
     });
     let mut to_redis = vec![own(Part::Proxy), own(Part::Redis), operator.clone()];
     to_redis.extend(joining);
+    // So do shards that are made again.
+    let rebuilt = store.members().filter(|other| !other.joining && other.id != region.id).flat_map(|other| {
+        let known = store.identity.region(&other.spec.name);
+        let shards = known.map(|known| known.rebuilding.clone()).unwrap_or_default();
+        shards.into_iter().map(move |shard| labels::shard(of, &other.spec.name, other.id, shard))
+    });
+    to_redis.extend(rebuilt.map(|labels| json!({"podSelector": {"matchLabels": labels::selector(&labels)}})));
     vec![
         policy(Part::Redis, json!([{"from": to_redis, "ports": ports(&[redis::PORT])}])),
         policy(

@@ -22,12 +22,20 @@ pub(super) fn objects(store: &Checked, region: &CheckedRegion) -> Vec<Object> {
     let (of, here) = (&store.spec.name, &region.spec.name);
     let name = labels::part_name(of, here, Part::Proxy);
     let labels = labels::part(of, here, region.id, Part::Proxy);
-    let config = serde_json::to_string_pretty(&config(store, region)).unwrap_or_default();
     vec![
-        Object::new(Kind::ConfigMap, name.clone(), &labels, json!({"data": {"proxy.json": config}})),
+        configuration(store, region),
         pods::disruption_budget(&name, &labels),
         deployment(store, region, &name, &labels),
     ]
+}
+
+/// The file that every proxy of the region reads.
+pub(super) fn configuration(store: &Checked, region: &CheckedRegion) -> Object {
+    let (of, here) = (&store.spec.name, &region.spec.name);
+    let labels = labels::part(of, here, region.id, Part::Proxy);
+    let config = serde_json::to_string_pretty(&config(store, region)).unwrap_or_default();
+    let body = json!({"data": {"proxy.json": config}});
+    Object::new(Kind::ConfigMap, labels::part_name(of, here, Part::Proxy), &labels, body)
 }
 
 /// What every proxy of the region reads. Its generation is raised when anything else in it changes.
@@ -75,6 +83,7 @@ pub(super) fn config(store: &Checked, region: &CheckedRegion) -> ProxyConfig {
         max_lag_ms: replication.max_lag.as_millis(),
         evacuate_after_ms: mas_core::config::evacuate_after_ms(),
         drained: region.spec.traffic == crds::Traffic::Drained,
+        gone: store.members().filter(|peer| peer.gone && peer.id != region.id).map(|peer| peer.id).collect(),
         engine_password_file: Some(secret("engine")),
         client_auth: Some(ClientAuth {
             username: store.passwords.client_user.clone(),

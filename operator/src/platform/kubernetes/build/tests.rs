@@ -76,3 +76,60 @@ fn the_same_input_gives_the_same_objects() {
     let world = world("{shards: 2, regions: [{name: a}, {name: b}]}");
     assert_eq!(build(&checked(&world)), build(&checked(&world)));
 }
+
+/// Its own configuration says that others serve its clients, theirs that it serves nobody; and its pods are left as they are.
+#[test]
+fn a_region_that_leaves_is_told_so_and_keeps_its_pods_until_it_is_no_member() {
+    use mas_core::config::ProxyConfig;
+    let record = |more: &str| {
+        let region = |name: &str, id: u16, more: &str| {
+            format!("{{\"name\": \"{name}\", \"id\": {id}, \"epochs\": [1]{more}}}")
+        };
+        format!(
+            "{{\"format\": 1, \"founded\": \"now\", \"regions\": [{}, {}], \"nextRegionId\": 3, \"shards\": 1, \"slots\": [[[0, 16383]]], \
+             \"membership\": 1}}",
+            region("a", 1, ""),
+            region("b", 2, more)
+        )
+    };
+    let mut world = world("{shards: 1, regions: [{name: a}], broker: {replicas: 1}}");
+    world.credentials = Some(BTreeMap::new());
+    let built = |world: &World, more: &str| {
+        build(&checked(&World { identity: Some((record(more), "7".into())), ..world.clone() }))
+    };
+    let config = |objects: &[Object], region: &str| -> Option<ProxyConfig> {
+        let name = format!("shop--{region}--proxy");
+        let map = objects.iter().find(|of| of.kind == Kind::ConfigMap && of.name == name)?;
+        serde_json::from_str(map.json["data"]["proxy.json"].as_str()?).ok()
+    };
+    let of_b = |objects: &[Object]| -> Vec<String> {
+        let of = objects.iter().filter(|of| of.json["metadata"]["labels"]["multiactive.dev/region"] == "b");
+        of.map(|of| format!("{} {}", of.kind, of.name)).collect()
+    };
+    for state in ["", ", \"removing\": \"Draining\"", ", \"removing\": \"Settled\""] {
+        let objects = built(&world, state);
+        let (a, b) = (config(&objects, "a").unwrap(), config(&objects, "b").unwrap());
+        assert!(b.drained && !a.drained);
+        assert_eq!(a.peers.iter().map(|peer| peer.endpoint.clone()).collect::<Vec<_>>(), [None]);
+        assert!(b.peers[0].endpoint.is_some());
+        assert_eq!(
+            of_b(&objects),
+            [
+                "ConfigMap shop--b--proxy",
+                "Secret shop--b--redis",
+                "Secret shop--b--broker",
+                "Secret shop--b--proxy",
+                "StoreRegion shop--b",
+                "StoreOperation shop--remove--b-2",
+                "NetworkPolicy shop--b--redis",
+                "NetworkPolicy shop--b--broker",
+                "NetworkPolicy shop--b--proxy",
+            ]
+        );
+    }
+    let objects = built(&world, ", \"removing\": \"Forgotten\"");
+    assert!(config(&objects, "a").unwrap().peers.is_empty(), "the others are told");
+    assert_eq!(of_b(&objects), ["StoreOperation shop--remove--b-2"]);
+    let objects = built(&world, ", \"leaving\": true");
+    assert_eq!(of_b(&objects), Vec::<String>::new(), "all of it goes");
+}

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::health::member::{Phase, Process};
+use crate::operations::rebuild::MANY_RESTARTS;
 use crate::platform::kubernetes::FIELD_MANAGER;
 use crate::platform::kubernetes::labels::{self, Part};
 use crate::platform::kubernetes::rolling::PodSeen;
@@ -56,6 +57,11 @@ impl Pods {
     pub(crate) fn process(&self, namespace: &str, name: &str, what: Part, port: u16) -> PodProcess {
         let pod = self.known.get(&ObjectRef::new(name).within(namespace));
         pod.map_or_else(PodProcess::default, |pod| PodProcess::of(&pod, what, port))
+    }
+
+    /// One pod.
+    pub(crate) fn pod(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
+        self.known.get(&ObjectRef::new(name).within(namespace))
     }
 
     /// The pods of a part of a region.
@@ -128,6 +134,8 @@ pub(crate) struct PodProcess {
     address: Option<String>,
     /// As the kubelet's readiness probe found it last.
     pub(crate) ready: bool,
+    /// It does not stay up: the kubelet waits before it starts it again, and has done so several times.
+    pub(crate) failing: bool,
 }
 
 impl PodProcess {
@@ -145,6 +153,7 @@ impl PodProcess {
             address: status.pod_ip.as_deref().map(|ip| host_port(ip, port)),
             ready: container.ready
                 && status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True"),
+            failing: is_failing(container),
         }
     }
 
@@ -156,6 +165,13 @@ impl PodProcess {
 
 fn is_running(container: &ContainerStatus) -> bool {
     container.state.as_ref().is_some_and(|state| state.running.is_some())
+}
+
+fn is_failing(container: &ContainerStatus) -> bool {
+    let waiting = container.state.as_ref().and_then(|state| state.waiting.as_ref());
+    let reason = waiting.and_then(|waiting| waiting.reason.as_deref());
+    reason == Some("CrashLoopBackOff")
+        && u32::try_from(container.restart_count).is_ok_and(|count| count >= MANY_RESTARTS)
 }
 
 fn host_port(ip: &str, port: u16) -> String {
@@ -201,7 +217,18 @@ mod tests {
             "{phase: Running, podIP: 10.1.0.3, containerStatuses: [{name: redis, ready: false, restartCount: 1, image: i, imageID: i, \
              containerID: 'c://2', state: {terminated: {exitCode: 137}}}]}",
         );
-        assert_eq!((ended.phase(), ended.reachable()), (Phase::Absent, None));
+        assert_eq!((ended.phase(), ended.reachable(), ended.failing), (Phase::Absent, None, false));
+        let fails = |count: u32, reason: &str| {
+            process(&format!(
+                "{{phase: Running, containerStatuses: [{{name: redis, ready: false, restartCount: {count}, image: i, imageID: i, \
+                 state: {{waiting: {{reason: {reason}}}}}}}]}}"
+            ))
+            .failing
+        };
+        assert_eq!(
+            [fails(4, "CrashLoopBackOff"), fails(5, "CrashLoopBackOff"), fails(9, "ContainerCreating")],
+            [false, true, false]
+        );
         let pod = |status: &str| {
             is_stuck(&serde_yaml::from_str(&format!("{{metadata: {{name: p}}, status: {status}}}")).unwrap())
         };

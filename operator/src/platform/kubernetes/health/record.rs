@@ -85,6 +85,8 @@ pub(crate) struct Row {
     pub(crate) namespace: Namespace,
     pub(crate) name: String,
     pub(crate) region: String,
+    /// Other regions have its shards: what is lost here is made again from theirs.
+    pub(crate) others: bool,
     pub(crate) identity: Arc<IdentityRecord>,
     /// The rows as the watch brings them.
     pub(crate) seen: reflector::Store<StoreRegion>,
@@ -148,10 +150,13 @@ impl Row {
         Ok(Some((last, next)))
     }
 
-    async fn record(&self, shard: u16, members: &[Seen]) -> Result<Record, RecordError> {
+    /// What was decided of a shard.
+    pub(super) async fn record(&self, shard: u16, members: &[Seen]) -> Result<Record, RecordError> {
         let mut held = self.held.lock().await;
         let status = self.load(&mut held).await?.status.unwrap_or_default();
-        if let Some(state) = status.shards.iter().find(|state| state.shard == shard && state.epoch > 0) {
+        let known = status.shards.iter().find(|state| state.shard == shard);
+        let rebuilt = self.others && !known.is_some_and(|state| state.from_stream);
+        if let Some(state) = known.filter(|state| state.epoch > 0) {
             return Ok(Record {
                 epoch: state.epoch,
                 master: state.master.map(usize::from),
@@ -159,13 +164,13 @@ impl Row {
                     .basis
                     .as_ref()
                     .map(|basis| Basis { incarnation: basis.incarnation.clone(), seq: basis.seq }),
-                rebuilt: false,
+                rebuilt,
             });
         }
         // The row is new, or was lost: the identity record knows the highest epoch, the engines the rest.
         let (identity, _) = self.identity.read().await?;
         let of = identity.region(&self.region).and_then(|region| region.epochs.get(usize::from(shard)));
-        let record = reconstruct(of.copied().unwrap_or_default(), members);
+        let record = Record { rebuilt, ..reconstruct(of.copied().unwrap_or_default(), members) };
         if let (1.., Some(master)) = (record.epoch, record.master) {
             tracing::info!(
                 row = self.name,
@@ -183,6 +188,19 @@ impl Row {
             self.write(&mut held, &with(status, state)).await?;
         }
         Ok(record)
+    }
+
+    /// No region has the shard: it begins with what its own stream holds.
+    pub(super) async fn begin_from_stream(&self, shard: u16) -> Result<(), RecordError> {
+        let mut held = self.held.lock().await;
+        let mut status = self.load(&mut held).await?.status.unwrap_or_default();
+        let known = status.shards.iter().find(|state| state.shard == shard);
+        let state = ShardState { shard, from_stream: true, ..known.cloned().unwrap_or_default() };
+        if known != Some(&state) {
+            status = with(status, state);
+            self.write(&mut held, &status).await?;
+        }
+        Ok(())
     }
 
     pub(super) async fn issue(

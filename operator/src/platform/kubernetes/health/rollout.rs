@@ -64,8 +64,10 @@ impl Rollout {
         if live.spec.paused == Some(true) {
             return Rolling { outdated, now: "spec.paused: it waits".to_owned() };
         }
+        // What leaves is left as it is.
+        let regions = runner.regions.iter().filter(|region| region.removing.is_none());
         let regions: Vec<RegionSeen> =
-            runner.regions.iter().map(|region| see(shared, runner, region, applied, rows)).collect();
+            regions.map(|region| see(shared, runner, region, applied, rows)).collect();
         let step = next(&regions);
         if step == Step::Done {
             let last = regions.iter().find_map(not_well).filter(|_| self.told != Told::Nothing);

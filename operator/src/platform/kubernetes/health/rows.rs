@@ -31,6 +31,8 @@ pub(crate) struct Measured {
     pub(crate) drained: Option<bool>,
     /// While it joins: what its operation does, also in words.
     pub(crate) joining: Option<(RegionPhase, Option<String>)>,
+    /// The same while it leaves.
+    pub(crate) removing: Option<(RegionPhase, Option<String>)>,
     pub(crate) ready_proxies: usize,
     pub(crate) proxies: u16,
     pub(crate) ready_brokers: usize,
@@ -77,10 +79,11 @@ pub(crate) fn build(measured: &Measured, last: &StoreRegionStatus, now: Timestam
         drained: measured.drained,
         max_lag_ms: measured.max_lag_ms,
     });
-    let phase = measured.joining.as_ref().map_or(phase, |(phase, _)| *phase);
+    let operation = measured.joining.as_ref().or(measured.removing.as_ref());
+    let phase = operation.map_or(phase, |(phase, _)| *phase);
     let serving = statuses.iter().filter(|shard| serves(shard)).count();
     let links: Vec<LinkState> = measured.links.iter().map(link).collect();
-    let why = match &measured.joining {
+    let why = match operation {
         Some((_, words)) => words.clone(),
         None => (phase != RegionPhase::Active).then(|| why(measured, phase)).flatten(),
     };

@@ -172,6 +172,8 @@ pub(super) struct Plan {
     regions: Vec<(String, u16)>,
     /// Those of them that join.
     joining: Vec<String>,
+    /// Those of them that leave.
+    removing: Vec<String>,
     shards: u16,
     members: u16,
     pub(super) brokers: u16,
@@ -187,6 +189,7 @@ impl Plan {
             namespace: store.namespace.clone(),
             regions: store.members().map(|region| (region.spec.name.clone(), region.id)).collect(),
             joining: store.members().filter(|r| r.joining).map(|r| r.spec.name.clone()).collect(),
+            removing: store.members().filter(|r| r.removing.is_some()).map(|r| r.spec.name.clone()).collect(),
             shards: store.spec.shards,
             members: store.spec.redis.replicas + 1,
             brokers: store.spec.broker.replicas,
@@ -194,6 +197,11 @@ impl Plan {
             max_lag_ms: store.spec.replication.max_lag.as_millis(),
             engine_password: store.passwords.engine.clone(),
         }
+    }
+
+    /// Members of which the others should have everything: neither who joins nor who leaves.
+    fn staying(&self) -> impl Iterator<Item = &(String, u16)> {
+        self.regions.iter().filter(|(name, _)| !self.joining.contains(name) && !self.removing.contains(name))
     }
 }
 
@@ -215,6 +223,8 @@ pub(super) struct Region {
     id: u16,
     /// The operation by which it joins, while it does.
     joining: Option<String>,
+    /// The operation by which it leaves, while it does.
+    pub(super) removing: Option<String>,
     row: Arc<Row>,
     pub(super) shards: Vec<Shard>,
     /// Those that run; `None`: not asked yet.
@@ -249,11 +259,14 @@ impl Runner {
         let mut tasks = JoinSet::new();
         let mut pumped = Vec::new();
         let started = Instant::now();
+        let is_member = |name: &String| !plan.joining.contains(name);
         let row = |region: &str| {
+            let mut others = plan.regions.iter().filter(|(name, _)| is_member(name));
             Arc::new(Row {
                 namespace: namespace.clone(),
                 name: labels::region_name(&plan.store, region),
                 region: region.to_owned(),
+                others: others.any(|(name, _)| name != region),
                 identity: Arc::clone(&identity),
                 seen: shared.rows.clone(),
                 held: Mutex::default(),
@@ -288,12 +301,15 @@ impl Runner {
             let name = region.clone();
             let joining =
                 plan.joining.contains(region).then(|| labels::operation_name(&plan.store, region, *id));
+            let removing =
+                plan.removing.contains(region).then(|| labels::removal_name(&plan.store, region, *id));
             let metrics = Arc::clone(&shared.metrics);
             let shown = ShownPhase::new(metrics, &plan.namespace, &plan.store, region);
             regions.push(Region {
                 name,
                 id: *id,
                 joining,
+                removing,
                 row,
                 shards,
                 proxies,
@@ -315,6 +331,9 @@ impl Runner {
             latest,
             password: plan.engine_password.clone(),
             verifying: Verifying::default(),
+            watches: operations::Watches::default(),
+            waiting: std::sync::Mutex::default(),
+            begun: started,
         };
         tasks.spawn(runner.run());
         let verifier = start_verification(shared, &plan, &regions, live, settings, &mut tasks);
@@ -330,12 +349,11 @@ impl Runner {
         }
     }
 
-    /// The store is founded: the controllers of its members may act. Those of a region that joins are its operation's.
+    /// The store is founded: the controllers of its members may act. Those of a region that joins or leaves are its operation's.
     fn open(&mut self) {
         if !std::mem::replace(&mut self.founded, true) {
-            for shard in
-                self.regions.iter().filter(|region| region.joining.is_none()).flat_map(|of| &of.shards)
-            {
+            let stays = |region: &&Region| region.joining.is_none() && region.removing.is_none();
+            for shard in self.regions.iter().filter(stays).flat_map(|of| &of.shards) {
                 shard.gate.send_replace(true);
             }
         }
@@ -349,8 +367,7 @@ impl Runner {
     ) {
         let phase = |name: &String| rows.get(name).map(|row| row.phase).unwrap_or_default();
         // Who joins is compared by its operation.
-        let members = self.plan.regions.iter().filter(|(name, _)| !self.plan.joining.contains(name));
-        let waits = members.clone().find(|(name, _)| !phase(name).is_settled());
+        let waits = self.plan.staying().find(|(name, _)| !phase(name).is_settled());
         let obstacle = waits.map(|(name, _)| {
             format!("regions are compared while all are Active, and {name} is {:?}", phase(name))
         });
@@ -478,22 +495,28 @@ impl Runner {
         let wanted = live.spec.regions.iter().find(|spec| spec.name == region.name);
         let drained = wanted.is_some_and(|spec| spec.traffic == crds::Traffic::Drained);
         let reports = region.proxies.borrow().clone().unwrap_or_default();
-        // One that joins writes nothing yet.
-        let peers = self.regions.iter().filter(|peer| peer.joining.is_none()).map(|peer| &peer.name);
+        // One that joins writes nothing yet; whether all is read that one has which leaves, its operation says.
+        let stays = |peer: &&Region| peer.joining.is_none() && peer.removing.is_none();
+        let peers = self.regions.iter().filter(stays).map(|peer| &peer.name);
         let peers = peers.filter(|name| **name != region.name);
-        let joining = region.joining.as_ref().map(|operation| {
-            let of = ObjectRef::new(operation).within(&plan.namespace);
-            operations::phase(shared.operations.get(&of).as_deref())
-        });
+        let operation = |name: &String| shared.operations.get(&ObjectRef::new(name).within(&plan.namespace));
+        let joining = region.joining.as_ref().map(|name| operations::phase(operation(name).as_deref()));
+        let removing =
+            region.removing.as_ref().map(|name| operations::removal_phase(operation(name).as_deref()));
         let brokers = shared.pods.of_part(&plan.namespace, &plan.store, region.id, Part::Broker);
-        let shards: Vec<ShardMeasured> =
-            (0u16..).zip(&region.shards).map(|(number, shard)| shard.measure(number, &reports)).collect();
+        let all = operations::of_store(shared, &plan.namespace, &plan.store);
+        let shards = (0u16..).zip(&region.shards).map(|(number, shard)| {
+            let rebuilding = operations::rebuilding(&all, &region.name, number);
+            shard.measure(number, &reports, rebuilding)
+        });
+        let shards: Vec<ShardMeasured> = shards.collect();
         let answers = |shard: &Shard| {
             shard.view.borrow().members.iter().any(|seen| matches!(seen, Seen::Answers { .. }))
         };
         Measured {
             any_engine_answers: region.shards.iter().any(answers),
             joining,
+            removing,
             drained: drained.then(|| is_away(plan.shards, &reports)),
             links: peers.map(|peer| build_link(peer, plan.shards, &reports)).collect(),
             ready_proxies: reports.iter().filter(|report| report.ready).count(),
@@ -566,6 +589,7 @@ impl Region {
             name: self.name.clone(),
             id: self.id,
             joining: self.joining.is_some(),
+            removing: self.removing.is_some(),
             row: Arc::clone(&self.row),
             shards: shards.collect(),
             proxies: self.proxies.clone(),
@@ -574,10 +598,17 @@ impl Region {
 }
 
 impl Shard {
-    fn measure(&self, number: u16, reports: &[ProxyReport]) -> ShardMeasured {
+    fn measure(
+        &self,
+        number: u16,
+        reports: &[ProxyReport],
+        rebuilding: Option<(&'static str, String)>,
+    ) -> ShardMeasured {
         let view = self.view.borrow();
+        let rebuilding = rebuilding.filter(|_| view.master.is_none());
         let status = build_shard(number, &view.members, view.master, &self.names, reports);
-        let notices = view.notices.iter().map(|notice| (notice.reason, notice.message.clone())).collect();
+        let notices = view.notices.iter().map(|notice| (notice.reason, notice.message.clone()));
+        let notices = rebuilding.into_iter().chain(notices).collect();
         ShardMeasured { status, notices }
     }
 }
@@ -609,10 +640,8 @@ fn start_verification(
         shared: shared.clone(),
         store: plan.store.clone(),
         regions: plan
-            .regions
-            .iter()
             // Who joins is compared by its operation.
-            .filter(|(name, _)| !plan.joining.contains(name))
+            .staying()
             .map(|(name, id)| verify::Region { name: name.clone(), id: *id })
             .collect(),
         shards: plan.shards,

@@ -212,6 +212,11 @@ impl Cluster {
     }
 }
 
+/// Whether an object of that name is there already, or has changed.
+pub(super) fn is_conflict(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 409)
+}
+
 /// Whether the API server refused for want of a right.
 pub(super) fn is_forbidden(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 403)

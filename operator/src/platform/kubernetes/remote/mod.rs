@@ -4,17 +4,21 @@
 mod access;
 mod bundle;
 mod forward;
+mod orders;
 mod plan;
 mod view;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crds::{MultiActiveStore, OperationPhase, StoreOperation, StoreRegion, VerificationStatus};
+use crds::{
+    MultiActiveStore, OperationAction, OperationPhase, OperationType, StoreOperation, StoreOperationSpec,
+    StoreRef, StoreRegion, VerificationStatus,
+};
 use futures_util::future::join_all;
 use k8s_openapi::api::core::v1::{Pod, Secret, Service};
 use kube::Api;
-use kube::api::{ListParams, Patch, PatchParams};
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use tokio::time::sleep;
 
 use access::{Cluster, connect, words};
@@ -86,6 +90,12 @@ impl Remote {
         Ok(view::build_operations(list.map_err(|error| self.cluster.explain(&what, &error))?.items))
     }
 
+    async fn rows(&self) -> Result<Vec<StoreRegion>, AccessError> {
+        let what = format!("the regions of store '{}'", self.name);
+        let list = self.api::<StoreRegion>().list(&self.ours()).await;
+        Ok(list.map_err(|error| self.cluster.explain(&what, &error))?.items)
+    }
+
     /// Has the operator try a failed operation again, or take one back. The inner error says why there is nothing to do.
     pub async fn order(&self, name: &str, rollback: bool) -> Result<Result<(), String>, AccessError> {
         let what = format!("operation '{name}'");
@@ -100,6 +110,12 @@ impl Remote {
         if let Some(why) = crate::operations::nothing_to_order(name, phase, rollback) {
             return Ok(Err(why));
         }
+        if rollback && operation.spec.kind == OperationType::Remove {
+            return Ok(Err(format!(
+                "write the region '{}' into the manifest again, and apply it: then it stays",
+                operation.spec.region
+            )));
+        }
         let spec = if rollback {
             serde_json::json!({"action": "Rollback"})
         } else {
@@ -109,6 +125,44 @@ impl Remote {
         let patch = serde_json::json!({"metadata": {"resourceVersion": version}, "spec": spec});
         api.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await.map_err(explain)?;
         Ok(Ok(()))
+    }
+
+    /// Declares a region gone for good that leaves: makes the operation, and returns its name. Without `force`, takes that back. The inner
+    /// error says why there is nothing to do.
+    pub async fn remove(&self, region: &str, force: bool) -> Result<Result<String, String>, AccessError> {
+        let row = labels::region_name(&self.name, region);
+        let what = format!("region '{region}' (StoreRegion {row})");
+        let explain = |error| self.cluster.explain(&what, &error);
+        let Some(known) = self.api::<StoreRegion>().get_opt(&row).await.map_err(explain)? else {
+            return Ok(Err(format!("there is no region '{region}' in store '{}'", self.name)));
+        };
+        if self.store().await?.spec.regions.iter().any(|of| of.name == region) {
+            return Ok(Err(format!(
+                "region '{region}' is in the manifest: take it out of spec.regions and apply that; what is gone for good can be declared so then"
+            )));
+        }
+        let api = self.api::<StoreOperation>();
+        let name = labels::forced_removal_name(&self.name, region, known.spec.id);
+        let what = format!("operation '{name}'");
+        let explain = |error| self.cluster.explain(&what, &error);
+        if !force {
+            let deleted = api.delete(&name, &kube::api::DeleteParams::default()).await;
+            deleted.map_err(explain)?;
+            return Ok(Ok(labels::removal_name(&self.name, region, known.spec.id)));
+        }
+        let spec = StoreOperationSpec {
+            store_ref: StoreRef { name: self.name.clone() },
+            kind: OperationType::Remove,
+            region: region.to_owned(),
+            shard: None,
+            source: None,
+            force: true,
+            action: OperationAction::Run,
+            attempt: 1,
+        };
+        let made = api.create(&PostParams::default(), &StoreOperation::new(&name, spec)).await;
+        made.map_err(explain)?;
+        Ok(Ok(name))
     }
 
     /// The metrics of a proxy, one of the rows of the status.

@@ -15,7 +15,7 @@ use super::access::{Access, AccessError, Cluster, connect, is_forbidden, words};
 use crate::platform::kubernetes::apply::{Difference, Field, Owner, compare, complete};
 use crate::platform::kubernetes::build::build;
 use crate::platform::kubernetes::catalog::{Catalog, CatalogImage, Release};
-use crate::platform::kubernetes::check::check;
+use crate::platform::kubernetes::check::{Checked, CheckedRegion, check};
 use crate::platform::kubernetes::client::{ClientError, Namespace};
 use crate::platform::kubernetes::dereference::{World, dereference};
 use crate::platform::kubernetes::labels::{self, Part};
@@ -103,7 +103,7 @@ impl Remote {
                 operator_namespace(&namespace, &wanted).await.unwrap_or_else(|| "multiactive-system".into())
             }
         };
-        let objects = desired(&world, &catalog, &operator)?;
+        let (objects, leaving) = desired(&world, &catalog, &operator)?;
         let uid = live.as_ref().and_then(|live| live.metadata.uid.clone()).unwrap_or_default();
         let owner = Owner { name: name.clone(), uid };
         let mut fates = Vec::new();
@@ -113,6 +113,7 @@ impl Remote {
             fates.push((object, fate));
         }
         let mut text = render(&fates);
+        text.extend(leaving.iter().map(|line| format!("{line}\n")));
         if wanted.spec.paused == Some(true) {
             text.push_str("The store is paused: nothing of this is done until spec.paused is taken away.\n");
         }
@@ -198,13 +199,28 @@ fn without_nulls(value: Value) -> Value {
     }
 }
 
-/// The objects that the operator would make.
-fn desired(world: &World, catalog: &Catalog, operator_namespace: &str) -> Result<Vec<Object>, PlanError> {
+/// The objects that the operator would make, and what it says of regions that leave.
+fn desired(
+    world: &World,
+    catalog: &Catalog,
+    operator_namespace: &str,
+) -> Result<(Vec<Object>, Vec<String>), PlanError> {
     let mut new_password = || "new".to_owned();
     let checked = check(world, catalog, operator_namespace, &mut new_password);
     let checked = checked
         .map_err(|refusal| PlanError::NotCarriedOut { reason: refusal.reason, message: refusal.message })?;
-    Ok(build(&checked))
+    let leaving = checked.removing.iter().map(|region| farewell(&checked, region)).collect();
+    Ok((build(&checked), leaving))
+}
+
+/// What becomes of a region that the manifest has not any more.
+fn farewell(store: &Checked, region: &CheckedRegion) -> String {
+    let volumes = if store.keeps_data() { "stay (deletionPolicy: Retain)" } else { "are deleted" };
+    format!(
+        "Region {} leaves, once the others have all that it has: its clients are served by them, then its pods and what else was made for it \
+         are deleted, its volumes {volumes}; until it is forgotten it stays if it is put back",
+        region.spec.name
+    )
 }
 
 async fn fate(namespace: &Namespace, object: &Object, owner: &Owner) -> Fate {

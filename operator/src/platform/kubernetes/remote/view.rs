@@ -34,8 +34,12 @@ pub(super) struct Seen {
 /// The view.
 pub(super) fn build_status(seen: &Seen) -> StoreStatus {
     let name = seen.store.metadata.name.clone().unwrap_or_default();
+    let wanted: Vec<&String> = seen.store.spec.regions.iter().map(|region| &region.name).collect();
+    let told = seen.store.status.iter().flat_map(|status| &status.regions).map(|region| &region.name);
+    // Those that leave are in the status alone.
+    let leaving = told.filter(|name| !wanted.contains(name));
     let regions: Vec<RegionStatus> =
-        seen.store.spec.regions.iter().map(|region| build_region(seen, &name, &region.name)).collect();
+        (wanted.iter().copied().chain(leaving)).map(|region| build_region(seen, &name, region)).collect();
     let mut processes: Vec<ProcessRow> = seen.pods.iter().filter_map(build_process).collect();
     processes.sort_by(|a, b| a.component.cmp(&b.component));
     StoreStatus {

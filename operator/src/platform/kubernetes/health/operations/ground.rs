@@ -1,14 +1,16 @@
 //! What the procedures look at in a cluster.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use crds::StoreOperation;
+use crds::{OperationType, StoreOperation};
 use mas_core::stamp::RegionId;
 
 use super::{RegionHandle, Runner};
 use crate::health::member::{Phase, Process as _};
 use crate::health::proxy::ProxyReport;
-use crate::health::status::{LinkStatus, build_link};
+use crate::health::status::{LinkStatus, build_link_of};
+use crate::operations::rebuild;
 use crate::operations::scale_out::{
     ActionError, AsEngine, Front, Ground, MasterGround, MemberGround, ShardGround,
 };
@@ -16,6 +18,7 @@ use crate::platform::kubernetes::build;
 use crate::platform::kubernetes::check::Checked;
 use crate::platform::kubernetes::health::pods::PodProcess;
 use crate::platform::kubernetes::labels::Part;
+use crate::procedures::shard::Seen;
 
 impl Runner {
     pub(super) async fn ground(
@@ -26,57 +29,89 @@ impl Runner {
         ticket: u64,
     ) -> Result<Ground, ActionError> {
         let id = |name: &str| self.regions.iter().find(|of| of.name == name).map(|of| RegionId(of.id));
-        let members = self.regions.iter().filter(|of| !of.joining).map(|of| self.member(checked, of));
-        let links = self.links(region);
-        let shards = (0u16..).zip(&region.shards).map(|(number, shard)| {
+        let range = match object.spec.shard {
+            Some(number) => number..number + 1,
+            None => 0..self.shards,
+        };
+        let members = self.serving(region).map(|of| self.member(checked, of, region, &range));
+        let links = self.links(region, region, &range);
+        let row = region.row.status().await.map_err(|error| ActionError::Platform(error.to_string()))?;
+        let recorded = checked.identity.region(&region.name).map(|of| of.epochs.clone()).unwrap_or_default();
+        let shards = range.clone().filter_map(|number| {
+            let shard = region.shards.get(usize::from(number))?;
             let looked_at = shard.view.borrow().master.unwrap_or_default();
             let runs = shard.process(&self.shared, &self.namespace, looked_at).phase() == Phase::Running;
-            ShardGround {
+            let issued = row.shards.iter().find(|state| state.shard == number);
+            let recorded = recorded.get(usize::from(number)).copied().unwrap_or_default();
+            Some(ShardGround {
                 number,
-                in_the_way: Vec::new(),
+                in_the_way: self.in_the_way(region, number, object),
                 first: Arc::clone(&shard.members[0]) as Arc<dyn AsEngine>,
                 engine: Arc::clone(&shard.members[looked_at]) as Arc<dyn AsEngine>,
                 absent: (!runs).then(|| "is not running".to_owned()),
-                epoch: 0,
+                epoch: issued.map_or(0, |state| state.epoch).max(recorded),
                 links: links.clone(),
-            }
+            })
         });
-        let mut shards: Vec<ShardGround> = shards.collect();
-        let row = region.row.status().await.map_err(|error| ActionError::Platform(error.to_string()))?;
-        let recorded = checked.identity.region(&region.name).map(|of| of.epochs.clone()).unwrap_or_default();
-        for (number, shard) in shards.iter_mut().enumerate() {
-            let issued = row.shards.iter().find(|state| usize::from(state.shard) == number);
-            let recorded = recorded.get(number).copied().unwrap_or_default();
-            shard.epoch = issued.map_or(0, |state| state.epoch).max(recorded);
-        }
+        let outcome = object.status.as_ref().and_then(|status| status.outcome.as_ref());
         Ok(Ground {
             store: self.store.clone(),
             region: RegionId(region.id),
             membership: checked.identity.membership,
-            missing: self.missing(region),
+            missing: match object.spec.kind {
+                OperationType::Rebuild => first_servers(region, &range),
+                OperationType::ScaleOut | OperationType::Remove => self.missing(region),
+            },
             members: members.collect(),
-            shards,
+            shards: shards.collect(),
             slots: checked.identity.slots.clone(),
             wanted_source: object.spec.source.as_deref().and_then(id),
             verification: self.verifying.of(ticket),
-            joined: !region.joining,
+            joined: match object.spec.kind {
+                OperationType::Rebuild => outcome.is_some(),
+                OperationType::ScaleOut | OperationType::Remove => !region.joining,
+            },
         })
+    }
+
+    /// The regions that serve, beside the one that copies.
+    pub(super) fn serving<'a>(
+        &'a self,
+        beside: &'a RegionHandle,
+    ) -> impl Iterator<Item = &'a RegionHandle> + 'a {
+        self.regions.iter().filter(|of| !of.joining && of.name != beside.name)
+    }
+
+    /// Copies that are there are put out of the way when a person says so, and never by themselves.
+    fn in_the_way(&self, region: &RegionHandle, shard: u16, object: &StoreOperation) -> Vec<usize> {
+        let loss = object.status.as_ref().and_then(|status| status.loss.as_ref());
+        let Some(loss) = loss.filter(|_| super::rebuild::is_ordered(object)) else { return Vec::new() };
+        rebuild::in_the_way(&self.place(region, shard), loss.epoch, &self.servers(region, shard))
     }
 
     pub(super) fn reports(region: &RegionHandle) -> Vec<ProxyReport> {
         region.proxies.borrow().clone().unwrap_or_default()
     }
 
-    fn links(&self, region: &RegionHandle) -> Vec<LinkStatus> {
-        let reports = Self::reports(region);
-        let peers = self.regions.iter().filter(|peer| peer.name != region.name && !peer.joining);
-        peers.map(|peer| build_link(&peer.name, self.shards, &reports)).collect()
+    /// What `of` reads of those that serve, beside the one that copies.
+    fn links(&self, of: &RegionHandle, copies: &RegionHandle, shards: &Range<u16>) -> Vec<LinkStatus> {
+        let reports = Self::reports(of);
+        let peers = self.serving(copies).filter(|peer| peer.name != of.name);
+        peers.map(|peer| build_link_of(&peer.name, shards.clone(), &reports)).collect()
     }
 
-    fn member(&self, checked: &Checked, member: &RegionHandle) -> MemberGround {
+    fn member(
+        &self,
+        checked: &Checked,
+        member: &RegionHandle,
+        copies: &RegionHandle,
+        shards: &Range<u16>,
+    ) -> MemberGround {
         let reports = Self::reports(member);
         let generation = build::proxy_generation(checked, &member.name);
-        let shards = member.shards.iter().map(|shard| {
+        let links = self.links(member, copies, shards);
+        let shards = shards.clone().filter_map(|number| member.shards.get(usize::from(number)));
+        let shards = shards.map(|shard| {
             let view = shard.view.borrow().clone();
             let of = view.master.and_then(|at| shard.members.get(at));
             MasterGround {
@@ -89,11 +124,8 @@ impl Runner {
         MemberGround {
             id: RegionId(member.id),
             name: member.name.clone(),
-            told: generation.is_some_and(|generation| {
-                reports.iter().any(|report| report.ready)
-                    && reports.iter().all(|report| !report.ready || report.generation >= generation)
-            }),
-            links: self.links(member),
+            told: generation.is_some_and(|generation| are_told(&reports, generation)),
+            links,
             front: self.front(checked, member.id),
             shards: shards.collect(),
         }
@@ -128,4 +160,20 @@ impl Runner {
         }
         missing
     }
+}
+
+/// Those that become copies, as far as they do not answer yet.
+fn first_servers(region: &RegionHandle, shards: &Range<u16>) -> Vec<String> {
+    let of = shards.clone().filter_map(|number| region.shards.get(usize::from(number)));
+    let silent = of.filter(|shard| {
+        let view = shard.view.borrow();
+        !matches!(view.members.first(), Some(Seen::Answers { .. }))
+    });
+    silent.filter_map(|shard| shard.names.first().cloned()).collect()
+}
+
+/// Whether a region's proxies use a configuration: all that are ready, and one at least is.
+pub(super) fn are_told(reports: &[ProxyReport], generation: u64) -> bool {
+    reports.iter().any(|report| report.ready)
+        && reports.iter().all(|report| !report.ready || report.generation >= generation)
 }

@@ -1,15 +1,21 @@
 //! Operations of a store in a cluster: each is a `StoreOperation`. Its state is written, over the version that was read, before what it
 //! announces is done.
 
+mod gone;
 mod ground;
+mod lost;
+mod people;
+mod rebuild;
+mod removal;
 mod scale_out;
+mod step;
 mod words;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crds::{OperationPhase, OperationType, StoreOperation, StoreOperationStatus};
+use crds::{OperationOutcome, OperationPhase, OperationType, StoreOperation, StoreOperationStatus};
 use kube::core::ResourceExt as _;
 use kube::runtime::reflector::ObjectRef;
 use mas_core::procedures::operation::{Obstacle, Operation};
@@ -17,7 +23,9 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-pub(super) use words::{phase, summary};
+pub(super) use lost::Watches;
+pub(super) use rebuild::Rebuilding;
+pub(super) use words::{phase, rebuilding, removal_phase, summary};
 
 use super::pods::PodProcess;
 use super::record::{IdentityRecord, RecordError, Row};
@@ -50,6 +58,7 @@ pub(super) struct RegionHandle {
     pub(super) name: String,
     pub(super) id: u16,
     pub(super) joining: bool,
+    pub(super) removing: bool,
     pub(super) row: Arc<Row>,
     pub(super) shards: Vec<ShardHandle>,
     pub(super) proxies: watch::Receiver<Option<Vec<ProxyReport>>>,
@@ -76,6 +85,11 @@ pub(super) struct Runner {
     pub(super) latest: watch::Receiver<Arc<Latest>>,
     pub(super) password: String,
     pub(super) verifying: Verifying,
+    pub(super) watches: Watches,
+    /// Shards whose controllers wait for their rebuild.
+    pub(super) waiting: Mutex<Rebuilding>,
+    /// When these tasks began.
+    pub(super) begun: Instant,
 }
 
 /// An operation as it was read or written last.
@@ -95,13 +109,19 @@ impl Runner {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut held: BTreeMap<String, Held> = BTreeMap::new();
         let mut said = String::new();
+        let mut founded = false;
         loop {
             tick.tick().await;
+            self.hold_gates().await;
             let latest = Arc::clone(&self.latest.borrow());
+            founded |= latest.round.store().is_some_and(|store| store.identity.founded.is_some());
+            let watched = if founded { self.watch().await } else { Ok(()) };
             // While the store is paused, or cannot be brought about, nothing moves.
-            let Round::Applied(checked, _) = &latest.round else { continue };
-            let outcome = self.look(checked, &mut held).await;
-            let words = outcome.err().map(|error| error.to_string()).unwrap_or_default();
+            let looked = match &latest.round {
+                Round::Applied(checked, _) => self.look(checked, &mut held).await,
+                Round::Refused(_) | Round::Failed(_) | Round::Paused(_) => Ok(()),
+            };
+            let words = watched.and(looked).err().map(|error| error.to_string()).unwrap_or_default();
             // What fails again and again is logged once.
             if !words.is_empty() && words != said {
                 tracing::warn!(store = self.store, error = words, "an action failed; it is tried again");
@@ -113,21 +133,39 @@ impl Runner {
     /// One look at all operations. One that is under way keeps the others waiting: each moves data.
     async fn look(&self, checked: &Checked, held: &mut BTreeMap<String, Held>) -> Result<(), ActionError> {
         let mut operations = of_store(&self.shared, &self.namespace, &self.store);
-        operations.sort_by_key(|operation| operation.creation_timestamp());
+        // What was lost is mended first: a region that joins or leaves waits for all masters of the others.
+        let begun = |of: &StoreOperation| (of.creation_timestamp(), of.name_any());
+        operations.sort_by_key(|of| (of.spec.kind != OperationType::Rebuild, begun(of)));
         held.retain(|name, _| operations.iter().any(|operation| operation.name_any() == *name));
         self.forget(&operations).await?;
+        let mut rebuilding = Rebuilding::new();
+        for seen in &operations {
+            let current =
+                held.get(&seen.name_any()).map_or_else(|| (**seen).clone(), |held| held.current(seen));
+            rebuild::note(&mut rebuilding, &current);
+        }
+        self.settle_gates(checked, rebuilding).await?;
         let mut first: Option<String> = None;
         for seen in operations {
             let name = seen.name_any();
             let held = held.entry(name.clone()).or_default();
             let object = held.current(&seen);
             let phase = object.status.as_ref().map_or(OperationPhase::Pending, |status| status.phase);
-            if matches!(phase, OperationPhase::Succeeded | OperationPhase::RolledBack) {
+            let over = match phase {
+                OperationPhase::Succeeded => true,
+                // A region that was kept may be sent off again.
+                OperationPhase::RolledBack => {
+                    object.spec.kind != OperationType::Remove || checked.removing.is_empty()
+                }
+                OperationPhase::Pending | OperationPhase::Running | OperationPhase::Failed => false,
+            };
+            if over {
                 continue;
             }
             let goes_on = match object.spec.kind {
                 OperationType::ScaleOut => self.scale_out(checked, &object, held, first.as_deref()).await?,
-                OperationType::Remove | OperationType::Rebuild => false,
+                OperationType::Remove => self.removal(checked, &object, held, first.as_deref()).await?,
+                OperationType::Rebuild => self.rebuild(checked, &object, held, first.as_deref()).await?,
             };
             first = first.or_else(|| goes_on.then_some(name));
         }
@@ -179,8 +217,31 @@ impl Runner {
         held: &mut Held,
         next: &Operation,
     ) -> Result<(), ActionError> {
+        self.keep_measured(object, held, next, None).await
+    }
+
+    /// The same with what was measured now.
+    async fn keep_measured(
+        &self,
+        object: &StoreOperation,
+        held: &mut Held,
+        next: &Operation,
+        outcome: Option<OperationOutcome>,
+    ) -> Result<(), ActionError> {
         let last = object.status.clone().unwrap_or_default();
         let shown = with_measures(show(next, &names(object.spec.kind), object.spec.attempt), &last);
+        let outcome = outcome.or(shown.outcome.clone());
+        let shown = StoreOperationStatus { outcome, ..shown };
+        self.keep_shown(object, held, shown).await
+    }
+
+    async fn keep_shown(
+        &self,
+        object: &StoreOperation,
+        held: &mut Held,
+        shown: StoreOperationStatus,
+    ) -> Result<(), ActionError> {
+        let last = object.status.clone().unwrap_or_default();
         if shown == last {
             return Ok(());
         }
@@ -236,6 +297,10 @@ pub(super) fn of_store(shared: &Shared, namespace: &str, store: &str) -> Vec<Arc
         operation.metadata.namespace.as_deref() == Some(namespace) && operation.spec.store_ref.name == store
     };
     shared.operations.state().into_iter().filter(|operation| of(operation)).collect()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Held {

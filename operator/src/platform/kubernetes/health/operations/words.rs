@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crds::{
     OperationPhase, OperationType, RegionPhase, StoreOperation, StoreOperationSpec, StoreOperationStatus,
 };
+use kube::core::ResourceExt as _;
 
 /// What a joining region does, by the step of its operation, and in words.
 pub(in super::super) fn phase(operation: Option<&StoreOperation>) -> (RegionPhase, Option<String>) {
@@ -22,6 +23,19 @@ pub(in super::super) fn phase(operation: Option<&StoreOperation>) -> (RegionPhas
         Some(_) | None => RegionPhase::Provisioning,
     };
     (phase, words)
+}
+
+/// The same of a region that leaves.
+pub(in super::super) fn removal_phase(operation: Option<&StoreOperation>) -> (RegionPhase, Option<String>) {
+    let Some(status) = operation.and_then(|operation| operation.status.as_ref()) else {
+        return (RegionPhase::Draining, None);
+    };
+    let words = status.message.clone().map(|words| match status.phase {
+        OperationPhase::Failed => format!("leaving failed: {words}"),
+        _ => words,
+    });
+    let drains = matches!(status.step.as_deref(), None | Some("Drain"));
+    (if drains { RegionPhase::Draining } else { RegionPhase::Removing }, words)
 }
 
 /// What is under way, in a few words: `scale-out c: Replay 42%`.
@@ -42,6 +56,34 @@ pub(in super::super) fn summary(operations: &[Arc<StoreOperation>]) -> Option<St
     };
     let all: Vec<String> = operations.iter().filter_map(words).collect();
     (!all.is_empty()).then(|| all.join("; "))
+}
+
+/// What a shard waits for that is made again, or was to be: a reason and a sentence. The last operation counts.
+pub(in super::super) fn rebuilding(
+    operations: &[Arc<StoreOperation>],
+    region: &str,
+    shard: u16,
+) -> Option<(&'static str, String)> {
+    let about = |of: &&Arc<StoreOperation>| {
+        of.spec.kind == OperationType::Rebuild && of.spec.region == region && of.spec.shard == Some(shard)
+    };
+    let last = operations.iter().filter(about).max_by_key(|of| (of.creation_timestamp(), of.name_any()))?;
+    let (name, status) = (last.name_any(), last.status.clone().unwrap_or_default());
+    let now = status.blocked.map_or_else(
+        || status.step.unwrap_or_else(|| "begins".to_owned()),
+        |blocked| format!("waits ({})", blocked.reason),
+    );
+    match status.phase {
+        OperationPhase::Pending | OperationPhase::Running => {
+            Some(("Rebuilding", format!("it is made again from another region's copy, by {name}: {now}")))
+        }
+        OperationPhase::Failed => {
+            let why = status.message.unwrap_or_default();
+            let words = format!("{name} has failed ({why}): `kubectl mas op retry {name}` tries it again");
+            Some(("RebuildFailed", words))
+        }
+        OperationPhase::Succeeded | OperationPhase::RolledBack => None,
+    }
 }
 
 /// A procedure, as it is in names.
@@ -87,7 +129,9 @@ pub(super) fn event(
                 OperationType::Remove => "has left",
                 OperationType::Rebuild => "serves again",
             };
-            (false, "Succeeded", format!("{about} {done}, after {} s", ms / 1000))
+            let cost = next.outcome.as_ref().and_then(|outcome| outcome.rpo_effects);
+            let cost = cost.map(|effects| format!("; lost for good: {effects} effects")).unwrap_or_default();
+            (false, "Succeeded", format!("{about} {done}, after {} s{cost}", ms / 1000))
         }
         OperationPhase::Failed => (true, "Failed", format!("{about}: {words}")),
         OperationPhase::RolledBack => (false, "RolledBack", format!("{about}: {words}")),
@@ -111,6 +155,7 @@ mod tests {
             region: "c".into(),
             shard: None,
             source: None,
+            force: false,
             action: crds::OperationAction::Run,
             attempt: 1,
         }
@@ -129,6 +174,24 @@ mod tests {
         let blocked = crds::Blocked { reason: "NoSource".into(), ..crds::Blocked::default() };
         let blocked = StoreOperationStatus { blocked: Some(blocked), ..status(OperationPhase::Running) };
         assert_eq!(of(blocked).as_deref(), Some("scale-out c: waits (NoSource)"));
+    }
+
+    #[test]
+    fn a_shard_says_by_what_it_is_rebuilt() {
+        let of = |phase| {
+            let kind = OperationType::Rebuild;
+            let spec = StoreOperationSpec { kind, region: "a".into(), shard: Some(1), ..spec() };
+            let message = Some("as a test says".to_owned());
+            let status = Some(StoreOperationStatus { message, ..status(phase) });
+            let all = [Arc::new(StoreOperation { status, ..StoreOperation::new("o", spec) })];
+            assert_eq!(rebuilding(&all, "a", 0), None);
+            rebuilding(&all, "a", 1).map(|(reason, words)| format!("{reason}: {words}"))
+        };
+        let words = "Rebuilding: it is made again from another region's copy, by o: Replay";
+        assert_eq!(of(OperationPhase::Running).as_deref(), Some(words));
+        let words = "RebuildFailed: o has failed (as a test says): `kubectl mas op retry o` tries it again";
+        assert_eq!(of(OperationPhase::Failed).as_deref(), Some(words));
+        assert_eq!(of(OperationPhase::Succeeded), None);
     }
 
     #[test]
