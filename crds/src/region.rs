@@ -140,6 +140,9 @@ pub struct ShardState {
     /// What that member held when it was promoted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub basis: Option<Basis>,
+    /// A member has served it, or was given another region's copy: from then on it is lost when no member holds anything.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub served: bool,
     /// No region has a copy of it any more: it begins with what its own stream holds, under the next epoch.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub from_stream: bool,

@@ -219,7 +219,7 @@ impl Place {
         }
     }
 
-    /// Each operator ends after a few requests that write, as if it was killed.
+    /// Each operator ends after a few requests that write, as if it was killed; later ones live longer, so that it gets on.
     fn one_leaves_while_operators_die(&mut self) {
         let seed: u64 =
             std::env::var("MAS_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(rand::random);
@@ -238,8 +238,9 @@ impl Place {
         let mut deaths = Vec::new();
         let mut number = 0;
         while self.operation(C)["phase"] != "Succeeded" {
-            let (crash_after, lease) = (random.random_range(1..7).to_string(), format!("leaves-{number}"));
-            let dies = ["--crash-after", &crash_after, "--lease", &lease];
+            let (writes, name) =
+                (random.random_range(1..5 + number).to_string(), format!("leaves-{number}"));
+            let dies = ["--crash-after", &writes, "--lease", &name];
             // The first of them is killed wherever it is.
             let args: &[&str] = if number < DEATHS { &dies } else { &[] };
             self.operator = self.namespace.operator(args).unwrap();

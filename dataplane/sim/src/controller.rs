@@ -121,6 +121,7 @@ impl Controller {
             }
             let plan = step(&mut control, &place, &record, &members, world.sim.now() / MS);
             self.show(shard, &members, plan.master);
+            self.records.borrow_mut()[usize::from(shard)].served |= plan.master.is_some();
             if let Some(ended) = &plan.handover {
                 world.judge.note(|| format!("{} shard {shard}: {ended:?}", self.node.name));
                 world.judge.handover_ended(ended);
@@ -210,7 +211,7 @@ impl Controller {
         let engine = |member: usize| world.engine(self.region, shard, member);
         match action {
             Action::Promote { member, epoch, was_replica, basis } => {
-                self.issue(shard, *epoch, *member, basis);
+                self.issue(shard, *epoch, *member, basis, false);
                 let (epoch, was_replica) = (*epoch, *was_replica);
                 let promoted =
                     self.ask(world, &engine(*member), 2 * SEC, move |e| e.promote(epoch, was_replica)).await;
@@ -233,10 +234,11 @@ impl Controller {
         }
     }
 
-    fn issue(&self, shard: u16, epoch: u64, member: usize, basis: &Basis) {
+    fn issue(&self, shard: u16, epoch: u64, member: usize, basis: &Basis, copied: bool) {
         self.from_stream[usize::from(shard)].set(false);
-        self.records.borrow_mut()[usize::from(shard)] =
-            Record { epoch, master: Some(member), basis: Some(basis.clone()), rebuilt: false };
+        let record = &mut self.records.borrow_mut()[usize::from(shard)];
+        let served = record.served || copied;
+        *record = Record { epoch, master: Some(member), basis: Some(basis.clone()), served, rebuilt: false };
     }
 
     fn show(&self, shard: u16, members: &[Seen], master: Option<usize>) {
@@ -267,7 +269,7 @@ impl Controller {
     pub(crate) fn issue_to_copy(&self, shard: u16, epoch: u64, basis: &Basis) -> bool {
         let fresh = self.record(shard).epoch < epoch;
         if fresh {
-            self.issue(shard, epoch, 0, basis);
+            self.issue(shard, epoch, 0, basis, true);
         }
         fresh
     }

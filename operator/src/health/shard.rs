@@ -38,6 +38,9 @@ pub(crate) trait Ledger: Send + Sync + 'static {
         basis: &Basis,
     ) -> impl Future<Output = Result<(), Self::Error>> + Send;
 
+    /// Keeps that the shard has been served: from now on it is lost when nobody holds anything.
+    fn served(&self) -> impl Future<Output = Result<(), Self::Error>> + Send;
+
     /// Copies what a superseded member holds, as it is before `epoch`; it is resynced afterwards.
     fn set_aside(&self, member: usize, epoch: u64) -> impl Future<Output = Result<(), Self::Error>> + Send;
 }
@@ -207,6 +210,9 @@ impl<P: Process, L: Ledger> ShardController<P, L> {
         opened: &mut Life,
     ) -> Result<(), ActionError<L::Error>> {
         if let Some(master) = plan.master {
+            if !record.served {
+                self.ledger.served().await.map_err(ActionError::Ledger)?;
+            }
             let life = Some((record.epoch, self.members[master].life()));
             if *opened != life {
                 self.members[master].engine.open_to_replicas(true).await?;

@@ -58,6 +58,7 @@ fn the_master_pauses_its_replica_catches_up_and_takes_over() {
         epoch: 4,
         master: Some(1),
         basis: Some(Basis { incarnation: "a".into(), seq: 21 }),
+        served: true,
         rebuilt: false,
     };
     let plan = shard.look(&[paused(21, 2200), serving(4, "b", 0)], 300);

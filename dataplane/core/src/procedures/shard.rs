@@ -26,6 +26,9 @@ pub struct Record {
     pub master: Option<usize>,
     /// What that member held when it was promoted: what a superseded member has beyond this is only its own.
     pub basis: Option<Basis>,
+    /// A member has served the shard, or was given another region's copy. Before that nobody was told that anything is here: an epoch may
+    /// have been issued for a promotion that never came.
+    pub served: bool,
     /// When no copy is left, the shard is rebuilt from another region's: no empty member is promoted.
     pub rebuilt: bool,
 }
@@ -34,7 +37,7 @@ impl Record {
     /// Every member answers, and none holds anything of a shard that there was: all copies are gone.
     pub fn is_lost(&self, members: &[Seen]) -> bool {
         let blank = |seen: &Seen| seen.identity().is_some_and(|id| id.empty && id.epoch == 0);
-        self.epoch > 0 && !members.is_empty() && members.iter().all(blank)
+        self.served && !members.is_empty() && members.iter().all(blank)
     }
 }
 
@@ -251,7 +254,7 @@ pub fn reconstruct(epoch: u64, members: &[Seen]) -> Record {
         id.role == Role::Master && id.state != EngineState::Fenced && id.epoch == epoch && epoch > 0
     };
     let master = members.iter().position(|seen| seen.identity().is_some_and(serves));
-    Record { epoch, master, basis: None, rebuilt: false }
+    Record { epoch, master, basis: None, served: epoch > 0, rebuilt: false }
 }
 
 /// The members whose cover should be compared with the master's: making them replicas might discard something.

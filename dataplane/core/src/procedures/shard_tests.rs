@@ -52,7 +52,7 @@ pub(super) fn answers(identity: Identity, follows: Option<usize>) -> Seen {
 
 pub(super) fn record(epoch: u64, master: usize) -> Record {
     let basis = Some(Basis { incarnation: "a".into(), seq: 10 });
-    Record { epoch, master: Some(master), basis, rebuilt: false }
+    Record { epoch, master: Some(master), basis, served: true, rebuilt: false }
 }
 
 fn look(record: &Record, members: &[Seen]) -> Plan {
@@ -185,8 +185,10 @@ fn where_others_have_the_shard_nothing_is_made_of_nothing() {
     assert_eq!(promoted(&look_long(&record, &behind)), Some((0, 4, false)), "some is more than nothing");
     assert!(!record.is_lost(&behind));
     assert!(!record.is_lost(&[fenced(0, "0", 0), Seen::Absent]), "who does not answer may have it");
-    assert!(!Record { epoch: 0, ..record.clone() }.is_lost(&all_empty), "a beginning is no loss");
-    let new = Record { epoch: 0, master: None, ..record };
+    let begun = Record { served: false, ..record };
+    assert!(!begun.is_lost(&all_empty), "whoever was to be promoted first may never have been told");
+    assert_eq!(promoted(&look(&begun, &all_empty)), Some((1, 4, false)));
+    let new = Record { epoch: 0, master: None, ..begun };
     assert_eq!(promoted(&look(&new, &all_empty)), Some((0, 1, false)));
 }
 

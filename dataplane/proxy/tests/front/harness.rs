@@ -206,7 +206,6 @@ pub(crate) fn config(shards: &[Vec<String>]) -> ProxyConfig {
         on_broker_loss: OnBrokerLoss::Degrade,
         retention: Retention { seconds: 60, bytes: 1 << 20 },
         max_lag_ms: 1000,
-        gone: Vec::new(),
         evacuate_after_ms: 200,
         gone: Vec::new(),
         drained: false,

@@ -303,7 +303,7 @@ impl Hands for LocalHands<'_> {
     ) -> Result<(), ActionError> {
         let name = format!("{}/shard-{shard}", self.region.name);
         let basis = Basis { incarnation: incarnation.to_string(), seq };
-        let issued = self.shared.workshop.record.issue(&name, epoch, 0, &basis).await;
+        let issued = self.shared.workshop.record.issue(&name, epoch, 0, &basis, true).await;
         issued.map_err(|error| ActionError::Platform(error.to_string()))
     }
 

@@ -147,6 +147,9 @@ pub struct ShardRecord {
     pub basis_incarnation: String,
     /// And how much of it.
     pub basis_seq: u64,
+    /// A member has served the shard, or was given another region's copy: from then on it is lost when nobody holds anything.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub served: bool,
     /// No region has a copy: it begins with what its own stream holds.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub from_stream: bool,
@@ -157,6 +160,7 @@ impl ShardRecord {
     pub(super) fn for_procedure(&self, others: bool) -> shard::Record {
         shard::Record {
             rebuilt: others && !self.from_stream,
+            served: self.served,
             epoch: self.epoch,
             master: self.master,
             basis: self
@@ -554,13 +558,25 @@ impl RecordFile {
         Ok(value)
     }
 
-    /// Issues an epoch: compare-and-swap on the epoch before it.
+    /// Somebody serves the shard, which is kept once.
+    async fn served(&self, shard: &str) -> Result<(), RecordError> {
+        self.update(|record| {
+            if let Some(entry) = record.epochs.get_mut(shard) {
+                entry.served = true;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Issues an epoch: compare-and-swap on the epoch before it. `copied`: the member holds a copy of another region's.
     pub(super) async fn issue(
         &self,
         shard: &str,
         epoch: u64,
         member: usize,
         basis: &shard::Basis,
+        copied: bool,
     ) -> Result<(), RecordError> {
         self.update(|record| {
             let entry = record.epochs.entry(shard.to_owned()).or_default();
@@ -572,6 +588,7 @@ impl RecordFile {
                 master: Some(member),
                 basis_incarnation: basis.incarnation.clone(),
                 basis_seq: basis.seq,
+                served: entry.served || copied,
                 from_stream: false,
             };
             Ok(())
@@ -596,7 +613,11 @@ impl Ledger for ShardLedger {
     }
 
     async fn issue(&self, epoch: u64, member: usize, basis: &shard::Basis) -> Result<(), RecordError> {
-        self.record.issue(&self.shard, epoch, member, basis).await
+        self.record.issue(&self.shard, epoch, member, basis, false).await
+    }
+
+    async fn served(&self) -> Result<(), RecordError> {
+        self.record.served(&self.shard).await
     }
 
     async fn set_aside(&self, member: usize, epoch: u64) -> Result<(), RecordError> {
@@ -700,9 +721,9 @@ mod tests {
         let layout = Layout::new(folder.path()).unwrap();
         let file = RecordFile::create(&layout, Record::new(&store(TWO))).unwrap();
         let basis = shard::Basis { incarnation: "ff".into(), seq: 7 };
-        file.issue("a/shard-0", 1, 0, &basis).await.unwrap();
+        file.issue("a/shard-0", 1, 0, &basis, false).await.unwrap();
         assert!(matches!(
-            file.issue("a/shard-0", 1, 1, &basis).await,
+            file.issue("a/shard-0", 1, 1, &basis, false).await,
             Err(RecordError::Overtaken { epoch: 1, recorded: 1, .. })
         ));
         let again = open(&layout, &store(TWO)).unwrap();

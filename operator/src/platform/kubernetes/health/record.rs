@@ -164,6 +164,7 @@ impl Row {
                     .basis
                     .as_ref()
                     .map(|basis| Basis { incarnation: basis.incarnation.clone(), seq: basis.seq }),
+                served: state.served,
                 rebuilt,
             });
         }
@@ -183,6 +184,7 @@ impl Row {
                 shard,
                 epoch: record.epoch,
                 master: u16::try_from(master).ok(),
+                served: record.served,
                 ..ShardState::default()
             };
             self.write(&mut held, &with(status, state)).await?;
@@ -203,16 +205,28 @@ impl Row {
         Ok(())
     }
 
+    /// Somebody serves the shard, which is kept once.
+    pub(super) async fn served(&self, shard: u16) -> Result<(), RecordError> {
+        let mut held = self.held.lock().await;
+        let status = self.load(&mut held).await?.status.unwrap_or_default();
+        let known = status.shards.iter().find(|state| state.shard == shard && !state.served).cloned();
+        let Some(state) = known else { return Ok(()) };
+        self.write(&mut held, &with(status, ShardState { served: true, ..state })).await
+    }
+
+    /// `copied`: the member holds a copy of another region's.
     pub(super) async fn issue(
         &self,
         shard: u16,
         epoch: u64,
         member: usize,
         basis: &Basis,
+        copied: bool,
     ) -> Result<(), RecordError> {
         let mut held = self.held.lock().await;
         let status = self.load(&mut held).await?.status.unwrap_or_default();
-        let recorded = status.shards.iter().find(|s| s.shard == shard).map_or(0, |state| state.epoch);
+        let known = status.shards.iter().find(|state| state.shard == shard);
+        let (recorded, served) = known.map_or((0, false), |state| (state.epoch, state.served));
         if recorded >= epoch {
             return Err(RecordError::Overtaken { wanted: epoch, recorded });
         }
@@ -221,6 +235,7 @@ impl Row {
             epoch,
             master: u16::try_from(member).ok(),
             basis: Some(crds::Basis { incarnation: basis.incarnation.clone(), seq: basis.seq }),
+            served: served || copied,
             ..ShardState::default()
         };
         self.write(&mut held, &with(status, state)).await?;
@@ -250,7 +265,11 @@ impl Ledger for ShardLedger {
     }
 
     async fn issue(&self, epoch: u64, member: usize, basis: &Basis) -> Result<(), RecordError> {
-        self.row.issue(self.shard, epoch, member, basis).await
+        self.row.issue(self.shard, epoch, member, basis, false).await
+    }
+
+    async fn served(&self) -> Result<(), RecordError> {
+        self.row.served(self.shard).await
     }
 
     async fn set_aside(&self, member: usize, _: u64) -> Result<(), RecordError> {

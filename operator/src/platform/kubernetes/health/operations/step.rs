@@ -111,7 +111,7 @@ impl Hands for ClusterHands<'_> {
     ) -> Result<(), ActionError> {
         let basis = Basis { incarnation: incarnation.to_string(), seq };
         let shard = u16::try_from(shard).unwrap_or_default();
-        let issued = self.region.row.issue(shard, epoch, 0, &basis).await;
+        let issued = self.region.row.issue(shard, epoch, 0, &basis, true).await;
         issued.map_err(|error| ActionError::Platform(error.to_string()))
     }
 
