@@ -238,8 +238,7 @@ impl Place {
         let mut deaths = Vec::new();
         let mut number = 0;
         while self.operation(C)["phase"] != "Succeeded" {
-            let (writes, name) =
-                (random.random_range(1..5 + number).to_string(), format!("leaves-{number}"));
+            let (writes, name) = (random.random_range(1..5 + number).to_string(), format!("leaves-{number}"));
             let dies = ["--crash-after", &writes, "--lease", &name];
             // The first of them is killed wherever it is.
             let args: &[&str] = if number < DEATHS { &dies } else { &[] };

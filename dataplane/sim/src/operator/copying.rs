@@ -135,9 +135,14 @@ impl Operator {
         self.through(world, member, Command::Mark { key, value: marker.encode(), ttl_ms }).await
     }
 
-    /// A write through a region's front door.
+    /// A write through a region's front door. One that sends its clients elsewhere has another region's proxy carry it out.
     async fn through(self: &Rc<Self>, world: &Rc<World>, region: u16, command: Command) -> Option<()> {
-        let proxy = world.some_proxy(region)?;
+        let (members, drained) = {
+            let registry = world.registry.borrow();
+            (registry.members(), registry.config().drained)
+        };
+        let served_by = std::iter::once(region).chain(members).find(|of| !drained.contains(of))?;
+        let proxy = world.some_proxy(served_by)?;
         self.number.set(self.number.get() + 1);
         let number = self.number.get();
         let answered = Promise::new();
