@@ -46,9 +46,13 @@ pub(super) async fn run(shared: Arc<Shared>) {
         tick.tick().await;
         watcher.look(&shared).await;
         let record = shared.workshop.record.get().await;
-        let mut waiting = record.operations.iter().filter(|operation| !is_over(operation.status.phase));
-        let Some(first) = waiting.next() else { continue };
-        for other in waiting {
+        let waiting = || record.operations.iter().filter(|operation| !is_over(operation.status.phase));
+        // What was lost is mended first: a region that joins or leaves waits for all masters of the others.
+        let Some(first) = waiting().min_by_key(|operation| operation.spec.kind != OperationType::Rebuild)
+        else {
+            continue;
+        };
+        for other in waiting().filter(|other| other.name != first.name) {
             wait_for(&shared, other, &first.name).await;
         }
         let outcome = match (first.spec.kind, first.spec.action) {
@@ -185,7 +189,7 @@ fn ground(
         Some(number) => number..number + 1,
         None => 0..parts.store.shards,
     };
-    let serving = || parts.world.regions.iter().filter(|other| !other.joining && other.name != region.name);
+    let serving = || serving(parts, record, row);
     let links = |of: &RegionPlan| {
         let reports = reports(parts, of);
         let peers = serving().filter(|peer| peer.name != of.name);
@@ -245,6 +249,26 @@ fn ground(
             OperationType::Rebuild => row.status.outcome.is_some(),
         },
     }
+}
+
+/// The regions that serve, beside the one that copies. One that has lost the shard, too, has nothing to tell, and its turn comes: if each
+/// waited for the other, neither would get anything.
+fn serving<'a>(
+    parts: &'a Parts,
+    record: &Record,
+    row: &OperationRecord,
+) -> impl Iterator<Item = &'a RegionPlan> {
+    let lost = |of: &RegionPlan| {
+        let mends = |other: &&OperationRecord| {
+            other.spec.kind == OperationType::Rebuild
+                && (&other.spec.region, other.spec.shard) == (&of.name, row.spec.shard)
+                && !matches!(other.status.phase, OperationPhase::Succeeded | OperationPhase::RolledBack)
+        };
+        row.spec.shard.is_some() && record.operations.iter().any(|other| mends(&other))
+    };
+    let lost: Vec<u16> = parts.world.regions.iter().filter(|of| lost(of)).map(|of| of.id).collect();
+    let own = row.spec.region.clone();
+    parts.world.regions.iter().filter(move |of| !of.joining && of.name != own && !lost.contains(&of.id))
 }
 
 fn missing(parts: &Parts, region: &RegionPlan) -> Vec<String> {
@@ -309,7 +333,9 @@ impl Hands for LocalHands<'_> {
 
     async fn verify(&self) -> Result<(), ActionError> {
         let parts = self.parts;
-        let regions = || parts.world.regions.iter().filter(|of| !of.joining || of.name == self.region.name);
+        let record = self.shared.workshop.record.get().await;
+        let serving: Vec<&RegionPlan> = serving(parts, &record, self.row).collect();
+        let regions = || serving.iter().copied().chain(std::iter::once(self.region));
         let mut masters = HashMap::new();
         for ((region, shard), ShardAccess { view, .. }) in &parts.shards {
             let nodes = parts.world.region(region).and_then(|of| of.shards.get(usize::from(*shard)));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crds::{OperationType, StoreOperation};
 use mas_core::stamp::RegionId;
 
-use super::{RegionHandle, Runner};
+use super::{RegionHandle, Runner, lock};
 use crate::health::member::{Phase, Process as _};
 use crate::health::proxy::ProxyReport;
 use crate::health::status::{LinkStatus, build_link_of};
@@ -33,8 +33,9 @@ impl Runner {
             Some(number) => number..number + 1,
             None => 0..self.shards,
         };
-        let members = self.serving(region).map(|of| self.member(checked, of, region, &range));
-        let links = self.links(region, region, &range);
+        let only = object.spec.shard;
+        let members = self.serving(region, only).map(|of| self.member(checked, of, (region, only), &range));
+        let links = self.links(region, (region, only), &range);
         let row = region.row.status().await.map_err(|error| ActionError::Platform(error.to_string()))?;
         let recorded = checked.identity.region(&region.name).map(|of| of.epochs.clone()).unwrap_or_default();
         let shards = range.clone().filter_map(|number| {
@@ -74,12 +75,18 @@ impl Runner {
         })
     }
 
-    /// The regions that serve, beside the one that copies.
+    /// The regions that serve, beside the one that copies; `only`: the shard, if it is one. Who has lost that, too, has nothing to tell, and
+    /// its turn comes: if each waited for the other, neither would get anything.
     pub(super) fn serving<'a>(
         &'a self,
         beside: &'a RegionHandle,
+        only: Option<u16>,
     ) -> impl Iterator<Item = &'a RegionHandle> + 'a {
-        self.regions.iter().filter(|of| !of.joining && of.name != beside.name)
+        let lost = move |of: &RegionHandle| {
+            let waiting = lock(&self.waiting);
+            only.is_some_and(|shard| waiting.get(&of.name).is_some_and(|shards| shards.contains(&shard)))
+        };
+        self.regions.iter().filter(move |of| !of.joining && of.name != beside.name && !lost(of))
     }
 
     /// Copies that are there are put out of the way when a person says so, and never by themselves.
@@ -94,9 +101,14 @@ impl Runner {
     }
 
     /// What `of` reads of those that serve, beside the one that copies.
-    fn links(&self, of: &RegionHandle, copies: &RegionHandle, shards: &Range<u16>) -> Vec<LinkStatus> {
+    fn links(
+        &self,
+        of: &RegionHandle,
+        (copies, only): (&RegionHandle, Option<u16>),
+        shards: &Range<u16>,
+    ) -> Vec<LinkStatus> {
         let reports = Self::reports(of);
-        let peers = self.serving(copies).filter(|peer| peer.name != of.name);
+        let peers = self.serving(copies, only).filter(|peer| peer.name != of.name);
         peers.map(|peer| build_link_of(&peer.name, shards.clone(), &reports)).collect()
     }
 
@@ -104,7 +116,7 @@ impl Runner {
         &self,
         checked: &Checked,
         member: &RegionHandle,
-        copies: &RegionHandle,
+        copies: (&RegionHandle, Option<u16>),
         shards: &Range<u16>,
     ) -> MemberGround {
         let reports = Self::reports(member);

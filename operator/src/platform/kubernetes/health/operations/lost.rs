@@ -68,7 +68,7 @@ impl Runner {
         let is_lost = master.is_none()
             && region.row.record(number, &view.members).await.is_ok_and(|of| of.is_lost(&view.members));
         let links = self
-            .serving(region)
+            .serving(region, None)
             .map(|other| build_link_of(&region.name, std::iter::once(number), &Self::reports(other)));
         Sight {
             master,

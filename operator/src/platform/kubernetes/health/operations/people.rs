@@ -47,7 +47,7 @@ impl Runner {
             master: view.master,
             lapsed: links.any(|link| link.shard == Some(shard) && link.state == "Lapsed"),
             stuck: view.notices.iter().any(|notice| notice.reason == "ActionFailed"),
-            sources: self.serving(region).filter(serves).count(),
+            sources: self.serving(region, Some(shard)).filter(serves).count(),
         })
     }
 

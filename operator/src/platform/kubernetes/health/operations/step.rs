@@ -117,7 +117,8 @@ impl Hands for ClusterHands<'_> {
 
     async fn verify(&self) -> Result<(), ActionError> {
         let runner = self.runner;
-        let regions = || runner.regions.iter().filter(|of| !of.joining || of.name == self.region.name);
+        let serving = || runner.serving(self.region, self.object.spec.shard);
+        let regions = || serving().chain(std::iter::once(self.region));
         let mut masters = HashMap::new();
         for region in regions() {
             for (number, shard) in (0u16..).zip(&region.shards) {
