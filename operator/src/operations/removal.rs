@@ -1,10 +1,33 @@
-//! What the removal of a region that is gone for good may have cost. Pure.
+//! What removals on all platforms share: how those that stay are looked at, and what a region that is gone for good may have cost.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use futures_util::future::join_all;
 use mas_core::cover::Cover;
-use mas_core::procedures::removal::together;
+use mas_core::procedures::removal::{Stayer, together};
 use mas_core::stamp::{Incarnation, Origin, RegionId};
+
+use super::scale_out::AsEngine;
+use crate::health::engine::Answer;
+
+/// The copies of a shard, its master first; none where there is no master.
+pub(crate) fn master_first<T>(mut copies: Vec<T>, master: Option<usize>) -> Vec<T> {
+    match master.filter(|master| *master < copies.len()) {
+        Some(master) => copies[..=master].rotate_right(1),
+        None => copies.clear(),
+    }
+    copies
+}
+
+/// A shard of a region that stays, by its copies, the master first. `None`: there is none, or one of them does not answer: it may be promoted,
+/// and nobody could give it what it lacks once the other region is gone.
+pub(crate) async fn look_at_copies(copies: &[Arc<dyn AsEngine>]) -> Option<Stayer> {
+    let Ok(Answer::Identity { identity, .. }) = copies.first()?.engine().ask().await else { return None };
+    let covers = join_all(copies.iter().map(|copy| copy.engine().cover())).await;
+    let covers = covers.into_iter().collect::<Result<Vec<Cover>, _>>().ok()?;
+    Stayer::of_copies(identity.membership, &covers)
+}
 
 /// What those that stay know of one shard of it.
 #[derive(Clone, Debug, Default)]
@@ -55,6 +78,15 @@ fn lost_of(region: RegionId, left: &Left) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_master_comes_first_and_without_one_nobody_is_asked() {
+        let of = |master| master_first(vec![0, 1, 2], master);
+        assert_eq!(
+            [of(Some(0)), of(Some(2)), of(None), of(Some(3))],
+            [vec![0, 1, 2], vec![2, 0, 1], vec![], vec![]]
+        );
+    }
     use mas_core::cover::SeqSet;
 
     const GONE: RegionId = RegionId(3);

@@ -93,7 +93,7 @@ pub struct Member {
     pub name: String,
     /// All of its proxies that run use a configuration without the region.
     pub told: bool,
-    /// The masters of its shards; `None`: there is none now.
+    /// Its shards; `None`: there is no master now, or a copy does not answer.
     pub shards: Vec<Option<Stayer>>,
 }
 
@@ -167,7 +167,10 @@ fn settle(o: &Observed) -> Look<Action> {
         }
         for member in &o.members {
             let Some(stayer) = member.shards.get(number).and_then(Option::as_ref) else {
-                let words = format!("shard {number} of {} has no master that answers", member.name);
+                let words = format!(
+                    "shard {number} of {} has no master, or not every copy of it answers: what only some have could be lost with them",
+                    member.name
+                );
                 return Verdict::blocked("MemberAway", words).into();
             };
             let (missing, all) = lacking_of(o.region, &stayer.cover, cover);
@@ -216,7 +219,7 @@ fn equal(o: &Observed) -> Look<Action> {
         for member in &o.members {
             let Some(stayer) = member.shards.get(shard).and_then(Option::as_ref) else {
                 let words = format!(
-                    "shard {shard} of {} has no master that answers: what it has of the region, the others may lack",
+                    "shard {shard} of {} has no master, or not every copy of it answers: what it has of the region, the others may lack",
                     member.name
                 );
                 return Verdict::blocked("MemberAway", words).into();
@@ -286,7 +289,10 @@ fn forget(o: &Observed) -> Look<Action> {
             ));
         }
         member.shards.iter().enumerate().find_map(|(shard, stayer)| match stayer {
-            None => Some(format!("shard {shard} of {} has no master that answers", member.name)),
+            None => Some(format!(
+                "shard {shard} of {} has no master, or not every copy of it answers",
+                member.name
+            )),
             Some(stayer) if stayer.membership < o.membership => {
                 Some(format!("shard {shard} of {} has not been told yet", member.name))
             }

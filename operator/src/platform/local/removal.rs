@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crds::{DeletionPolicy, OperationOutcome, StoreOperationStatus};
 use futures_util::future::join_all;
 use mas_core::procedures::operation::{Operation, Phase};
-use mas_core::procedures::removal::{Action, LEFT_MS, Member, Observed, PAUSE_MS, STEPS, Shard, Stayer};
+use mas_core::procedures::removal::{Action, LEFT_MS, Member, Observed, PAUSE_MS, STEPS, Shard};
 use mas_core::stamp::RegionId;
 
 use super::component::Component;
@@ -18,7 +18,7 @@ use super::shared::{Parts, Shared};
 use super::world::RegionPlan;
 use crate::health::engine::Answer;
 use crate::health::status::is_away;
-use crate::operations::removal::{Left, lost};
+use crate::operations::removal::{Left, look_at_copies, lost, master_first};
 use crate::operations::scale_out::{ActionError, AsEngine};
 use crate::operations::{names, now_ms, restore, show, with_measures};
 use crate::view::ProcessPhase;
@@ -178,14 +178,18 @@ fn master(parts: &Parts, region: &RegionPlan, shard: u16) -> Option<Arc<dyn AsEn
     Some(Arc::clone(member) as Arc<dyn AsEngine>)
 }
 
+/// All engines of a shard, its master first; none where there is no master.
+fn copies(parts: &Parts, region: &RegionPlan, shard: u16) -> Vec<Arc<dyn AsEngine>> {
+    let key = (region.name.clone(), shard);
+    let master = parts.shards.get(&key).and_then(|of| of.view.borrow().master);
+    let members = parts.members.get(&key).into_iter().flatten();
+    master_first(members.map(|(_, member)| Arc::clone(member) as Arc<dyn AsEngine>).collect(), master)
+}
+
 async fn look_at_member(parts: &Parts, record: &Record, member: &RegionPlan) -> Member {
     let reports = reports(parts, member);
-    let shards = (0..parts.store.shards).map(|shard| async move {
-        let engine = master(parts, member, shard)?;
-        let (answer, cover) = tokio::join!(engine.engine().ask(), engine.engine().cover());
-        let Ok(Answer::Identity { identity, .. }) = answer else { return None };
-        Some(Stayer { membership: identity.membership, cover: cover.ok()? })
-    });
+    let shards = (0..parts.store.shards)
+        .map(|shard| async move { look_at_copies(&copies(parts, member, shard)).await });
     Member {
         name: member.name.clone(),
         told: reports.iter().any(|report| report.ready)

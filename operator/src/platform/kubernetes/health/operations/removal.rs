@@ -8,7 +8,7 @@ use crds::StoreOperation;
 use futures_util::future::join_all;
 use kube::core::ResourceExt as _;
 use mas_core::procedures::operation::{self, Operation};
-use mas_core::procedures::removal::{Action, LEFT_MS, Member, Observed, PAUSE_MS, STEPS, Shard, Stayer};
+use mas_core::procedures::removal::{Action, LEFT_MS, Member, Observed, PAUSE_MS, STEPS, Shard};
 use mas_core::stamp::RegionId;
 use tokio::time::timeout;
 
@@ -18,6 +18,7 @@ use super::{CALL, Held, RegionHandle, Runner, ShardHandle, WRITTEN_EVERY};
 use crate::health::engine::Answer;
 use crate::health::member::{Phase, Process as _};
 use crate::health::status::is_away;
+use crate::operations::removal::{look_at_copies, master_first};
 use crate::operations::scale_out::{ActionError, AsEngine};
 use crate::operations::{names, now_ms, restore};
 use crate::platform::kubernetes::build;
@@ -249,12 +250,7 @@ impl Runner {
         let generation = build::proxy_generation(checked, &member.name)
             // What the last round has told may be older than what counts now.
             .filter(|_| checked.identity.membership >= identity.membership);
-        let shards = member.shards.iter().map(|shard| async move {
-            let master = shard.master()?;
-            let (answer, cover) = tokio::join!(master.engine().ask(), master.engine().cover());
-            let Ok(Answer::Identity { identity, .. }) = answer else { return None };
-            Some(Stayer { membership: identity.membership, cover: cover.ok()? })
-        });
+        let shards = member.shards.iter().map(|shard| async move { look_at_copies(&shard.copies()).await });
         Member {
             name: member.name.clone(),
             told: generation.is_some_and(|generation| are_told(&Self::reports(member), generation)),
@@ -354,6 +350,12 @@ impl ShardHandle {
     fn master(&self) -> Option<Arc<dyn AsEngine>> {
         let master = self.view.borrow().master?;
         Some(Arc::clone(self.members.get(master)?) as Arc<dyn AsEngine>)
+    }
+
+    /// All of its engines, the master first; none where there is no master.
+    fn copies(&self) -> Vec<Arc<dyn AsEngine>> {
+        let members = self.members.iter().map(|member| Arc::clone(member) as Arc<dyn AsEngine>);
+        master_first(members.collect(), self.view.borrow().master)
     }
 
     /// Waits until its controller, which may not act any more, has ended what it was at: the look that it was in the middle of, and one more.
