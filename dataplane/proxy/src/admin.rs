@@ -64,6 +64,9 @@ struct ShardStatus {
     /// Without a master: what the members say.
     #[serde(skip_serializing_if = "String::is_empty")]
     why: String,
+    /// Members that nothing is heard of, `host:port`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unreachable: Vec<String>,
     /// The region that this proxy sends its requests to meanwhile.
     #[serde(skip_serializing_if = "Option::is_none")]
     evacuated_to: Option<String>,
@@ -115,6 +118,7 @@ async fn status(State(admin): State<Admin>) -> Json<Status> {
             epoch: master.map_or(0, |m| m.epoch),
             state: if master.is_some() { "Serving" } else { "Unavailable" },
             why: known.why.clone(),
+            unreachable: known.unreachable.clone(),
             evacuated_to: admin.shared.totals.detours.of(shard as u16).pop(),
         }
     };

@@ -1,7 +1,8 @@
 //! A store on a cluster with nodes, as its clients and the people who look after it see it.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
@@ -180,21 +181,28 @@ impl Endpoints for Deployed<'_> {
         self.regions.iter().map(String::as_str).collect()
     }
 
-    /// A ready proxy of the region, looked for at every connect: pods come and go.
+    /// A ready proxy of the region, another one at every connect: pods come and go. While nobody can be asked, those of before.
     fn source(&self, region: &str) -> Result<Source> {
         let (user, password) = self.binding(region)?;
         let selector = self.proxies(region);
         let (cluster, namespace) = (self.namespace.cluster(), self.namespace.name.clone());
+        let (known, turn) = (Mutex::new(Value::Null), AtomicUsize::new(0));
         Ok(Arc::new(move || {
-            let text = cluster.kubectl(&["get", "pods", "-n", &namespace, "-l", &selector, "-o", "json"])?;
-            let pods: Value = serde_json::from_str(&text)?;
+            let asked = cluster.kubectl(&["get", "pods", "-n", &namespace, "-l", &selector, "-o", "json"]);
+            let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Ok(text) = &asked {
+                *known = serde_json::from_str(text)?;
+            }
             let ready = |pod: &&Value| {
-                let statuses = pod["status"]["containerStatuses"].as_array();
+                let conditions = pod["status"]["conditions"].as_array();
                 pod["metadata"]["deletionTimestamp"].is_null()
-                    && statuses.is_some_and(|of| of.iter().all(|status| status["ready"] == true))
+                    && conditions
+                        .is_some_and(|of| of.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"))
             };
-            let pods = pods["items"].as_array().cloned().unwrap_or_default();
-            let pod = pods.iter().find(ready).context("no proxy is ready")?;
+            let pods = known["items"].as_array().cloned().unwrap_or_default();
+            let ready: Vec<&Value> = pods.iter().filter(ready).collect();
+            let turn = turn.fetch_add(1, Ordering::Relaxed);
+            let pod = ready.get(turn % ready.len().max(1)).context("no proxy is ready")?;
             let ip = pod["status"]["podIP"].as_str().context("the proxy has no address")?;
             Ok(Client::open(format!("redis://{user}:{password}@{ip}:{CLIENTS}/"))?)
         }))

@@ -29,6 +29,8 @@ pub(crate) struct ShardReport {
     pub(crate) epoch: u64,
     /// `Serving`, or `Unavailable`.
     pub(crate) state: String,
+    /// Members that it hears nothing of, `host:port`.
+    pub(crate) unreachable: Vec<String>,
     /// The region that it sends the shard's requests to meanwhile.
     pub(crate) evacuated_to: Option<String>,
 }
@@ -57,6 +59,15 @@ pub(crate) struct LinkReport {
 pub(crate) struct AckReport {
     pub(crate) configured: String,
     pub(crate) effective: String,
+}
+
+/// All proxies that answer, one at least, hear nothing of the shard's member at `host` (`host:port`).
+pub(crate) fn none_hears(reports: &[ProxyReport], shard: u16, host: &str) -> bool {
+    let misses = |of: &ProxyReport| {
+        of.shards.iter().any(|of| of.shard == shard && of.unreachable.iter().any(|name| name == host))
+    };
+    let mut answering = reports.iter().filter(|report| report.generation > 0).peekable();
+    answering.peek().is_some() && answering.all(misses)
 }
 
 /// Asks a proxy how it is. No answer: not ready, nothing known.
@@ -94,7 +105,24 @@ fn publishes(metrics: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::publishes;
+    use super::*;
+
+    #[test]
+    fn a_member_is_missed_when_all_that_answer_miss_it() {
+        let report = |generation, unreachable: &[&str]| {
+            let unreachable = unreachable.iter().map(|host| (*host).to_owned()).collect();
+            ProxyReport {
+                generation,
+                shards: vec![ShardReport { shard: 1, unreachable, ..ShardReport::default() }],
+                ..ProxyReport::default()
+            }
+        };
+        let (misses, hears, silent) = (report(7, &["x:1", "y:1"]), report(7, &[]), report(0, &[]));
+        assert!(none_hears(&[misses.clone(), silent.clone()], 1, "x:1"), "who does not answer is not asked");
+        assert!(!none_hears(&[misses.clone(), hears], 1, "x:1"));
+        assert!(!none_hears(&[misses.clone()], 1, "z:1") && !none_hears(&[misses], 0, "x:1"));
+        assert!(!none_hears(&[silent], 1, "x:1") && !none_hears(&[], 1, "x:1"), "nobody says anything");
+    }
 
     #[test]
     fn a_proxy_that_was_connected_publishes() {

@@ -165,7 +165,7 @@ async fn ask_once(member: &str, password: Option<&str>, connection: &mut Option<
     match tokio::time::timeout(PATIENCE, asking).await {
         Err(_) => Report::Silence,
         Ok(Err(error)) if error.kind() == std::io::ErrorKind::TimedOut => Report::Silence,
-        Ok(Err(error)) => Report::Error(format!("cannot be asked: {error}")),
+        Ok(Err(error)) => Report::Unreachable(format!("cannot be asked: {error}")),
         Ok(Ok(answer)) => identity(&answer),
     }
 }

@@ -106,13 +106,20 @@ pub struct ShardMaster {
     pub master: Option<Master>,
     /// Without a master: what its members said, for the error that clients get.
     pub why: String,
+    /// Members that nothing was heard of for a while.
+    pub unreachable: Vec<String>,
 }
 
 /// What is known of one member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Word {
     Unasked,
-    Said { identity: Identity, at_ms: u64 },
+    Said {
+        identity: Identity,
+        at_ms: u64,
+    },
+    /// What answers is no engine of this shard, or one that cannot say yet who it is.
+    Useless(String),
     Unreachable(String),
 }
 
@@ -144,7 +151,9 @@ pub enum Report {
     Answer(Identity),
     /// It did not answer in time.
     Silence,
-    /// It cannot be reached, or answers something else than an engine would.
+    /// It cannot be reached.
+    Unreachable(String),
+    /// It answers something else than an engine of this shard would.
     Error(String),
 }
 
@@ -177,7 +186,7 @@ impl ShardRouting {
                     self.highest_epoch = self.highest_epoch.max(identity.epoch);
                     *word = Word::Said { identity, at_ms: now_ms };
                 } else {
-                    *word = Word::Unreachable(format!(
+                    *word = Word::Useless(format!(
                         "belongs to store {:?} region {} shard {}",
                         identity.store, identity.region, identity.shard
                     ));
@@ -187,7 +196,8 @@ impl ShardRouting {
                 Word::Said { at_ms, .. } if now_ms.saturating_sub(*at_ms) <= SILENCE_MS => {}
                 _ => *word = Word::Unreachable("does not answer".to_owned()),
             },
-            Report::Error(why) => *word = Word::Unreachable(why),
+            Report::Unreachable(why) => *word = Word::Unreachable(why),
+            Report::Error(why) => *word = Word::Useless(why),
         }
     }
 
@@ -197,7 +207,7 @@ impl ShardRouting {
             Word::Said { identity, .. } => {
                 identity.master && matches!(identity.state, State::Paused | State::Recovering)
             }
-            Word::Unasked | Word::Unreachable(_) => false,
+            Word::Unasked | Word::Useless(_) | Word::Unreachable(_) => false,
         })
     }
 
@@ -208,10 +218,12 @@ impl ShardRouting {
             .iter()
             .filter_map(|(address, member)| match &member.word {
                 Word::Said { identity, .. } => Some((address, identity)),
-                Word::Unasked | Word::Unreachable(_) => None,
+                Word::Unasked | Word::Useless(_) | Word::Unreachable(_) => None,
             })
             .filter(|(_, id)| id.master && id.state == State::Serving && id.epoch >= self.highest_epoch)
             .max_by_key(|(_, id)| id.epoch);
+        let silent = self.members.iter().filter(|(_, member)| matches!(member.word, Word::Unreachable(_)));
+        let unreachable = silent.map(|(address, _)| address.clone()).collect();
         let round = self.members.values().map(|member| member.asked).min().unwrap_or(0);
         match best {
             Some((address, id)) => ShardMaster {
@@ -222,8 +234,9 @@ impl ShardRouting {
                     epoch: id.epoch,
                 }),
                 why: String::new(),
+                unreachable,
             },
-            None => ShardMaster { round, master: None, why: self.to_string() },
+            None => ShardMaster { round, master: None, why: self.to_string(), unreachable },
         }
     }
 }
@@ -238,7 +251,7 @@ impl fmt::Display for ShardRouting {
             let comma = if n == 0 { "" } else { ", " };
             match &member.word {
                 Word::Unasked => write!(f, "{comma}{address} was not asked yet")?,
-                Word::Unreachable(why) => write!(f, "{comma}{address} {why}")?,
+                Word::Useless(why) | Word::Unreachable(why) => write!(f, "{comma}{address} {why}")?,
                 Word::Said { identity: id, .. } if !id.master => write!(f, "{comma}{address} is a replica")?,
                 Word::Said { identity: id, .. } => {
                     let state = match id.state {

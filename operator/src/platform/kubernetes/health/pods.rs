@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition, PodStatus};
 use kube::api::Api;
 use kube::runtime::reflector::{self, ObjectRef};
 use kube::runtime::{WatchStreamExt as _, watcher};
@@ -136,6 +136,10 @@ pub(crate) struct PodProcess {
     pub(crate) ready: bool,
     /// It does not stay up: the kubelet waits before it starts it again, and has done so several times.
     pub(crate) failing: bool,
+    /// The cluster hears nothing of its node. By itself that is evidence of nothing.
+    unheard: bool,
+    /// Nor do those that would: see [`PodProcess::is_missed`].
+    missed: bool,
 }
 
 impl PodProcess {
@@ -154,7 +158,15 @@ impl PodProcess {
             ready: container.ready
                 && status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True"),
             failing: is_failing(container),
+            unheard: is_unheard(status, container),
+            missed: false,
         }
+    }
+
+    /// The same process, which counts as gone when nothing is heard of its node and `nobody` who should hears anything of itself. It may run
+    /// on, cut off, and take writes: another one is promoted beside it, and what both took is merged.
+    pub(crate) fn missed_by(self, nobody: bool) -> Self {
+        Self { missed: self.unheard && nobody, ..self }
     }
 
     /// Where it answers, if it runs.
@@ -165,6 +177,17 @@ impl PodProcess {
 
 fn is_running(container: &ContainerStatus) -> bool {
     container.state.as_ref().is_some_and(|state| state.running.is_some())
+}
+
+/// The kubelet's last word is that the container is ready, and the cluster's that the pod is not: it has given its node up. Later it wants
+/// the pods of such a node to go.
+fn is_unheard(status: &PodStatus, container: &ContainerStatus) -> bool {
+    let conditions = || status.conditions.iter().flatten();
+    let given_up = container.ready && conditions().any(|c| c.type_ == "Ready" && c.status == "False");
+    let evicted = |c: &PodCondition| {
+        c.type_ == "DisruptionTarget" && c.reason.as_deref() == Some("DeletionByTaintManager")
+    };
+    given_up || conditions().any(evicted)
 }
 
 fn is_failing(container: &ContainerStatus) -> bool {
@@ -180,7 +203,7 @@ fn host_port(ip: &str, port: u16) -> String {
 
 impl Process for PodProcess {
     fn phase(&self) -> Phase {
-        if self.running { Phase::Running } else { Phase::Absent }
+        if self.running && !self.missed { Phase::Running } else { Phase::Absent }
     }
 
     fn life(&self) -> Option<String> {
@@ -213,6 +236,22 @@ mod tests {
             (Some("10.1.0.3:6379"), false),
             "a node that is not heard of: no evidence"
         );
+        let given_up = |ready: &str, more: &str| {
+            process(&format!(
+                "{{phase: Running, podIP: 10.1.0.3, conditions: [{{type: Ready, status: 'False'}}{more}], containerStatuses: [{{name: redis, \
+                 ready: {ready}, restartCount: 1, image: i, imageID: i, containerID: 'c://2', state: {{running: {{}}}}}}]}}"
+            ))
+        };
+        let evicted = ", {type: DisruptionTarget, status: 'True', reason: DeletionByTaintManager}";
+        let phase = |process: PodProcess, nobody| process.missed_by(nobody).phase();
+        assert_eq!(phase(given_up("true", ""), false), Phase::Running, "somebody hears of it");
+        assert_eq!(phase(given_up("true", ""), true), Phase::Absent);
+        assert_eq!(
+            phase(given_up("false", ""), true),
+            Phase::Running,
+            "its kubelet says that it is not ready"
+        );
+        assert_eq!(phase(given_up("false", evicted), true), Phase::Absent);
         let ended = process(
             "{phase: Running, podIP: 10.1.0.3, containerStatuses: [{name: redis, ready: false, restartCount: 1, image: i, imageID: i, \
              containerID: 'c://2', state: {terminated: {exitCode: 137}}}]}",

@@ -20,7 +20,7 @@ use super::verification::{self, Known, ShardOf, Verified, Verifier};
 use super::{Latest, Pods, Shared, operations};
 use crate::health::engine::Engine;
 use crate::health::member::{Member, look_at};
-use crate::health::proxy::{ProxyReport, fetch_report, has_declared};
+use crate::health::proxy::{ProxyReport, fetch_report, has_declared, none_hears};
 use crate::health::shard::{ShardController, ShardView, Wishes};
 use crate::health::status::{build_link, build_shard, is_away};
 use crate::operations::scale_out::Verifying;
@@ -275,9 +275,10 @@ impl Runner {
         let mut regions = Vec::new();
         for (region, id) in &plan.regions {
             let row = row(region);
+            let (reports, proxies) = watch::channel(None);
             let mut shards = Vec::new();
             for shard in 0..plan.shards {
-                let (names, members) = members(shared, &plan, region, shard, &mut pumped);
+                let (names, members) = members(shared, &plan, region, shard, &proxies, &mut pumped);
                 for member in &members {
                     tasks.spawn(Arc::clone(member).watch());
                 }
@@ -295,7 +296,6 @@ impl Runner {
                 tasks.spawn(controller.run(open, started));
                 shards.push(Shard { names, members, view: seen_view, wishes, gate });
             }
-            let (reports, proxies) = watch::channel(None);
             let (pods, of) = (shared.pods.clone(), (plan.namespace.clone(), plan.store.clone(), *id));
             tasks.spawn(ask_proxies(pods, of, reports));
             let name = region.clone();
@@ -655,7 +655,25 @@ fn start_verification(
     Verifier { asks, known, result: seen, asked: None }
 }
 
-type Pumped = Vec<(String, watch::Sender<PodProcess>)>;
+/// A member whose pod is looked at.
+struct Pumped {
+    pod: String,
+    shard: u16,
+    /// `host:port`.
+    host: String,
+    /// The proxies of its region.
+    proxies: watch::Receiver<Option<Vec<ProxyReport>>>,
+    process: watch::Sender<PodProcess>,
+}
+
+impl Pumped {
+    fn look(&self, pods: &Pods, namespace: &str) -> PodProcess {
+        let now = pods.process(namespace, &self.pod, Part::Redis, build::redis_port());
+        let nobody =
+            self.proxies.borrow().as_ref().is_some_and(|all| none_hears(all, self.shard, &self.host));
+        now.missed_by(nobody)
+    }
+}
 
 /// A shard's members, by pod name.
 fn members(
@@ -663,7 +681,8 @@ fn members(
     plan: &Plan,
     region: &str,
     shard: u16,
-    pumped: &mut Pumped,
+    proxies: &watch::Receiver<Option<Vec<ProxyReport>>>,
+    pumped: &mut Vec<Pumped>,
 ) -> (Vec<String>, Vec<Arc<Member<PodProcess>>>) {
     let set = labels::shard_name(&plan.store, region, shard);
     let member = |ordinal: u16| {
@@ -671,7 +690,8 @@ fn members(
         let host = format!("{pod}.{set}.{}.svc:{}", plan.namespace, build::redis_port());
         let now = of.pods.process(&plan.namespace, &pod, Part::Redis, build::redis_port());
         let (sender, process) = watch::channel(now);
-        pumped.push((pod.clone(), sender));
+        let (name, at, proxies) = (pod.clone(), host.clone(), proxies.clone());
+        pumped.push(Pumped { pod: name, shard, host: at, proxies, process: sender });
         let engine = Engine::new(pod.clone(), &plan.engine_password, None);
         (pod, Arc::new(Member::new(host, engine, process, None)))
     };
@@ -679,11 +699,11 @@ fn members(
 }
 
 /// Tells the members of their pods.
-async fn pump(mut pods: Pods, namespace: String, members: Pumped) {
+async fn pump(mut pods: Pods, namespace: String, members: Vec<Pumped>) {
     loop {
-        for (pod, process) in &members {
-            let now = pods.process(&namespace, pod, Part::Redis, build::redis_port());
-            process.send_if_modified(|last| {
+        for member in &members {
+            let now = member.look(&pods, &namespace);
+            member.process.send_if_modified(|last| {
                 let changed = *last != now;
                 *last = now;
                 changed
