@@ -101,7 +101,9 @@ impl Shard {
         }
         let mut brought = Cover::default();
         for (origin, seqs) in self.cover.iter().filter(|(origin, _)| origin.region == source.region) {
-            brought.set(origin, seqs.clone());
+            if !mutation!(BroughtForgotten) {
+                brought.set(origin, seqs.clone());
+            }
         }
         self.joining = Some(Joining { ticket, source: source.region, brought });
         // The source publishes what is its own.

@@ -127,6 +127,11 @@ mod planted {
         MarkSkipped: "a copy takes an identity of its own before the members' markers have arrived",
         PositionsNotCarried: "a copy that takes an identity of its own forgets where its source had read to",
         OutboxCarried: "a copy that takes an identity of its own keeps its source's outbox",
+        BroughtForgotten: "a copy does not remember what it brought of its source",
+        SourceNotAwaited: "a shard that joins serves before what it brought is in its source's stream",
+        ReplayNotAwaited: "a shard that joins serves before it has read and compared what the members have",
+        MembersNotAwaited: "a region joins before every member counts it",
+        RemovalUnsettled: "a region that leaves is stopped before the others have all that it has",
     }
 
     thread_local! {

@@ -61,6 +61,21 @@ mod with {
         Ok(())
     }
 
+    /// What few seeds are about is looked for in seeds that are.
+    fn situation_of(name: &str) -> Option<About> {
+        match name {
+            "MarkSkipped"
+            | "PositionsNotCarried"
+            | "OutboxCarried"
+            | "BroughtForgotten"
+            | "SourceNotAwaited"
+            | "ReplayNotAwaited"
+            | "MembersNotAwaited" => Some(About::Joining),
+            "RemovalUnsettled" => Some(About::Leaving),
+            _ => None,
+        }
+    }
+
     /// Checks all of them, each with at most `most` seeds from `first` on. Returns whether all were caught.
     #[allow(clippy::unnecessary_wraps)] // without the feature there is nothing to check
     pub(crate) fn check_all(
@@ -76,7 +91,8 @@ mod with {
         for (_, name, what) in mutation::ALL {
             let until = Until { seed: first + most, time: None, failures: 1 };
             // One seed after the other, so that the number of seeds means something.
-            let sums = run_seeds(first, until, jobs, about, &|| plant(Some(name)));
+            let sums =
+                run_seeds(first, until, jobs, about.or_else(|| situation_of(name)), &|| plant(Some(name)));
             if let Some((seed, violation)) = sums.failed.iter().min_by_key(|(seed, _)| *seed) {
                 println!("| {name} | {what} | {} | {} |", violation.checker, seed - first + 1);
             } else {

@@ -151,6 +151,7 @@ fn settle(o: &Observed) -> Look<Action> {
         return stop();
     }
     let (mut actions, mut lacking, mut total, mut paused) = (Vec::new(), 0, 0, true);
+    let unsettled = mutation!(RemovalUnsettled);
     for (number, shard) in o.shards.iter().enumerate() {
         let (recovered, paused_ms, cover) = match shard {
             Shard::Silent(why) => {
@@ -174,6 +175,7 @@ fn settle(o: &Observed) -> Look<Action> {
                 return Verdict::blocked("MemberAway", words).into();
             };
             let (missing, all) = lacking_of(o.region, &stayer.cover, cover);
+            let missing = if unsettled { 0 } else { missing };
             (lacking, total) = (lacking + missing, total + all);
         }
         if *paused_ms < LEFT_MS {

@@ -248,6 +248,9 @@ fn announce(o: &Observed) -> Look<Action> {
 
 /// Who has not confirmed that the region belongs to the store: he might forget tombstones that it lacks.
 fn unconfirmed(o: &Observed) -> Option<String> {
+    if mutation!(MembersNotAwaited) {
+        return None;
+    }
     let late = o.members.iter().find_map(|member| {
         if !member.told {
             return Some(format!(
@@ -479,9 +482,13 @@ pub(super) fn replay(o: &Observed) -> Look<Action> {
         if !saved {
             return Verdict::wait(format!("shard {number} writes what it copied to its own files")).into();
         }
-        if let Some(verdict) = joining.as_ref().and_then(|joining| ungrounded(o, at, joining)) {
+        let brought = joining.as_ref().filter(|_| !mutation!(SourceNotAwaited));
+        if let Some(verdict) = brought.and_then(|joining| ungrounded(o, at, joining)) {
             return verdict.into();
         }
+    }
+    if mutation!(ReplayNotAwaited) {
+        return Verdict::Done.into();
     }
     if let Some(link) = links(o).find(|link| link.ran_out) {
         let words = format!(
@@ -557,6 +564,8 @@ pub(super) fn verify(o: &Observed) -> Look<Action> {
         return back.into();
     }
     match &o.verification {
+        // (Who has not read everything differs.)
+        _ if mutation!(ReplayNotAwaited) => Verdict::Done.into(),
         Verification::None => Look { verdict: Verdict::wait("comparing"), actions: vec![Action::Verify] },
         Verification::Running => Verdict::wait("being compared with the members").into(),
         Verification::Equal => Verdict::Done.into(),
