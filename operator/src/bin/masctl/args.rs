@@ -38,7 +38,7 @@ const ABOUT_PLUGIN: &str = "Inspects multi-active stores of a cluster: Redis-com
 const LONG_ABOUT_PLUGIN: &str = "\
 Inspects multi-active stores of a cluster: Redis-compatible, open for reads and writes in several regions at once.
 
-Reads with your rights, through the kubeconfig's current context and namespace unless others are named, and changes nothing. \
+Reads with your rights, through the kubeconfig's current context and namespace unless others are named. Only `op`, `handover` and `verify` change anything. \
 (It is masctl under another name, which also runs stores on this machine.)";
 
 const EXAMPLES_PLUGIN: &str = "\

@@ -104,6 +104,8 @@ pub(super) struct Runner {
 /// An operation as it was read or written last.
 #[derive(Default)]
 struct Held {
+    /// Of which object: one of the same name is another.
+    uid: Option<String>,
     /// Over which version it was written, and what came of it.
     written: Option<(Option<String>, StoreOperation)>,
     at: Option<Instant>,
@@ -160,6 +162,9 @@ impl Runner {
         for seen in operations {
             let name = seen.name_any();
             let held = held.entry(name.clone()).or_default();
+            if held.uid != seen.metadata.uid {
+                *held = Held { uid: seen.metadata.uid.clone(), ..Held::default() };
+            }
             let object = held.current(&seen);
             let phase = object.status.as_ref().map_or(OperationPhase::Pending, |status| status.phase);
             let over = match phase {
