@@ -50,7 +50,7 @@ pub fn definitions() -> Vec<CustomResourceDefinition> {
         spec["properties"]["attempt"]["default"] = json!(1);
         spec["properties"]["attempt"]["minimum"] = json!(1);
         // Nothing else is to be added to what people may change without a rule here.
-        let fixed = ["storeRef", "type", "region", "shard", "source", "force"].map(|field| {
+        let fixed = ["storeRef", "type", "region", "shard", "source", "target", "force"].map(|field| {
             json!({
                 "rule": format!("has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})"),
                 "message": "cannot change: make another operation",
@@ -62,13 +62,29 @@ pub fn definitions() -> Vec<CustomResourceDefinition> {
             "message": "can only be raised: each attempt has its own number",
             "fieldPath": ".attempt",
         });
+        spec["properties"]["region"]["minLength"] = json!(1);
+        let region = json!({
+            "rule": "has(self.region) != (self.type in ['Verify', 'Repair'])",
+            "message": "Verify and Repair compare all regions and have none, and everything else needs one",
+            "fieldPath": ".region",
+        });
         let shard = json!({
-            "rule": "has(self.shard) == (self.type == 'Rebuild')",
-            "message": "a Rebuild needs the shard, and nothing else has one",
+            "rule": "has(self.shard) == (self.type in ['Rebuild', 'Switchover', 'Failover'])",
+            "message": "a Rebuild, a Switchover and a Failover need the shard, and nothing else has one",
             "fieldPath": ".shard",
         });
+        let copies = json!({
+            "rule": "!has(self.source) || self.type in ['ScaleOut', 'Rebuild']",
+            "message": "is what is copied, and only a ScaleOut and a Rebuild copy: leave it out",
+            "fieldPath": ".source",
+        });
+        let target = json!({
+            "rule": "!has(self.target) || self.type == 'Switchover'",
+            "message": "is whom a Switchover makes master, and means nothing elsewhere: leave it out",
+            "fieldPath": ".target",
+        });
         let source = json!({
-            "rule": "!has(self.source) || self.source != self.region",
+            "rule": "!has(self.source) || !has(self.region) || self.source != self.region",
             "message": "is the region itself, and a region is not copied from itself: name another one, or leave it out",
             "fieldPath": ".source",
         });
@@ -77,8 +93,12 @@ pub fn definitions() -> Vec<CustomResourceDefinition> {
             "message": "means something for a Remove alone: leave it out",
             "fieldPath": ".force",
         });
-        spec["x-kubernetes-validations"] =
-            json!(fixed.into_iter().chain([raised, shard, source, force]).collect::<Vec<_>>());
+        spec["x-kubernetes-validations"] = json!(
+            fixed
+                .into_iter()
+                .chain([raised, region, shard, copies, source, target, force])
+                .collect::<Vec<_>>()
+        );
     });
     vec![store, region, operation]
 }

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::StoreRef;
 
 /// One run of a procedure. What belongs to the manifest (a region that joins or leaves), and what mends a loss, is made by the operator;
-/// people order a `Rebuild` of copies that are there and cannot be used, and a `Remove` with `force` of a region that is gone for good.
+/// people order a `Rebuild` of copies that are there and cannot be used, a `Remove` with `force` of a region that is gone for good, another
+/// master for a shard (`Switchover`, `Failover`), and that regions are compared (`Verify`, `Repair`).
 #[allow(clippy::duplicated_attributes)] // each is about another column
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
@@ -40,14 +41,18 @@ pub struct StoreOperationSpec {
     /// The procedure.
     #[serde(rename = "type")]
     pub kind: OperationType,
-    /// The region that it is about.
+    /// The region that it is about. `Verify` and `Repair` are about all of them, and have none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub region: String,
-    /// `Rebuild`, and only there: the shard.
+    /// `Rebuild`, `Switchover` and `Failover`, and only there: the shard.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shard: Option<u16>,
     /// The region that is copied; the healthiest when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
+    /// `Switchover`, and only there: the member that is to be master, 1 for redis-1; the replica that has most when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<u16>,
     /// `Remove`, and only there: the region is gone for good, and nothing of it will ever answer. It is out of the manifest already.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub force: bool,
@@ -72,6 +77,24 @@ pub enum OperationType {
     Remove,
     /// A shard of a region of which no copy is left is made again from another region's.
     Rebuild,
+    /// A replica becomes master of a shard, in order: nothing is lost, and clients wait for a moment.
+    Switchover,
+    /// The server that is a shard's master is ended, so that a replica takes over.
+    Failover,
+    /// What the regions hold is compared; nothing is changed.
+    Verify,
+    /// What the regions hold is compared, and made equal where it differs.
+    Repair,
+}
+
+impl OperationType {
+    /// It moves no shard from one region to another, and is over in a moment. What has failed leaves nothing to mend.
+    pub const fn is_brief(self) -> bool {
+        match self {
+            Self::ScaleOut | Self::Remove | Self::Rebuild => false,
+            Self::Switchover | Self::Failover | Self::Verify | Self::Repair => true,
+        }
+    }
 }
 
 /// What is to be done with an operation.
@@ -126,6 +149,9 @@ pub struct StoreOperationStatus {
     /// `Rebuild`: what is known of the loss.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loss: Option<Loss>,
+    /// `Switchover`, `Failover`: who was the shard's master when it began. Another one, or another epoch, and it has happened.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub before: Option<MasterBefore>,
     /// What was measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outcome: Option<OperationOutcome>,
@@ -213,6 +239,19 @@ pub struct Loss {
     pub behind_millis: Option<u64>,
 }
 
+/// A shard's master, as it was.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct MasterBefore {
+    /// Which member, 0 for redis-0.
+    pub member: u16,
+    /// Under which epoch.
+    pub epoch: u64,
+    /// `Failover`: the uid of its pod. No other pod is ended.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub pod: String,
+}
+
 /// What an operation measured.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
@@ -232,4 +271,16 @@ pub struct OperationOutcome {
     /// `Rebuild`: from then until the shard served again, milliseconds (work recovery time).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wrt_millis: Option<u64>,
+    /// `Switchover`: how long clients waited, milliseconds; absent when nobody was there to measure it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pause_millis: Option<u64>,
+    /// `Verify`, `Repair`: keys that were compared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keys_compared: Option<u64>,
+    /// `Verify`, `Repair`: those of them that differed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub different_keys: Option<u64>,
+    /// `Repair`: those of them that are equal now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repaired_keys: Option<u64>,
 }

@@ -24,7 +24,7 @@ enum How {
 use How::{Covered, Run, RunAs};
 
 /// In the order in which they are run.
-const COMMANDS: [(&str, How); 74] = [
+const COMMANDS: [(&str, How); 76] = [
     ("make test", Covered("this test is a part of it; .ci/run runs it")),
     ("make scale", Covered("eight minutes of load; its program is asked for its options below")),
     ("make scale SCALE='--running --stores 1,10'", RunAs("scale --help")),
@@ -140,6 +140,11 @@ const COMMANDS: [(&str, How); 74] = [
     ("target/release/masctl cut beijing shanghai", Run),
     ("target/release/masctl heal beijing shanghai", Run),
     ("masctl handover beijing 0", Run),
+    ("kubectl mas handover beijing 0", Covered("the test of pods does it, under load")),
+    (
+        "kubectl mas op start failover --region beijing --shard 0",
+        Covered("the test of pods orders the same by an object, and other orders by this command"),
+    ),
     (
         "masctl apply -f store.yaml",
         RunAs(

@@ -228,14 +228,46 @@ fn bad_manifests_are_refused_in_words() {
 }
 
 /// Bad operations, and what the server says of each.
-const BAD_OPERATIONS: [(&str, &str); 5] = [
+const BAD_OPERATIONS: [(&str, &str); 13] = [
     (
         "type: Rebuild, region: a",
-        "spec.shard: Invalid value: \"object\": a Rebuild needs the shard, and nothing else has one",
+        "spec.shard: Invalid value: \"object\": a Rebuild, a Switchover and a Failover need the shard, and nothing else has one",
+    ),
+    (
+        "type: Failover, region: a",
+        "spec.shard: Invalid value: \"object\": a Rebuild, a Switchover and a Failover need",
+    ),
+    (
+        "type: Switchover, region: a",
+        "spec.shard: Invalid value: \"object\": a Rebuild, a Switchover and a Failover need",
     ),
     (
         "type: ScaleOut, region: a, shard: 0",
-        "spec.shard: Invalid value: \"object\": a Rebuild needs the shard, and nothing else has one",
+        "spec.shard: Invalid value: \"object\": a Rebuild, a Switchover and a Failover need the shard, and nothing else has one",
+    ),
+    (
+        "type: Repair, shard: 0",
+        "spec.shard: Invalid value: \"object\": a Rebuild, a Switchover and a Failover need",
+    ),
+    (
+        "type: Switchover, shard: 0",
+        "spec.region: Invalid value: \"object\": Verify and Repair compare all regions and have none, and everything else needs one",
+    ),
+    (
+        "type: Verify, region: a",
+        "spec.region: Invalid value: \"object\": Verify and Repair compare all regions and have none, and everything else needs one",
+    ),
+    (
+        "type: Failover, region: a, shard: 0, target: 1",
+        "spec.target: Invalid value: \"object\": is whom a Switchover makes master, and means nothing elsewhere: leave it out",
+    ),
+    (
+        "type: Switchover, region: a, shard: 0, source: b",
+        "spec.source: Invalid value: \"object\": is what is copied, and only a ScaleOut and a Rebuild copy: leave it out",
+    ),
+    (
+        "type: Verify, force: true",
+        "spec.force: Invalid value: \"object\": means something for a Remove alone: leave it out",
     ),
     (
         "type: Rebuild, region: a, shard: 0, source: a",
@@ -256,7 +288,15 @@ fn bad_operations_are_refused_in_words() {
         let said = cluster.try_apply("default", &object(spec)).expect_err(spec).to_string();
         assert!(said.contains(words), "{spec}\n  should be refused with: {words}\n  and was with: {said}");
     }
-    cluster.try_apply("default", &object("type: Rebuild, region: a, shard: 0, source: b")).unwrap();
+    for spec in [
+        "type: Rebuild, region: a, shard: 0, source: b",
+        "type: Switchover, region: a, shard: 0, target: 1",
+        "type: Failover, region: a, shard: 0",
+        "type: Verify",
+        "type: Repair",
+    ] {
+        cluster.try_apply("default", &object(spec)).unwrap();
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod deletion;
 mod faults;
 mod growth;
 mod joining;
+mod orders;
 mod people;
 mod rights;
 mod story;
@@ -55,6 +56,7 @@ fn the_life_of_a_store() {
     faults::a_region_that_is_silent_is_left_alone(&place);
     growth::claims_grow_around_running_pods(&mut place);
     growth::what_needs_a_restart_is_restarted_one_by_one(&mut place);
+    orders::what_people_order_is_done_once_and_nothing_is_lost(&mut place);
     people::a_copy_that_cannot_be_used_is_put_away_on_order(&mut place);
     joining::a_region_that_leaves_before_it_has_joined_leaves_nothing(&place);
     joining::operations_that_ended_long_ago_are_forgotten(&place);

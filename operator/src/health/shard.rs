@@ -145,7 +145,10 @@ impl<P: Process, L: Ledger> ShardController<P, L> {
             };
             self.compare_covers(&record, &mut members).await;
             let now = epoch.elapsed().as_millis() as u64;
-            if let Ok(Asked { wish, answer }) = self.wishes.try_recv() {
+            // Nobody is paused for somebody who does not wait any more.
+            if let Some(Asked { wish, answer }) =
+                self.wishes.try_recv().ok().filter(|asked| !asked.answer.is_closed())
+            {
                 tracing::info!(shard = self.name, ?wish, "a handover is asked for");
                 match control.wish(wish, now) {
                     Ok(()) => asked = Some(answer),

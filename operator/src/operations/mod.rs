@@ -1,6 +1,7 @@
 //! Operations: the procedures of [`mas_core::procedures`] carried out. What is decided is pure and the same everywhere; here the world is looked
 //! at and acted upon, through what a platform offers ([`scale_out::Ground`]); the platforms keep the state where it outlives them.
 
+pub(crate) mod orders;
 pub(crate) mod rebuild;
 pub(crate) mod removal;
 pub(crate) mod scale_out;
@@ -15,8 +16,12 @@ use mas_core::procedures::scale_out::{Action, Observed, SYNC};
 /// The steps of a procedure that copies a region.
 pub(crate) fn steps(of: OperationType) -> &'static [Step<Observed, Action>] {
     match of {
-        // It looks at another world.
-        OperationType::Remove => &[],
+        // They look at another world.
+        OperationType::Remove
+        | OperationType::Switchover
+        | OperationType::Failover
+        | OperationType::Verify
+        | OperationType::Repair => &[],
         OperationType::ScaleOut => &mas_core::procedures::scale_out::STEPS,
         OperationType::Rebuild => &mas_core::procedures::rebuild::STEPS,
     }
@@ -24,10 +29,13 @@ pub(crate) fn steps(of: OperationType) -> &'static [Step<Observed, Action>] {
 
 /// Their names.
 pub(crate) fn names(of: OperationType) -> Vec<&'static str> {
-    if of == OperationType::Remove {
-        return mas_core::procedures::removal::STEPS.iter().map(|step| step.name).collect();
+    match of {
+        OperationType::Remove => mas_core::procedures::removal::STEPS.iter().map(|step| step.name).collect(),
+        OperationType::Switchover => orders::SWITCHOVER.to_vec(),
+        OperationType::Failover => orders::FAILOVER.to_vec(),
+        OperationType::Verify | OperationType::Repair => orders::COMPARISON.to_vec(),
+        OperationType::ScaleOut | OperationType::Rebuild => steps(of).iter().map(|step| step.name).collect(),
     }
-    steps(of).iter().map(|step| step.name).collect()
 }
 
 /// Names an attempt: what an earlier one has left does not count. A sync that has to begin anew makes a new one.
@@ -59,7 +67,12 @@ pub(crate) fn with_measures(
 ) -> StoreOperationStatus {
     let total_millis = shown.outcome.as_ref().and_then(|outcome| outcome.total_millis);
     let measured = before.outcome.clone().map(|outcome| OperationOutcome { total_millis, ..outcome });
-    StoreOperationStatus { loss: before.loss.clone(), outcome: measured.or(shown.outcome.clone()), ..shown }
+    StoreOperationStatus {
+        loss: before.loss.clone(),
+        before: before.before.clone(),
+        outcome: measured.or(shown.outcome.clone()),
+        ..shown
+    }
 }
 
 /// The step that a procedure goes back to.

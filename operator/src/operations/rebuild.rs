@@ -104,12 +104,12 @@ pub(crate) fn measure(loss: &Loss, region: RegionId, recovered: &[Cover], now_ms
     // Without another region clients had to wait for the shard itself.
     let again = served.unwrap_or(now_ms);
     OperationOutcome {
-        total_millis: None,
         rpo_effects: Some(gone),
         // What was told is told once a heartbeat.
         rpo_millis: if gone == 0 { Some(0) } else { loss.behind_millis.map(|ms| ms.max(HEARTBEAT_MS)) },
         rto_millis: failed.map(|failed| again.saturating_sub(failed)),
         wrt_millis: Some(now_ms.saturating_sub(again)),
+        ..OperationOutcome::default()
     }
 }
 

@@ -8,7 +8,7 @@ use mas_core::procedures::operation::{Obstacle, Operation, Phase, Progress, Step
 /// Units and reasons are words of the procedures; those read back are among them, or were of an older version.
 const WORDS: [&str; 4] = ["bytes", "effects", "markers", "keys"];
 /// See [`WORDS`].
-const REASONS: [&str; 11] = [
+const REASONS: [&str; 16] = [
     "MembershipNotConfirmed",
     "NoSource",
     "MarkerUnderWay",
@@ -20,6 +20,11 @@ const REASONS: [&str; 11] = [
     "RegionRecovering",
     "MemberAway",
     "RegionAnswers",
+    "NotFounded",
+    "NoMaster",
+    "NoReplicaInSync",
+    "ShardIsRebuilt",
+    "VerificationBusy",
 ];
 
 fn word(of: &'static [&'static str], text: &str) -> &'static str {
@@ -82,6 +87,7 @@ pub(crate) fn show(operation: &Operation, names: &[&str], attempt: u32) -> Store
             OperationOutcome { total_millis: Some(to.saturating_sub(from)), ..OperationOutcome::default() }
         }),
         loss: None,
+        before: None,
         started_at: started.and_then(time),
         finished_at: finished.and_then(time),
         moved_at: time(operation.moved_at),

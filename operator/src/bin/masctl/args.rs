@@ -38,7 +38,7 @@ const ABOUT_PLUGIN: &str = "Inspects multi-active stores of a cluster: Redis-com
 const LONG_ABOUT_PLUGIN: &str = "\
 Inspects multi-active stores of a cluster: Redis-compatible, open for reads and writes in several regions at once.
 
-Reads with your rights, through the kubeconfig's current context and namespace unless others are named, and changes nothing. \
+Reads with your rights, through the kubeconfig's current context and namespace unless others are named. Only `op`, `handover` and `verify` change anything. \
 (It is masctl under another name, which also runs stores on this machine.)";
 
 const EXAMPLES_PLUGIN: &str = "\
@@ -333,6 +333,40 @@ pub(crate) enum StartCommand {
         #[arg(long)]
         force: bool,
     },
+    /// In a cluster: make a replica the master of a shard, in order
+    ///
+    /// What `masctl handover` does as well, which waits until it is done. On this machine there is only that.
+    #[command(after_help = "For example: kubectl mas op start switchover --region beijing --shard 0")]
+    Switchover {
+        /// The region
+        #[arg(long, value_name = "REGION")]
+        region: String,
+        /// The shard, from 0
+        #[arg(long, value_name = "N")]
+        shard: u16,
+        /// The member that is to be master: 1 is redis-1 [default: the replica that has most]
+        #[arg(long, value_name = "N")]
+        to: Option<u16>,
+    },
+    /// In a cluster: end the server that is a shard's master, so that a replica takes over
+    ///
+    /// For a master that hangs, and to see what happens. Its pod is deleted. Clients wait for some seconds; with a master that answers,
+    /// `switchover` is better. Refused: a shard without a replica that could take over.
+    #[command(after_help = "For example: kubectl mas op start failover --region beijing --shard 0")]
+    Failover {
+        /// The region
+        #[arg(long, value_name = "REGION")]
+        region: String,
+        /// The shard, from 0
+        #[arg(long, value_name = "N")]
+        shard: u16,
+    },
+    /// In a cluster: compare what the regions hold; it has failed when they differ
+    ///
+    /// What `masctl verify` does as well, which waits and lists the keys. On this machine there is only that.
+    Verify,
+    /// In a cluster: compare what the regions hold, and make it equal
+    Repair,
 }
 
 #[derive(Debug, clap::Args)]

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
+use crds::{OperationPhase, OperationType};
 use operator::platform::kubernetes::{Catalog, Expected, Remote};
 use operator::platform::local::{Client, Fault, Request};
 use operator::view::StoreStatus;
@@ -12,7 +13,10 @@ use tokio::time::sleep;
 use crate::args::{self, FaultKind, Output, Place};
 use crate::failure::{Failure, say};
 use crate::place::Where;
-use crate::{locate, table};
+use crate::{locate, op, table};
+
+/// An operation that hands over waits for a minute at most until it begins, and is given up after another.
+const HANDED_OVER: Duration = Duration::from_mins(3);
 
 /// `masctl status`.
 pub(crate) async fn status(place: &Place, args: &args::Status) -> Result<(), Failure> {
@@ -111,11 +115,34 @@ pub(crate) async fn heal(place: &Place, pair: &args::Pair) -> Result<(), Failure
 
 /// `masctl handover`.
 pub(crate) async fn handover(place: &Place, args: &args::Handover) -> Result<(), Failure> {
-    let client = Client::new(&locate::existing(place)?);
-    let done = client.handover(&args.region, args.shard, args.to).await?;
+    let at = Where::find(place).await?;
+    let layout = match &at {
+        Where::Machine(layout) => layout,
+        Where::Cluster(remote) => {
+            let kind = OperationType::Switchover;
+            let started = remote.start(kind, &args.region, Some(args.shard), args.to).await?;
+            return handed_over(&at, &started.map_err(Failure::failed)?).await;
+        }
+    };
+    let done = Client::new(layout).handover(&args.region, args.shard, args.to).await?;
     let name = |address: Option<String>| address.unwrap_or_else(|| "another member".into());
     let (to, from) = (name(done.to), name(done.from));
     print(&format!("{to} is master in place of {from}; clients waited for {} ms\n", done.pause_millis))
+}
+
+/// Waits for the end of the operation that hands over.
+async fn handed_over(at: &Where, name: &str) -> Result<(), Failure> {
+    let status = op::until_over(at, name, HANDED_OVER).await?.status;
+    let words = status.message.unwrap_or_default();
+    match status.phase {
+        OperationPhase::Succeeded => print(&format!("{words}\n")),
+        OperationPhase::Failed | OperationPhase::RolledBack => {
+            Err(Failure::failed(format!("{name} came to nothing: {words}")))
+        }
+        OperationPhase::Pending | OperationPhase::Running => Err(Failure::failed(format!(
+            "{name} goes on: `masctl op show {name} --watch`; is the operator running?"
+        ))),
+    }
 }
 
 /// `masctl fault`.

@@ -56,10 +56,31 @@ pub(crate) async fn op(place: &Place, command: &OpCommand) -> Result<(), Failure
             say(&format!("{name} has begun: `masctl op show {name} --watch`"));
             Ok(())
         }
+        OpCommand::Start(StartCommand::Switchover { region, shard, to }) => {
+            start(place, OperationType::Switchover, region, Some(*shard), *to).await
+        }
+        OpCommand::Start(StartCommand::Failover { region, shard }) => {
+            start(place, OperationType::Failover, region, Some(*shard), None).await
+        }
+        OpCommand::Start(StartCommand::Verify) => start(place, OperationType::Verify, "", None, None).await,
+        OpCommand::Start(StartCommand::Repair) => start(place, OperationType::Repair, "", None, None).await,
         OpCommand::Wait { name, timeout } => wait(place, name, Duration::from_secs(*timeout)).await,
         OpCommand::Retry { name } => order(place, name, false).await,
         OpCommand::Rollback { name } => order(place, name, true).await,
     }
+}
+
+/// Begins what is over in a moment.
+async fn start(
+    place: &Place,
+    kind: OperationType,
+    region: &str,
+    shard: Option<u16>,
+    target: Option<u16>,
+) -> Result<(), Failure> {
+    let name = Where::find(place).await?.start(kind, region, shard, target).await?;
+    say(&format!("{name} has begun: `masctl op show {name} --watch`"));
+    Ok(())
 }
 
 async fn one(at: &Where, name: &str) -> Result<OperationRow, Failure> {
@@ -103,18 +124,22 @@ async fn show(place: &Place, name: &str, output: Output, watch: bool) -> Result<
 }
 
 async fn wait(place: &Place, name: &str, limit: Duration) -> Result<(), Failure> {
-    let at = Where::find(place).await?;
+    let row = until_over(&Where::find(place).await?, name, limit).await?;
+    if row.status.phase == OperationPhase::Succeeded {
+        return Ok(());
+    }
+    print(&describe(&row, None))?;
+    let how = if is_over(row.status.phase) { "has not succeeded" } else { "is not done yet" };
+    Err(Failure::failed(format!("{name} {how}")))
+}
+
+/// An operation once it is over, or as it is when that takes too long.
+pub(crate) async fn until_over(at: &Where, name: &str, limit: Duration) -> Result<OperationRow, Failure> {
     let deadline = Instant::now() + limit;
     loop {
-        let row = one(&at, name).await?;
-        if row.status.phase == OperationPhase::Succeeded {
-            return Ok(());
-        }
-        let late = Instant::now() > deadline;
-        if is_over(row.status.phase) || late {
-            print(&describe(&row, None))?;
-            let how = if late { "is not done yet" } else { "has not succeeded" };
-            return Err(Failure::failed(format!("{name} {how}")));
+        let row = one(at, name).await?;
+        if is_over(row.status.phase) || Instant::now() > deadline {
+            return Ok(row);
         }
         sleep(at.pace()).await;
     }
@@ -160,12 +185,12 @@ fn table(rows: &Vec<OperationRow>) -> String {
     }
     let wide = rows.iter().map(|row| row.name.len()).max().unwrap_or_default().max(4);
     let mut text =
-        format!("{:wide$}  TYPE      ABOUT         PHASE       STEP         PROGRESS  BLOCKED\n", "NAME");
+        format!("{:wide$}  TYPE        ABOUT         PHASE       STEP         PROGRESS  BLOCKED\n", "NAME");
     for row in rows {
         let status = &row.status;
         let _ = writeln!(
             text,
-            "{:wide$}  {:8}  {:12}  {:10}  {:11}  {:8}  {}",
+            "{:wide$}  {:10}  {:12}  {:10}  {:11}  {:8}  {}",
             row.name,
             format!("{:?}", row.spec.kind),
             about(row),
@@ -241,9 +266,12 @@ fn measured(spec: &StoreOperationSpec, outcome: &OperationOutcome) -> String {
     )
 }
 
-/// The region, or the shard.
+/// The region, the shard, or all.
 fn about(row: &OperationRow) -> String {
     let region = &row.spec.region;
+    if region.is_empty() {
+        return "all regions".to_owned();
+    }
     row.spec.shard.map_or_else(|| region.clone(), |shard| format!("{region}/shard-{shard}"))
 }
 
@@ -291,6 +319,7 @@ mod tests {
             region: "b".into(),
             shard: None,
             source: None,
+            target: None,
             force,
             action: crds::OperationAction::Run,
             attempt: 1,
@@ -303,7 +332,7 @@ mod tests {
             rpo_effects: Some(3),
             rpo_millis: Some(250),
             rto_millis: Some(1840),
-            wrt_millis: None,
+            ..OperationOutcome::default()
         };
         assert_eq!(
             measured(&some),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crds::OperationType;
 use futures_util::future::join_all;
 use operator::platform::kubernetes::Remote;
 use operator::platform::local::{Client, Layout, Request, fetch_metrics};
@@ -86,6 +87,25 @@ impl Where {
         }
     }
 
+    /// Begins what is over in a moment; the operation's name. On this machine other commands do that.
+    pub(crate) async fn start(
+        &self,
+        kind: OperationType,
+        region: &str,
+        shard: Option<u16>,
+        target: Option<u16>,
+    ) -> Result<String, Failure> {
+        match self {
+            Self::Machine(_) => Err(Failure::usage(format!(
+                "that is no operation on this machine: write `{}`",
+                instead_on_a_machine(kind)
+            ))),
+            Self::Cluster(remote) => {
+                remote.start(kind, region, shard, target).await?.map_err(Failure::failed)
+            }
+        }
+    }
+
     /// How long to pause before it is asked again in a loop.
     pub(crate) const fn pace(&self) -> Duration {
         match self {
@@ -129,6 +149,18 @@ pub(crate) fn of_machine(status: &StoreStatus, layout: &Layout) -> Vec<Endpoint>
     status.regions.iter().map(endpoint).collect()
 }
 
+/// What does on this machine what is an operation in a cluster.
+const fn instead_on_a_machine(kind: OperationType) -> &'static str {
+    match kind {
+        OperationType::Switchover => "masctl handover REGION SHARD",
+        OperationType::Failover => "masctl fault kill REGION/shard-N/redis-N",
+        OperationType::Verify => "masctl verify",
+        OperationType::Repair => "masctl verify --repair",
+        OperationType::ScaleOut | OperationType::Remove => "masctl apply -f FILE",
+        OperationType::Rebuild => "masctl op start rebuild",
+    }
+}
+
 /// What to do in a cluster instead, of commands that only this machine knows.
 pub(crate) fn instead_in_a_cluster(command: &Command) -> Option<&'static str> {
     match command {
@@ -146,10 +178,8 @@ pub(crate) fn instead_in_a_cluster(command: &Command) -> Option<&'static str> {
         Command::Fault(_) => {
             Some("fault works on this machine's stores only; in a cluster write `kubectl delete pod POD`")
         }
-        Command::Handover(_) => Some(
-            "handover works on this machine's stores only; in a cluster rolling changes hand masters over (docs/operations.md)",
-        ),
-        Command::Verify(_)
+        Command::Handover(_)
+        | Command::Verify(_)
         | Command::Status(_)
         | Command::Endpoints(_)
         | Command::Top(_)

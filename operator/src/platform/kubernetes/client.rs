@@ -1,5 +1,6 @@
 //! Access to the API server: every call that the operator makes goes through here, and names the object that it is about.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use crds::StoreOperation;
@@ -195,8 +196,20 @@ impl Namespace {
 
     /// Has a pod end, if it is still this one; whether it is.
     pub(crate) async fn delete_pod(&self, name: &str, uid: &str) -> Result<bool, ClientError> {
+        self.delete_pod_within(name, uid, None).await
+    }
+
+    /// The same; it has so many seconds to end, when not as many as it says itself. 0 would make the API server forget it before anybody has
+    /// seen it end.
+    pub(crate) async fn delete_pod_within(
+        &self,
+        name: &str,
+        uid: &str,
+        seconds: Option<NonZeroU32>,
+    ) -> Result<bool, ClientError> {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &self.name);
         let params = DeleteParams {
+            grace_period_seconds: seconds.map(NonZeroU32::get),
             preconditions: Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None }),
             ..DeleteParams::default()
         };

@@ -64,6 +64,14 @@ pub(super) async fn run(shared: Arc<Shared>) {
             }
             (OperationType::Remove, OperationAction::Run) => removal::step(&shared, first).await,
             (OperationType::Remove, OperationAction::Rollback) => removal::roll_back(&shared, first).await,
+            // Here they are answered at once, and are no rows.
+            (
+                OperationType::Switchover
+                | OperationType::Failover
+                | OperationType::Verify
+                | OperationType::Repair,
+                _,
+            ) => Ok(()),
         };
         // What fails again and again is logged once.
         let words = outcome.err().map(|error| error.to_string()).unwrap_or_default();
@@ -236,8 +244,8 @@ fn ground(
         region: RegionId(region.id),
         membership: record.membership,
         missing: match row.spec.kind {
-            OperationType::ScaleOut | OperationType::Remove => missing(parts, region),
             OperationType::Rebuild => rebuild::missing(parts, region, shards.clone()),
+            _ => missing(parts, region),
         },
         members,
         shards: grounds.collect(),
@@ -245,8 +253,8 @@ fn ground(
         wanted_source: source.map(|source| RegionId(source.id)),
         verification: shared.verifying.of(ticket),
         joined: match row.spec.kind {
-            OperationType::ScaleOut | OperationType::Remove => !region.joining,
             OperationType::Rebuild => row.status.outcome.is_some(),
+            _ => !region.joining,
         },
     }
 }
@@ -359,13 +367,13 @@ impl Hands for LocalHands<'_> {
 
     async fn finish(&self) -> Result<(), ActionError> {
         match self.row.spec.kind {
-            OperationType::ScaleOut | OperationType::Remove => self.become_member().await,
             OperationType::Rebuild => {
                 let outcome = rebuild::measure(self.parts, self.region, self.row).await?;
                 let status = StoreOperationStatus { outcome: Some(outcome), ..self.row.status.clone() };
                 let kept = keep(self.shared, &self.row.name, status).await;
                 kept.map_err(|error| ActionError::Platform(error.to_string()))
             }
+            _ => self.become_member().await,
         }
     }
 }
@@ -409,8 +417,8 @@ async fn roll_back(shared: &Arc<Shared>, row: &OperationRecord) -> Result<(), Ac
     let mut operation = restore(&row.status);
     operation.moved_at = now_ms();
     let words = match row.spec.kind {
-        OperationType::ScaleOut | OperationType::Remove => "taken back; the others never noticed",
         OperationType::Rebuild => "given up; another region goes on serving the shard",
+        _ => "taken back; the others never noticed",
     };
     operation.end(Phase::RolledBack, words.into());
     let status = show(&operation, &names(row.spec.kind), row.spec.attempt);

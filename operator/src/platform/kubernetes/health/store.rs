@@ -320,6 +320,7 @@ impl Runner {
             });
         }
         tasks.spawn(pump(shared.pods.clone(), plan.namespace.clone(), pumped));
+        let verifier = start_verification(shared, &plan, &regions, live, settings, &mut tasks);
         let runner = operations::Runner {
             shared: shared.clone(),
             store: plan.store.clone(),
@@ -331,12 +332,12 @@ impl Runner {
             latest,
             password: plan.engine_password.clone(),
             verifying: Verifying::default(),
+            asks: verifier.asks.clone(),
             watches: operations::Watches::default(),
             waiting: std::sync::Mutex::default(),
             begun: started,
         };
         tasks.spawn(runner.run());
-        let verifier = start_verification(shared, &plan, &regions, live, settings, &mut tasks);
         Self {
             plan,
             regions,
@@ -583,6 +584,7 @@ impl Region {
             names: shard.names.clone(),
             members: shard.members.clone(),
             view: shard.view.clone(),
+            wishes: shard.wishes.clone(),
             gate: shard.gate.clone(),
         });
         operations::RegionHandle {

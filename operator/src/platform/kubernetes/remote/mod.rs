@@ -156,6 +156,7 @@ impl Remote {
             region: region.to_owned(),
             shard: None,
             source: None,
+            target: None,
             force: true,
             action: OperationAction::Run,
             attempt: 1,

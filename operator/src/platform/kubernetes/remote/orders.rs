@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crds::{OperationPhase, StoreOperation};
+use crds::{OperationAction, OperationPhase, OperationType, StoreOperation, StoreOperationSpec, StoreRef};
 use kube::api::{DeleteParams, PostParams, Preconditions};
+use kube::core::ResourceExt as _;
 use serde_json::json;
 use tokio::time::sleep;
 
@@ -59,6 +60,39 @@ impl Remote {
         }
     }
 
+    /// Orders what is over in a moment: another master for a shard, or a comparison of all regions, which have no name and no shard. The
+    /// operation's name. The inner error says why it is refused.
+    pub async fn start(
+        &self,
+        kind: OperationType,
+        region: &str,
+        shard: Option<u16>,
+        target: Option<u16>,
+    ) -> Result<Result<String, String>, AccessError> {
+        let spec = StoreOperationSpec {
+            store_ref: StoreRef { name: self.name.clone() },
+            kind,
+            region: region.to_owned(),
+            shard,
+            source: None,
+            target,
+            force: false,
+            action: OperationAction::Run,
+            attempt: 1,
+        };
+        let mut object = StoreOperation::new("", spec);
+        let about = shard.map(|shard| format!("{region}-{shard}-")).unwrap_or_default();
+        let word = format!("{kind:?}").to_lowercase();
+        object.metadata.name = None;
+        object.metadata.generate_name = Some(format!("{}--{word}--{about}", self.name));
+        object.metadata.labels = Some([(labels::STORE.to_owned(), self.name.clone())].into());
+        match self.api::<StoreOperation>().create(&PostParams::default(), &object).await {
+            Ok(made) => self.first_word(&made, made.name_any()).await,
+            Err(kube::Error::Api(status)) if status.code == 422 => Ok(Err(status.message)),
+            Err(error) => Err(self.cluster.explain(&format!("an operation of type {kind:?}"), &error)),
+        }
+    }
+
     /// Waits for what the operator says of an order that was just made. One that it refuses is taken away again.
     async fn first_word(
         &self,
@@ -71,14 +105,15 @@ impl Remote {
         while began.elapsed() < WORD {
             let now = api.get_opt(&name).await.map_err(explain)?;
             let status = now.and_then(|now| now.status).unwrap_or_default();
-            if status.phase == OperationPhase::Failed {
+            if status.phase == OperationPhase::Failed && status.started_at.is_none() {
                 let preconditions = Preconditions { uid: made.metadata.uid.clone(), resource_version: None };
                 let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
                 // Where that is not allowed it stays, and says the same.
                 let _ = api.delete(&name, &params).await;
                 return Ok(Err(status.message.unwrap_or_default()));
             }
-            if status.loss.is_some() {
+            let is_over = !matches!(status.phase, OperationPhase::Pending | OperationPhase::Running);
+            if status.loss.is_some() || status.started_at.is_some() || is_over {
                 break;
             }
             sleep(POLL).await;

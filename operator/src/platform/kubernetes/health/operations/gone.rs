@@ -160,6 +160,7 @@ mod tests {
             region: region.into(),
             shard: None,
             source: None,
+            target: None,
             force,
             action: crds::OperationAction::Run,
             attempt: 1,

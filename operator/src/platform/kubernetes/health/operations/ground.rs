@@ -61,7 +61,7 @@ impl Runner {
             membership: checked.identity.membership,
             missing: match object.spec.kind {
                 OperationType::Rebuild => first_servers(region, &range),
-                OperationType::ScaleOut | OperationType::Remove => self.missing(region),
+                _ => self.missing(region),
             },
             members: members.collect(),
             shards: shards.collect(),
@@ -70,7 +70,7 @@ impl Runner {
             verification: self.verifying.of(ticket),
             joined: match object.spec.kind {
                 OperationType::Rebuild => outcome.is_some(),
-                OperationType::ScaleOut | OperationType::Remove => !region.joining,
+                _ => !region.joining,
             },
         })
     }

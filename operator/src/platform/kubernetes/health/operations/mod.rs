@@ -1,6 +1,9 @@
 //! Operations of a store in a cluster: each is a `StoreOperation`. Its state is written, over the version that was read, before what it
 //! announces is done.
 
+mod brief;
+mod comparison;
+mod failover;
 mod gone;
 mod ground;
 mod lost;
@@ -9,6 +12,7 @@ mod rebuild;
 mod removal;
 mod scale_out;
 mod step;
+mod switchover;
 mod words;
 
 use std::collections::BTreeMap;
@@ -32,7 +36,7 @@ use super::record::{IdentityRecord, RecordError, Row};
 use super::{Latest, Shared};
 use crate::health::member::Member;
 use crate::health::proxy::ProxyReport;
-use crate::health::shard::ShardView;
+use crate::health::shard::{ShardView, Wishes};
 use crate::operations::scale_out::{ActionError, Verifying};
 use crate::operations::{names, now_ms, restore, show, with_measures};
 use crate::platform::kubernetes::build;
@@ -41,6 +45,7 @@ use crate::platform::kubernetes::client::{ClientError, Namespace};
 use crate::platform::kubernetes::labels::Part;
 use crate::platform::kubernetes::object::Kind;
 use crate::platform::kubernetes::status::{Round, replacing};
+use crate::verify::Asks;
 
 /// How often an operation is looked at.
 const TICK: Duration = Duration::from_millis(500);
@@ -50,7 +55,7 @@ const WRITTEN_EVERY: Duration = Duration::from_secs(3);
 const CALL: Duration = Duration::from_secs(3);
 /// An obstacle that is still there after this time is an event.
 const TOLD_AFTER_MS: u64 = 10_000;
-/// So many are kept of those that have succeeded, and of those that were taken back.
+/// So many are kept of those that have succeeded, of those that were taken back, and of those that failed and leave nothing to mend.
 const KEPT: usize = 10;
 
 /// A region, as the health loop looks after it.
@@ -69,6 +74,8 @@ pub(super) struct ShardHandle {
     pub(super) names: Vec<String>,
     pub(super) members: Vec<Arc<Member<PodProcess>>>,
     pub(super) view: watch::Receiver<ShardView>,
+    /// Where its controller is asked for another master.
+    pub(super) wishes: Wishes,
     /// Whether its controller may act.
     pub(super) gate: watch::Sender<bool>,
 }
@@ -85,6 +92,8 @@ pub(super) struct Runner {
     pub(super) latest: watch::Receiver<Arc<Latest>>,
     pub(super) password: String,
     pub(super) verifying: Verifying,
+    /// Where runs of the whole store's verification are asked for.
+    pub(super) asks: Asks,
     pub(super) watches: Watches,
     /// Shards whose controllers wait for their rebuild.
     pub(super) waiting: Mutex<Rebuilding>,
@@ -95,11 +104,15 @@ pub(super) struct Runner {
 /// An operation as it was read or written last.
 #[derive(Default)]
 struct Held {
+    /// Of which object: one of the same name is another.
+    uid: Option<String>,
     /// Over which version it was written, and what came of it.
     written: Option<(Option<String>, StoreOperation)>,
     at: Option<Instant>,
     /// The obstacle that was told last.
     told: Option<&'static str>,
+    /// What was asked for and is not answered yet.
+    asked: Option<brief::Asked>,
 }
 
 impl Runner {
@@ -130,7 +143,7 @@ impl Runner {
         }
     }
 
-    /// One look at all operations. One that is under way keeps the others waiting: each moves data.
+    /// One look at all operations. One that moves data keeps the others waiting that do.
     async fn look(&self, checked: &Checked, held: &mut BTreeMap<String, Held>) -> Result<(), ActionError> {
         let mut operations = of_store(&self.shared, &self.namespace, &self.store);
         // What was lost is mended first: a region that joins or leaves waits for all masters of the others.
@@ -149,6 +162,9 @@ impl Runner {
         for seen in operations {
             let name = seen.name_any();
             let held = held.entry(name.clone()).or_default();
+            if held.uid != seen.metadata.uid {
+                *held = Held { uid: seen.metadata.uid.clone(), ..Held::default() };
+            }
             let object = held.current(&seen);
             let phase = object.status.as_ref().map_or(OperationPhase::Pending, |status| status.phase);
             let over = match phase {
@@ -166,6 +182,13 @@ impl Runner {
                 OperationType::ScaleOut => self.scale_out(checked, &object, held, first.as_deref()).await?,
                 OperationType::Remove => self.removal(checked, &object, held, first.as_deref()).await?,
                 OperationType::Rebuild => self.rebuild(checked, &object, held, first.as_deref()).await?,
+                OperationType::Switchover
+                | OperationType::Failover
+                | OperationType::Verify
+                | OperationType::Repair => {
+                    self.brief(checked, &object, held).await?;
+                    false
+                }
             };
             first = first.or_else(|| goes_on.then_some(name));
         }
@@ -174,9 +197,10 @@ impl Runner {
 
     /// Of operations that ended only the last ones are kept.
     async fn forget(&self, operations: &[Arc<StoreOperation>]) -> Result<(), ActionError> {
-        for phase in [OperationPhase::Succeeded, OperationPhase::RolledBack] {
+        for phase in [OperationPhase::Succeeded, OperationPhase::RolledBack, OperationPhase::Failed] {
             let ended = |operation: &&Arc<StoreOperation>| {
                 operation.status.as_ref().is_some_and(|status| status.phase == phase)
+                    && (phase != OperationPhase::Failed || operation.spec.kind.is_brief())
                     && operation.metadata.deletion_timestamp.is_none()
             };
             let ended: Vec<_> = operations.iter().filter(ended).collect();
@@ -268,7 +292,8 @@ impl Runner {
         let blocked = blocked.filter(|(_, since)| now_ms().saturating_sub(*since) > TOLD_AFTER_MS);
         let reason = blocked.map(|(obstacle, _)| obstacle.reason);
         if let Some((obstacle, _)) = blocked.filter(|_| held.told != reason) {
-            let words = format!("{}: {}: {}", object.spec.region, obstacle.reason, obstacle.message);
+            let about = words::about(&object.spec);
+            let words = format!("{about}: {}: {}", obstacle.reason, obstacle.message);
             self.tell(true, &format!("{:?}Blocked", object.spec.kind), words).await;
         }
         held.told = reason;

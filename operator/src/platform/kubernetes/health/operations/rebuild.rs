@@ -107,7 +107,7 @@ impl Runner {
     }
 
     /// The region and the number of the shard; an error says why there is no such thing.
-    fn about(
+    pub(super) fn about(
         &self,
         checked: &Checked,
         object: &StoreOperation,
@@ -130,7 +130,8 @@ impl Runner {
         if checked.identity.founded.is_none() || !checked.identity.region(&spec.region).is_some_and(is_member)
         {
             let region = &spec.region;
-            return Err(format!("{region} is no member of the store: there is nothing to rebuild"));
+            let what = if spec.kind == OperationType::Rebuild { "rebuild" } else { "hand over" };
+            return Err(format!("{region} is no member of the store: there is nothing to {what}"));
         }
         let region = self.regions.iter().find(|of| of.name == spec.region && !of.joining);
         Ok(region.map(|region| (region, shard)))

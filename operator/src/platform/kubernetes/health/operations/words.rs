@@ -42,6 +42,10 @@ pub(in super::super) fn removal_phase(operation: Option<&StoreOperation>) -> (Re
 pub(in super::super) fn summary(operations: &[Arc<StoreOperation>]) -> Option<String> {
     let words = |operation: &Arc<StoreOperation>| {
         let status = operation.status.as_ref()?;
+        // What was over in a moment left nothing to mend.
+        if operation.spec.kind.is_brief() && status.phase == OperationPhase::Failed {
+            return None;
+        }
         let now = match (status.phase, &status.blocked) {
             (OperationPhase::Succeeded | OperationPhase::RolledBack, _) => return None,
             (OperationPhase::Failed, _) => "failed".to_owned(),
@@ -92,11 +96,18 @@ const fn verb(kind: OperationType) -> &'static str {
         OperationType::ScaleOut => "scale-out",
         OperationType::Remove => "remove",
         OperationType::Rebuild => "rebuild",
+        OperationType::Switchover => "switchover",
+        OperationType::Failover => "failover",
+        OperationType::Verify => "verify",
+        OperationType::Repair => "repair",
     }
 }
 
-/// What it is about: a region, or a shard of it.
-fn about(spec: &StoreOperationSpec) -> String {
+/// What it is about: a region, a shard of it, or all.
+pub(super) fn about(spec: &StoreOperationSpec) -> String {
+    if spec.region.is_empty() {
+        return "all regions".to_owned();
+    }
     let shard = spec.shard.map(|shard| format!("/shard-{shard}"));
     format!("{}{}", spec.region, shard.unwrap_or_default())
 }
@@ -118,16 +129,23 @@ pub(super) fn event(
                 OperationType::ScaleOut => format!("{about} joins while the others serve"),
                 OperationType::Remove => format!("{about} leaves while the others serve"),
                 OperationType::Rebuild => format!("{about} is made again from another region's copy"),
+                OperationType::Switchover => format!("{about} is handed over"),
+                OperationType::Failover => format!("the master of {about} is ended, a replica takes over"),
+                OperationType::Verify => format!("{about} are compared"),
+                OperationType::Repair => format!("{about} are compared and made equal"),
             };
             (false, "Began", words)
         }
         OperationPhase::Pending | OperationPhase::Running => return None,
+        OperationPhase::Succeeded if spec.kind.is_brief() => {
+            (false, "Succeeded", format!("{about}: {words}"))
+        }
         OperationPhase::Succeeded => {
             let ms = next.outcome.as_ref().and_then(|outcome| outcome.total_millis).unwrap_or_default();
             let done = match spec.kind {
                 OperationType::ScaleOut => "is a member like the others",
                 OperationType::Remove => "has left",
-                OperationType::Rebuild => "serves again",
+                _ => "serves again",
             };
             let cost = next.outcome.as_ref().and_then(|outcome| outcome.rpo_effects);
             let cost = cost.map(|effects| format!("; lost for good: {effects} effects")).unwrap_or_default();
@@ -155,6 +173,7 @@ mod tests {
             region: "c".into(),
             shard: None,
             source: None,
+            target: None,
             force: false,
             action: crds::OperationAction::Run,
             attempt: 1,
@@ -205,5 +224,29 @@ mod tests {
         assert_eq!(reason(Running, Succeeded), some(false, "ScaleOutSucceeded"));
         assert_eq!(reason(Running, Failed), some(true, "ScaleOutFailed"));
         assert_eq!(reason(Failed, RolledBack), some(false, "ScaleOutRolledBack"));
+    }
+
+    #[test]
+    fn what_is_over_in_a_moment_says_what_came_of_it() {
+        let kind = OperationType::Verify;
+        let spec = StoreOperationSpec { kind, region: String::new(), ..spec() };
+        let of = |phase| {
+            let message = Some("9 keys in 0.1 s, no differences".to_owned());
+            StoreOperationStatus {
+                message,
+                step: Some("Compare".into()),
+                phase,
+                ..StoreOperationStatus::default()
+            }
+        };
+        let told = event(&spec, &of(OperationPhase::Running), &of(OperationPhase::Succeeded));
+        let words = "all regions: 9 keys in 0.1 s, no differences".to_owned();
+        assert_eq!(told, Some((false, "VerifySucceeded".to_owned(), words)));
+        let said = |phase| {
+            let status = Some(of(phase));
+            summary(&[Arc::new(StoreOperation { status, ..StoreOperation::new("o", spec.clone()) })])
+        };
+        assert_eq!(said(OperationPhase::Running).as_deref(), Some("verify all regions: Compare"));
+        assert_eq!(said(OperationPhase::Failed), None);
     }
 }
