@@ -37,7 +37,7 @@ fn uid(place: &Place, pod: &str) -> Option<String> {
 /// Of the two of a shard the one that is not this.
 fn other(pod: &str) -> String {
     let (set, ordinal) = pod.rsplit_once('-').unwrap();
-    format!("{set}-{}", if ordinal == "0" { 1 } else { 0 })
+    format!("{set}-{}", u8::from(ordinal == "0"))
 }
 
 fn wait_master(place: &Place, region: &str, wanted: &str) {
