@@ -138,7 +138,7 @@ pub(crate) struct PodProcess {
     pub(crate) failing: bool,
     /// The cluster hears nothing of its node. By itself that is evidence of nothing.
     unheard: bool,
-    /// Nor do those that would: see [`PodProcess::is_missed`].
+    /// Nor do those that would: see [`PodProcess::missed_by`].
     missed: bool,
 }
 
