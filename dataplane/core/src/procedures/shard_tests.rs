@@ -323,7 +323,7 @@ proptest! {
 fn a_lost_record_is_taken_from_who_serves_under_the_highest_epoch() {
     let members = [fenced(3, "a", 7), serving(4, "b", 9)];
     let record = reconstruct(4, &members);
-    assert_eq!(record, Record { epoch: 4, master: Some(1), ..Record::default() });
+    assert_eq!(record, Record { epoch: 4, master: Some(1), served: true, ..Record::default() });
     assert_eq!(look(&record, &members).master, Some(1), "and it goes on serving");
     assert_eq!(reconstruct(5, &members).master, None, "5 was issued and not used");
     assert_eq!(reconstruct(0, &[fenced(0, "", 0)]), Record::default());
