@@ -178,6 +178,10 @@ const COMMANDS: [(&str, How); 76] = [
         "masctl op start rebuild --region beijing --shard 0",
         RunAs("masctl op start rebuild --region beijing --shard 0 2>&1 | grep 'nothing to rebuild'"),
     ),
+    (
+        "masctl op start remove --region beijing --force",
+        RunAs("masctl op start remove --region beijing --force 2>&1 | grep 'is in the manifest'"),
+    ),
     ("target/release/masctl down", Run),
 ];
 const TIDY_UP: &str = "target/release/masctl down --delete-data";
