@@ -24,7 +24,7 @@ enum How {
 use How::{Covered, Run, RunAs};
 
 /// In the order in which they are run.
-const COMMANDS: [(&str, How); 76] = [
+const COMMANDS: [(&str, How); 77] = [
     ("make test", Covered("this test is a part of it; .ci/run runs it")),
     ("make scale", Covered("eight minutes of load; its program is asked for its options below")),
     ("make scale SCALE='--running --stores 1,10'", RunAs("scale --help")),
