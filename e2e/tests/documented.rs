@@ -185,7 +185,7 @@ const COMMANDS: [(&str, How); 77] = [
     ("target/release/masctl down", Run),
 ];
 const TIDY_UP: &str = "target/release/masctl down --delete-data";
-const LIMIT: Duration = Duration::from_mins(3);
+const LIMIT: Duration = Duration::from_mins(6);
 
 /// Where the tree is now, and not where it was built.
 fn root() -> PathBuf {
